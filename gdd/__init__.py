@@ -1,0 +1,1 @@
+"""Diffusion models as one-step generators: GDD, GDD-I and what they are compared with."""

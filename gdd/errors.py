@@ -1,0 +1,10 @@
+"""What goes wrong through bad input, as opposed to a defect of this program."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """One sentence a person can act on: what is wrong, where, and what to do.
+
+    The command line prints the sentence without a traceback and exits with status 2.
+    """
