@@ -1,0 +1,1 @@
+"""The projected multi-scale discriminator and the frozen networks it looks through."""

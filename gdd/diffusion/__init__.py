@@ -1,0 +1,1 @@
+"""What a teacher is: its loss, its sampler, its training."""

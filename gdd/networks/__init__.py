@@ -1,0 +1,1 @@
+"""U-Nets, preconditioning and the files that hold weights."""
