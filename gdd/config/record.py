@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,10 @@ class Record(BaseModel):
     def canonical(self) -> str:
         """Return the record as JSON with sorted keys: equal records give equal text."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits of the canonical text's SHA-256: equal for equal records."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
 
 RecordT = TypeVar("RecordT", bound=Record)

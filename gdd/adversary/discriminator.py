@@ -1,0 +1,172 @@
+"""The projected discriminator (arXiv:2111.01007): frozen features, fixed projections, trained heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from gdd.adversary.feature_network import FeatureNetwork
+from gdd.adversary.heads import DownsamplingHead, Head, LocalHead
+from gdd.adversary.projection import RandomProjection
+from gdd.errors import UserError
+from gdd.networks.seeded import derived_seed
+
+HeadKind = Literal["downsampling", "local"]
+START_SIZES = (128, 64, 32, 16)
+END_SIZE = 8
+
+
+class MultiScaleHeads(nn.Module):
+    """The heads of one backbone, one a tap, shallow to deep."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.mini_discs = nn.ModuleList(heads)
+
+    def forward(self, features: Sequence[Tensor], class_labels: Tensor | None = None) -> Tensor:
+        """Return the logits of all heads, [B, n], for projected features [B, C_i, H_i, W_i]."""
+        pairs = zip(self.mini_discs, features, strict=True)
+        return torch.cat([head(feature, class_labels) for head, feature in pairs], dim=1)
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Backbones, projections and heads, each by the backbone's name.
+
+    Only the heads are trained: they are all that `requires_grad_` switches and `trainable_parameters` gives.
+    """
+
+    def __init__(
+        self,
+        backbones: Mapping[str, FeatureNetwork],
+        projections: Mapping[str, RandomProjection],
+        heads: Mapping[str, MultiScaleHeads],
+    ) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleDict(backbones)
+        self.projections = nn.ModuleDict(projections)
+        self.heads = nn.ModuleDict(heads)
+        self.requires_grad_(True)
+
+    def extract(self, images: Tensor) -> list[list[Tensor]]:
+        """Return the projected features of images [B, C, H, W] in [-1, 1], by backbone and tap.
+
+        They depend on no trained weight, so those of one batch of images serve several calls of `judge`.
+        """
+        return [self.projections[name](backbone(images)) for name, backbone in self.backbones.items()]
+
+    def judge(self, features: Sequence[Sequence[Tensor]], class_labels: Tensor | None = None) -> list[Tensor]:
+        """Return logits [B, n] per backbone for what `extract` gave; high means real."""
+        pairs = zip(self.heads.values(), features, strict=True)
+        return [heads(of_backbone, class_labels) for heads, of_backbone in pairs]
+
+    def forward(self, images: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
+        """Return logits [B, n] per backbone for images [B, C, H, W] in [-1, 1].
+
+        `class_labels` are one-hot [B, label_dim] or indices [B]; None for an unconditional discriminator.
+        """
+        return self.judge(self.extract(images), class_labels)
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the heads' parameters."""
+        return self.heads.parameters()
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Switch the heads' gradients; backbones and projections never take one."""
+        self.backbones.requires_grad_(False)
+        self.projections.requires_grad_(False)
+        self.heads.requires_grad_(requires_grad)
+        return self
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the state of heads and projections; the backbones' weights stay in their own files."""
+        state = self.state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.startswith("backbones.")}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `trainable_state` gave.
+
+        Raises:
+            UserError: the names or shapes are those of another discriminator.
+        """
+        expected = {name: tensor.shape for name, tensor in self.trainable_state().items()}
+        given = {name: tensor.shape for name, tensor in state.items()}
+        if expected != given:
+            wrong = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
+            raise UserError(
+                f"The saved discriminator does not fit this one: {len(wrong)} tensors differ, "
+                f"the first is '{wrong[0]}'; build it with the configuration it was saved with."
+            )
+        self.load_state_dict(state, strict=False)
+
+
+def build_discriminator(
+    backbones: Mapping[str, FeatureNetwork],
+    *,
+    head: HeadKind,
+    projection_channels: int,
+    head_channels: int,
+    group: int,
+    seed: int,
+    label_dim: int = 0,
+    embedding: Tensor | None = None,
+    start_sizes: Sequence[int] = START_SIZES,
+    end_size: int = END_SIZE,
+) -> ProjectedDiscriminator:
+    """Put a discriminator together; every backbone gets random weights of its own, by `seed` and its name.
+
+    Args:
+        backbones: by name.
+        head: `downsampling` (GDD, StyleGAN-XL) or `local` (tiny images; features are not upsampled).
+        projection_channels: of the shallowest projected features (published: 64).
+        head_channels: 64 gives the published downsampling heads; the hidden channels of local ones.
+        group: images per group of batch norm (GDD's release: 64).
+        seed: of projections and heads.
+        label_dim: number of classes; 0 is unconditional.
+        embedding: [rows >= label_dim, width], from which every head's class embedding starts; None is random.
+        start_sizes: nominal sizes at which downsampling heads start, shallow to deep, for every backbone.
+        end_size: nominal size at which they end.
+
+    Raises:
+        UserError: there is no backbone, or the sizes do not fit the taps.
+    """
+    if not backbones:
+        raise UserError("A projected discriminator needs at least one backbone.")
+    projections, heads = {}, {}
+    for name, backbone in backbones.items():
+        projections[name] = RandomProjection(
+            backbone.channels,
+            projection_channels,
+            seed=derived_seed(seed, name, "projection"),
+            upsampled=head == "downsampling",
+        )
+        channels = projections[name].out_channels
+        if head == "downsampling" and len(start_sizes) != len(channels):
+            raise UserError(f"{name} has {len(channels)} taps, but {len(start_sizes)} start sizes are given.")
+        heads[name] = MultiScaleHeads(
+            [
+                LocalHead(
+                    count,
+                    head_channels,
+                    group=group,
+                    seed=derived_seed(seed, name, "head", tap),
+                    label_dim=label_dim,
+                    embedding=embedding,
+                )
+                if head == "local"
+                else DownsamplingHead(
+                    count,
+                    start_sizes[tap],
+                    end_size,
+                    group=group,
+                    seed=derived_seed(seed, name, "head", tap),
+                    head_channels=head_channels,
+                    label_dim=label_dim,
+                    embedding=embedding,
+                )
+                for tap, count in enumerate(channels)
+            ]
+        )
+    return ProjectedDiscriminator(backbones, projections, heads)

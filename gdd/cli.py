@@ -1,0 +1,249 @@
+"""The command line: one sub-command a stage, arguments in, files out."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gdd.errors import UserError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--log", "log_file", type=FILE, help="Also write messages to this file.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; bits of a run depend on them.")
+@click.version_option(package_name="gdd")
+def cli(log_file: Path | None, threads: int | None) -> None:
+    """GDD: diffusion models as one-step generators, stage by stage.
+
+    `snakemake` calls these commands in the right order; they can be called by hand as well.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if log_file:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, mode="a"))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=handlers)
+    logging.captureWarnings(True)
+    logging.getLogger("gdd").info("gdd %s", " ".join(sys.argv[1:]))
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@cli.command()
+@click.argument("folder", type=FILE)
+@click.option("--name", required=True, help="What the data set is called in other files.")
+@click.option("--record", required=True, help="A file of config/datasets/, or its content as JSON.")
+def dataset(folder: Path, name: str, record: str) -> None:
+    """Prepare a data set: FOLDER receives images.npy, labels.npy and dataset.json."""
+    from gdd.config.load import parse_record
+    from gdd.config.records import Dataset
+    from gdd.data.prepare import prepare
+
+    array = prepare(folder, name, parse_record(Dataset, record))
+    _say(f"{folder}: {len(array):,} images of {array.shape}.")
+
+
+@cli.command()
+@click.argument("out", type=FILE)
+@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option("--record", required=True, help="A file of config/features/, or its content as JSON.")
+def features(out: Path, data: Path, record: str) -> None:
+    """Train (or calibrate) a small feature network and write its weights to OUT."""
+    from gdd.config.load import parse_record
+    from gdd.config.records import FeatureNetwork
+    from gdd.data.image_array import ImageArray
+    from gdd.training.feature_network import make_feature_network
+
+    outcome = make_feature_network(out, parse_record(FeatureNetwork, record), ImageArray.open(data))
+    _say(f"{out}: " + ", ".join(f"{key} {value:.4g}" for key, value in outcome.items()))
+
+
+@cli.command()
+@click.argument("out", type=FILE)
+@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option("--judge", type=FILE, help="Weights of the feature network; without it, raw pixels.")
+def reference(out: Path, data: Path, judge: Path | None) -> None:
+    """Compute a data set's reference features and write them to OUT (npz)."""
+    from gdd.data.image_array import ImageArray
+    from gdd.metrics.reference import build_reference
+    from gdd.metrics.stages import make_extractor
+
+    array = ImageArray.open(data)
+    extractor = make_extractor(judge, array)
+    made = build_reference(
+        array.images, extractor, dataset=array.name, dataset_sha256=array.sha256, path=out
+    )
+    _say(f"{out}: {made.description.count:,} images, real-against-real FID {made.description.floor.fid}")
+
+
+@cli.command()
+@click.argument("folder", type=FILE)
+@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option("--record", required=True, help="A file of config/teachers/, or its content as JSON.")
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints.")
+def teacher(folder: Path, data: Path, record: str, checkpoint_every: int | None) -> None:
+    """Train a teacher in FOLDER; the same command resumes it."""
+    from gdd.config.load import parse_record
+    from gdd.config.records import Teacher
+    from gdd.data.image_array import ImageArray
+    from gdd.diffusion.teacher import train_teacher
+
+    wanted = parse_record(Teacher, record)
+    train_teacher(
+        folder,
+        wanted.training,
+        wanted.architecture,
+        ImageArray.open(data),
+        checkpoint_every=checkpoint_every,
+    )
+
+
+@cli.command()
+@click.argument("out", type=FILE)
+@click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
+@click.option("--sampler", required=True, help="The sampler as JSON, e.g. '{\"steps\": 18}'.")
+@click.option("--count", type=click.IntRange(1), required=True, help="Number of pairs.")
+def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
+    """Solve the teacher's ODE from COUNT noises and write the pairs to OUT."""
+    from gdd.config.load import parse_record
+    from gdd.config.recipe import Sampler
+    from gdd.diffusion.sampling import make_pairs
+
+    make_pairs(out, model, parse_record(Sampler, sampler), count)
+
+
+@cli.command()
+@click.argument("folder", type=FILE)
+@click.option("--recipe", required=True, help="The recipe as JSON, or a file that holds it.")
+@click.option("--seed", type=click.IntRange(0), required=True)
+@click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
+@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option("--backbone", "backbones", multiple=True, metavar="FILE", help="NAME.safetensors, repeatable.")
+@click.option("--pairs", "pairs_file", type=FILE, help="Solved pairs of noise and image.")
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints.")
+def distill(
+    folder: Path,
+    recipe: str,
+    seed: int,
+    model: Path,
+    data: Path,
+    backbones: tuple[str, ...],
+    pairs_file: Path | None,
+    checkpoint_every: int | None,
+) -> None:
+    """Train a one-step generator in FOLDER; the same command resumes it."""
+    from gdd.config.load import parse_record
+    from gdd.config.recipe import Recipe
+    from gdd.distill.distill import Inputs
+    from gdd.distill.distill import distill as run
+
+    files = {Path(file).stem: Path(file) for file in backbones}
+    inputs = Inputs(teacher=model, data=data, backbones=files, pairs=pairs_file)
+    run(folder, parse_record(Recipe, recipe), seed, inputs, checkpoint_every=checkpoint_every)
+
+
+def _judging(command: Any) -> Any:
+    """Add the options that every evaluation needs."""
+    for option in (
+        click.option("--evaluation", required=True, help="A setting's `evaluation` as JSON."),
+        click.option("--data", type=FILE, required=True, help="The data set's folder."),
+        click.option("--judge", type=FILE, required=True, help="Weights of the network that judges."),
+        click.option("--judge-reference", type=FILE, required=True, help="Its features of the data set."),
+        click.option("--pixel-reference", type=FILE, help="The data set's pixels as a reference."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command("evaluate-run")
+@click.argument("folder", type=FILE)
+@_judging
+def evaluate_run(folder: Path, **options: Any) -> None:
+    """Judge the snapshots of the run in FOLDER and write FOLDER/metrics.json."""
+    from gdd.files import write_json
+    from gdd.metrics.stages import evaluate_run as run
+
+    evaluation, references = _references(**options)
+    metrics = run(folder, evaluation, references)
+    write_json(folder / "metrics.json", metrics)
+    _say(f"{folder}: FID {metrics['final']['mean']['fid']:.3f} after {metrics['final']['images']:,} images.")
+
+
+@cli.command("evaluate-teacher")
+@click.argument("out", type=FILE)
+@click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
+@click.option("--sampler", required=True, help="The sampler as JSON, e.g. '{\"steps\": 18}'.")
+@click.option("--samples", type=FILE, required=True, help="Receives the first images (npz).")
+@_judging
+def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **options: Any) -> None:
+    """Judge a teacher sampled at some number of steps and write the metrics to OUT (json)."""
+    from gdd.config.load import parse_record
+    from gdd.config.recipe import Sampler
+    from gdd.files import write_json
+    from gdd.metrics.stages import evaluate_teacher as run
+
+    evaluation, references = _references(**options)
+    metrics = run(model, parse_record(Sampler, sampler), evaluation, references, samples)
+    write_json(out, metrics)
+    _say(f"{out}: FID {metrics['final']['mean']['fid']:.3f} with {metrics['evaluations']} evaluations.")
+
+
+def _references(
+    evaluation: str, data: Path, judge: Path, judge_reference: Path, pixel_reference: Path | None
+) -> tuple[Any, Any]:
+    from gdd.config.load import parse_record
+    from gdd.config.records import Evaluation
+    from gdd.data.image_array import ImageArray
+    from gdd.metrics.stages import open_references
+
+    opened = open_references(ImageArray.open(data), judge, judge_reference, pixel_reference)
+    return parse_record(Evaluation, evaluation), opened
+
+
+def _say(sentence: str) -> None:
+    logging.getLogger("gdd").info(sentence)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence and a status other than 0."""
+    from gdd.training.stop import STOPPED, Stopped
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UserError as error:
+        _fail(str(error), BAD_INPUT)
+    except Stopped as stop:
+        _fail(f"{stop} The same command resumes it.", STOPPED)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted.", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        _fail(f"{error.strerror}: {error.filename or 'while writing'}; make room or change the place.", FAILED)
+
+
+def _fail(sentence: str, status: int) -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            logging.getLogger("gdd").error(sentence)
+            sys.exit(status)
+    print(f"gdd: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

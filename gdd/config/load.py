@@ -1,0 +1,120 @@
+"""A folder of YAML files as one typed, cross-checked configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gdd.config.local import Local
+from gdd.config.record import Record, RecordT, parse, read_yaml
+from gdd.config.records import Ablation, Dataset, FeatureNetwork, Method, Project, Setting, Teacher
+from gdd.errors import UserError
+from gdd.files import write_text
+
+# Sub-folder -> the record that each of its files holds; the file's stem is the record's name.
+KINDS: dict[str, type[Record]] = {
+    "datasets": Dataset,
+    "features": FeatureNetwork,
+    "teachers": Teacher,
+    "settings": Setting,
+    "methods": Method,
+    "ablations": Ablation,
+}
+SCHEMAS: dict[str, type[Record]] = {**KINDS, "config": Project, "local": Local}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every record by name, and the file each came from (for messages)."""
+
+    project: Project
+    datasets: Mapping[str, Dataset]
+    features: Mapping[str, FeatureNetwork]
+    teachers: Mapping[str, Teacher]
+    settings: Mapping[str, Setting]
+    methods: Mapping[str, Method]
+    ablations: Mapping[str, Ablation]
+    files: Mapping[tuple[str, str], Path]
+
+    def where(self, kind: str, name: str) -> str:
+        """Return the file that holds the record, for a message."""
+        return str(self.files.get((kind, name), f"{kind}/{name}.yaml"))
+
+
+def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ()) -> Config:
+    """Read `folder/config.yaml` and the records in the sub-folders of `folder` and of each `extra`.
+
+    Raises:
+        UserError: a file is missing or wrong, two files define one name, or a name is unknown.
+    """
+    files: dict[tuple[str, str], Path] = {}
+    records: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    for root in [Path(folder), *map(Path, extra)]:
+        if not root.is_dir():
+            raise UserError(f"The configuration folder {root} does not exist.")
+        for kind, record in KINDS.items():
+            for path in sorted((root / kind).glob("*.yaml")):
+                if (kind, path.stem) in files:
+                    raise UserError(f"{path}: '{path.stem}' is already defined by {files[kind, path.stem]}.")
+                files[kind, path.stem] = path
+                records[kind][path.stem] = parse(record, read_yaml(path), path)
+    project_file = Path(folder) / "config.yaml"
+    project = parse(Project, read_yaml(project_file), project_file)
+    config = Config(project=project, files=files, **records)
+    _check_names(config, project_file)
+    return config
+
+
+def known(config: Config, kind: str, name: str, where: str, key: str) -> Any:
+    """Return the record `name` of `kind`.
+
+    Raises:
+        UserError: there is none; the sentence lists those there are.
+    """
+    records: Mapping[str, Any] = getattr(config, kind)
+    if name not in records:
+        raise UserError(f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {', '.join(records)}.")
+    return records[name]
+
+
+def _check_names(config: Config, project_file: Path) -> None:
+    for kind in ("features", "teachers", "settings"):
+        for name, record in getattr(config, kind).items():
+            known(config, "datasets", record.dataset, config.where(kind, name), "dataset")
+    for name, setting in config.settings.items():
+        where = config.where("settings", name)
+        known(config, "teachers", setting.teacher, where, "teacher")
+        known(config, "features", setting.evaluation.extractor, where, "evaluation.extractor")
+        for method in setting.methods:
+            known(config, "methods", method, where, f"methods.{method}")
+    for name, ablation in config.ablations.items():
+        for setting_name in ablation.setting_names():
+            known(config, "settings", setting_name, config.where("ablations", name), "setting")
+    for target, names in config.project.targets.items():
+        for name in names:
+            known(config, "ablations", name, str(project_file), f"targets.{target}")
+        if target in config.ablations and target not in names:
+            raise UserError(f"{project_file}: the target '{target}' has the name of an ablation; rename one.")
+
+
+def write_schemas(folder: Path) -> list[Path]:
+    """Write one JSON schema per kind of file, for editors and for review."""
+    written = []
+    for name, record in SCHEMAS.items():
+        path = folder / f"{name}.json"
+        write_text(path, json.dumps(record.model_json_schema(), indent=2, sort_keys=True) + "\n")
+        written.append(path)
+    return written
+
+
+def parse_record(kind: type[RecordT], text_or_file: str) -> RecordT:
+    """Read a record given on the command line: JSON text, or the name of a JSON or YAML file."""
+    if text_or_file.lstrip().startswith("{"):
+        try:
+            return parse(kind, json.loads(text_or_file), "command line")
+        except json.JSONDecodeError as error:
+            raise UserError(f"command line: the {kind.__name__.lower()} is not valid JSON ({error}).") from None
+    return parse(kind, read_yaml(Path(text_or_file)), text_or_file)

@@ -1,0 +1,160 @@
+"""Everything that decides the weights of a run: the recipe of a student and of a teacher."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, create_model, model_validator
+
+from gdd.config.record import Record
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+
+NamedPolicy = Literal["none", "conv", "conv+qkv", "conv+qkv+skip", "norms-only"]
+Distributional = Literal["softplus", "hinge"]
+Instance = Literal["direct"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class LearningRates(Record):
+    """Adam's learning rates."""
+
+    generator: Positive
+    discriminator: Positive
+
+
+class Adam(Record):
+    """Adam's averaging factors for the generator; the discriminator's follow from lazy R1."""
+
+    beta1: Fraction = 0.0
+    beta2: Fraction = 0.99
+
+
+class Ema(Record):
+    """Exponential moving average of the generator: half-life min(half_life, ramp * images so far)."""
+
+    half_life: Count  # images
+    ramp: Positive = 0.05
+
+
+class R1(Record):
+    """Lazy R1 on real images (StyleGAN2): `gamma / 2` times `every`, on per-image mean losses."""
+
+    gamma: Annotated[float, Field(ge=0)]
+    every: Count = 16  # iterations
+
+
+class Heads(Record):
+    """The trained part of the projected discriminator."""
+
+    kind: Literal["downsampling", "local"] = "downsampling"
+    channels: Count = 64  # of a `local` head; `downsampling` heads follow StyleGAN-XL's table
+    projection_channels: Count = 64
+    norm_group: Count = 64  # images over which batch norm takes its statistics
+
+
+class Objective(Record):
+    """What the student is trained on: a distributional loss, an instance-based one, or their sum."""
+
+    distributional: Distributional | None = None
+    instance: Instance | None = None
+    instance_weight: Positive = 1.0
+    pairs: Annotated[int, Field(ge=0)] = 0  # ODE pairs solved beforehand; 0 solves them as it goes
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        if self.distributional is None and self.instance is None:
+            raise ValueError("an objective needs 'distributional' (softplus, hinge), 'instance' (direct) or both")
+        return self
+
+
+class Sampler(Record):
+    """EDM's Heun sampler; `churn` > 0 makes it stochastic (EDM Algorithm 2)."""
+
+    steps: Count
+    churn: Annotated[float, Field(ge=0)] = 0.0
+    churn_min: float = 0.0
+    churn_max: float = 1e3  # beyond every noise level
+    churn_noise: Positive = 1.0
+
+
+class Recipe(Record):
+    """All that decides a student's weights, apart from the seed."""
+
+    dataset: str
+    teacher: str
+    teacher_sampler: Sampler
+    objective: Objective
+    freeze: NamedPolicy | tuple[str, ...] = "none"
+    init: Literal["teacher", "random"] = "teacher"
+    images: Count
+    batch: Count
+    snapshot_every: Count  # images
+    lr: LearningRates
+    adam: Adam = Adam()
+    ema: Ema
+    backbones: tuple[str, ...] = ()
+    heads: Heads = Heads()
+    r1: R1 = R1(gamma=1e-4)
+    reuse_fakes: bool = False
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.objective.distributional and not self.backbones:
+            raise ValueError("a distributional objective needs at least one network in 'backbones'")
+        if self.batch % self.heads.norm_group:
+            raise ValueError(
+                f"'batch' ({self.batch}) cannot be divided into groups of 'heads.norm_group' "
+                f"({self.heads.norm_group}) images; make it a multiple"
+            )
+        if self.images < self.batch:
+            raise ValueError(f"'images' ({self.images}) is less than one 'batch' ({self.batch})")
+        if self.snapshot_every > self.images:
+            raise ValueError(f"'snapshot_every' ({self.snapshot_every}) exceeds 'images' ({self.images})")
+        return self
+
+    def snapshots(self) -> list[int]:
+        """Return the image counts at which a snapshot is kept; the last one is the end of the run."""
+        counts = list(range(self.snapshot_every, self.images + 1, self.snapshot_every))
+        return counts if counts[-1] == self.images else [*counts, self.images]
+
+
+class TeacherRecipe(Record):
+    """All that decides a teacher trained here (data sets without a published one)."""
+
+    images: Count
+    batch: Count
+    lr: Positive
+    warmup: Annotated[int, Field(ge=0)] = 0  # images over which the rate rises from 0
+    decay: Fraction = 0.0  # the last part of the run, over which the rate falls to a tenth
+    ema: Ema
+    p_mean: float = -1.2  # EDM Table 1: ln(sigma) ~ N(p_mean, p_std^2)
+    p_std: Positive = 1.2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.images < self.batch:
+            raise ValueError(f"'images' ({self.images}) is less than one 'batch' ({self.batch})")
+        return self
+
+
+def partial(kind: type[Record]) -> Any:
+    """Return a record with the same keys and types as `kind` in which each key may be left out.
+
+    Records inside it are partial too. Checks that look at several keys wait until the parts are merged.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        annotation = field.rebuild_annotation()
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Record):
+            annotation = partial(inner)
+        fields[name] = (annotation | None, None)
+    return create_model(f"Partial{kind.__name__}", __base__=Record, **fields)
+
+
+PartialRecipe: Any = partial(Recipe)

@@ -1,0 +1,149 @@
+"""Data sets, teachers, feature networks, settings, methods and ablations as written in YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gdd.config.architecture import Architecture
+from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
+from gdd.config.record import Record
+
+Seed = Annotated[int, Field(ge=0)]
+
+Column = Literal[
+    "fid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "pixel_fid",
+    "pixel_precision",
+    "pixel_recall",
+    "nearest",
+    "evaluations",
+    "trainable",
+    "images",
+    "seconds",
+    "reported_fid",
+]
+
+
+class Dataset(Record):
+    """An image data set and what it must turn out to be."""
+
+    title: str
+    source: Literal["digits"]
+    resolution: Count
+    channels: Count
+    images: Count
+    classes: Annotated[int, Field(ge=0)]
+    licence: str = ""
+
+
+class FeatureNetwork(Record):
+    """A small frozen network for tiny images: the discriminator looks through it, or it judges."""
+
+    title: str
+    dataset: str
+    architecture: Literal["plain", "residual"]
+    width: Count
+    steps: Annotated[int, Field(ge=0)]  # of training as a classifier; 0 keeps random weights
+    batch: Count = 128
+    lr: Positive = 2e-3
+    seed: Seed
+
+
+class Teacher(Record):
+    """A pretrained diffusion model."""
+
+    title: str
+    dataset: str
+    architecture: Architecture
+    training: TeacherRecipe
+
+
+class Evaluation(Record):
+    """How the runs of a setting are judged."""
+
+    extractor: str  # features in which `fid`, `precision` and `recall` are computed
+    pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
+    samples: Count  # generated images per block of latents
+    blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
+    teacher_steps: tuple[Count, ...] = ()  # the teacher beside the students, at these step counts
+
+
+class Setting(Record):
+    """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
+
+    title: str
+    dataset: str
+    teacher: str
+    teacher_sampler: Sampler
+    recipe: PartialRecipe
+    methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
+    evaluation: Evaluation
+
+
+class Method(PartialRecipe):  # type: ignore[misc]
+    """What makes a method: its look in tables and figures, and the part of the recipe it decides."""
+
+    title: str
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+    marker: Literal["o", "s", "D", "^", "v", "P", "X", "*"] = "o"
+
+
+class Row(PartialRecipe):  # type: ignore[misc]
+    """A table's row: a method and the recipe keys it changes, or the teacher itself at N steps."""
+
+    method: str | None = None
+    teacher_steps: Count | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if (self.method is None) == (self.teacher_steps is None):
+            raise ValueError("a row needs either 'method' or 'teacher_steps'")
+        return self
+
+
+class Curve(Record):
+    """A figure beside the table: a metric against the images seen."""
+
+    x: Literal["images"] = "images"
+    y: Literal["fid", "pixel_fid"] = "fid"
+
+
+class Ablation(Record):
+    """A table, and a target of the same name; `grid` crosses the values of (dotted) row keys."""
+
+    title: str
+    caption: str = ""
+    setting: str | None = None
+    settings: tuple[str, ...] = ()
+    rows: dict[str, Row] = {}
+    grid: dict[str, tuple[Any, ...]] = {}
+    columns: tuple[Column, ...]
+    curve: Curve | None = None
+    seeds: tuple[Seed, ...] | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if (self.setting is None) == (not self.settings):
+            raise ValueError("give either 'setting' or 'settings'")
+        if bool(self.rows) == bool(self.grid):
+            raise ValueError("give either 'rows' or 'grid'")
+        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"'seeds' names a seed twice: {list(self.seeds)}")
+        return self
+
+    def setting_names(self) -> tuple[str, ...]:
+        """Return the settings the table is made for."""
+        return self.settings or (self.setting or "",)
+
+
+class Project(Record):
+    """`config.yaml`: what the targets build."""
+
+    seeds: tuple[Seed, ...]
+    targets: dict[str, tuple[str, ...]]  # target -> ablations

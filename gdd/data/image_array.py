@@ -1,0 +1,114 @@
+"""A data set on disk: one memory-mapped uint8 array of images, its labels, and what it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdd.errors import UserError
+from gdd.files import atomic_path, read_json, write_json
+from gdd.randomness import stream
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Images `[N, H, W, C]` uint8 (memory-mapped), labels `[N]` int64, and the description beside them."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    description: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return str(self.description["name"])
+
+    @property
+    def sha256(self) -> str:
+        """The hash of images and labels, which decides whether two arrays are the same data."""
+        return str(self.description["sha256"])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One image's (C, H, W)."""
+        _, height, width, channels = self.images.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ImageArray:
+        """Open what `write` wrote, without reading the images.
+
+        Raises:
+            UserError: a file is missing, or the parts do not fit together.
+        """
+        folder = Path(folder)
+        description = read_json(folder / "dataset.json")
+        try:
+            images = np.load(folder / "images.npy", mmap_mode="r")
+            labels = np.load(folder / "labels.npy")
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"The data set in {folder} cannot be read ({error}); prepare it again.") from None
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+            raise UserError(
+                f"The data set in {folder} is not a uint8 array [N, H, W, C] with N labels; prepare it again."
+            )
+        return cls(images, labels, description)
+
+
+def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dict[str, Any]) -> ImageArray:
+    """Write a data set; `dataset.json`, which makes it valid, comes last."""
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels, dtype="<i8"))
+    for name, array in (("images", images), ("labels", labels.astype(np.int64))):
+        with atomic_path(folder / f"{name}.npy") as temporary:
+            np.save(temporary, array)
+    count, height, width, channels = images.shape
+    facts = {"images": count, "height": height, "width": width, "channels": channels}
+    write_json(folder / "dataset.json", {**description, **facts, "sha256": digest.hexdigest()})
+    return ImageArray.open(folder)
+
+
+def to_signed(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Turn uint8 `[B, H, W, C]` into float32 `[B, C, H, W]` in [-1, 1] (EDM: x / 127.5 - 1)."""
+    tensor = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+    return tensor.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+class EpochOrder:
+    """The order in which training sees the images: a new permutation every epoch.
+
+    The position in the stream, a count of images, says everything: nothing is kept between calls but the
+    latest permutation, as a cache.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def indices(self, position: int, count: int) -> np.ndarray:
+        """Return the indices of images `position` to `position + count` of the endless stream."""
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(position, self.count)
+            part = self._of_epoch(epoch)[offset : offset + count]
+            parts.append(part)
+            position += len(part)
+            count -= len(part)
+        return np.concatenate(parts)
+
+    def _of_epoch(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            generator = stream(self.seed, "epoch order", epoch)
+            self._permutation = torch.randperm(self.count, generator=generator).numpy()
+            self._epoch = epoch
+        return self._permutation

@@ -1,0 +1,101 @@
+"""Drawing a teacher's samples by image index, and solving pairs of noise and image beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gdd.config.recipe import Sampler
+from gdd.diffusion.sampler import Churn, heun_sample
+from gdd.errors import UserError
+from gdd.files import sha256
+from gdd.networks.checkpoint import load_denoiser
+from gdd.networks.preconditioning import Denoiser
+from gdd.networks.weights import load_weights, save_weights
+from gdd.randomness import labels, latents, noise, stream
+
+PAIR_BATCH = 250
+
+
+def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
+    """Return one image's (C, H, W)."""
+    arch = denoiser.arch
+    return arch.img_channels, arch.img_resolution, arch.img_resolution
+
+
+def solve(
+    denoiser: Denoiser,
+    z: Tensor,
+    sampler: Sampler,
+    class_labels: Tensor | None = None,
+    noise_source: torch.Generator | None = None,
+) -> Tensor:
+    """Return the teacher's images `[B, C, H, W]` for unit noise `z`, as a sampler's record says."""
+    churn = Churn(sampler.churn, sampler.churn_min, sampler.churn_max, sampler.churn_noise)
+    stochastic = churn if sampler.churn > 0 else None
+    return heun_sample(
+        denoiser, z, class_labels, steps=sampler.steps, churn=stochastic, noise=noise_source
+    )
+
+
+def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, count: int) -> Tensor:
+    """Return the images `start` to `start + count` of the teacher, `[count, C, H, W]`."""
+    z = latents(seed, start, count, image_shape(denoiser))
+    classes = denoiser.arch.label_dim
+    one_hot = functional.one_hot(labels(seed, start, count, classes), classes).float() if classes else None
+    return solve(denoiser, z, sampler, one_hot, stream(seed, "sampler noise", start))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Noise `z` and the end `x` of the teacher's ODE from it, each `[N, C, H, W]`; class indices or None."""
+
+    z: Tensor
+    x: Tensor
+    labels: Tensor | None
+
+
+def make_pairs(path: str | Path, teacher: str | Path, sampler: Sampler, count: int, seed: int = 0) -> None:
+    """Solve the teacher's ODE from `count` noises and write the pairs to `path`.
+
+    Raises:
+        UserError: the sampler is stochastic, so that noise and image do not belong together.
+    """
+    if sampler.churn > 0:
+        raise UserError("Pairs of noise and image need a deterministic sampler; set 'churn' to 0.")
+    denoiser = load_denoiser(teacher)
+    classes = denoiser.arch.label_dim
+    shape = image_shape(denoiser)
+    z = torch.stack([noise(seed, "pair", index, shape) for index in range(count)])
+    indices = labels(seed, 0, count, classes) if classes else None
+    parts = []
+    for first in range(0, count, PAIR_BATCH):
+        chunk = slice(first, first + PAIR_BATCH)
+        one_hot = functional.one_hot(indices[chunk], classes).float() if indices is not None else None
+        parts.append(solve(denoiser, z[chunk], sampler, one_hot))
+    tensors = {"z": z, "x": torch.cat(parts)}
+    if indices is not None:
+        tensors["labels"] = indices
+    description = {
+        "kind": "pairs",
+        "teacher_sha256": sha256(teacher),
+        "sampler": sampler.model_dump(mode="json"),
+        "seed": seed,
+    }
+    save_weights(path, tensors, description)
+
+
+def load_pairs(path: str | Path) -> Pairs:
+    """Read what `make_pairs` wrote.
+
+    Raises:
+        UserError: the file is missing, broken, or something else.
+    """
+    tensors, description = load_weights(path)
+    if description.get("kind") != "pairs":
+        raise UserError(f"{path} holds no pairs of noise and image; make it with 'gdd pairs'.")
+    return Pairs(tensors["z"], tensors["x"], tensors.get("labels"))

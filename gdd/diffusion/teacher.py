@@ -1,0 +1,146 @@
+"""Training a teacher, for data sets without a published one (EDM, arXiv:2206.00364)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from gdd.config.architecture import Architecture
+from gdd.config.recipe import TeacherRecipe
+from gdd.data.image_array import EpochOrder, ImageArray, to_signed
+from gdd.diffusion.loss import edm_loss
+from gdd.files import write_json
+from gdd.networks.checkpoint import save_network
+from gdd.networks.preconditioning import Denoiser
+from gdd.networks.seeded import derived_seed, seeded_weights
+from gdd.provenance import environment
+from gdd.randomness import stream
+from gdd.training.ema import averaged_copy, ema_decay, update_average
+from gdd.training.gradients import replace_nonfinite
+from gdd.training.loop import train
+from gdd.training.run_directory import RunDirectory
+
+
+class TeacherTraining:
+    """A denoiser, its average and its optimizer (see `gdd.training.loop.Trainee`)."""
+
+    def __init__(self, recipe: TeacherRecipe, arch: Architecture, data: ImageArray, weights: Path) -> None:
+        self.recipe = recipe
+        self.data = data
+        self.weights = weights
+        self.images = 0
+        self.order = EpochOrder(len(data), recipe.seed)
+        with seeded_weights(derived_seed(recipe.seed, "teacher weights")):
+            self.denoiser = Denoiser(arch)
+        self.average = averaged_copy(self.denoiser)
+        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=recipe.lr, fused=True)
+
+    def step(self) -> dict[str, float]:
+        """Train on one batch."""
+        recipe = self.recipe
+        chosen = self.order.indices(self.images, recipe.batch)
+        images = to_signed(self.data.images[chosen])
+        loss = edm_loss(
+            self.denoiser,
+            images,
+            self._class_labels(chosen),
+            generator=stream(recipe.seed, "teacher noise", self.images),
+            p_mean=recipe.p_mean,
+            p_std=recipe.p_std,
+        ).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        replaced = replace_nonfinite(self.denoiser.parameters())
+        self.optimizer.param_groups[0]["lr"] = learning_rate(recipe, self.images)
+        self.optimizer.step()
+        update_average(self.average, self.denoiser, ema_decay(recipe.ema, self.images, recipe.batch))
+        self.images += recipe.batch
+        return {"loss": loss.item(), "replaced_gradients": replaced}
+
+    def _class_labels(self, chosen: Any) -> torch.Tensor | None:
+        classes = self.denoiser.arch.label_dim
+        if not classes:
+            return None
+        return functional.one_hot(torch.from_numpy(self.data.labels[chosen]), classes).float()
+
+    def snapshot(self, images: int) -> None:
+        """Write the average's weights."""
+        description = {
+            "images": images,
+            "dataset": self.data.name,
+            "dataset_sha256": self.data.sha256,
+            "training": self.recipe.model_dump(mode="json"),
+        }
+        save_network(self.weights, self.average, **description)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that changes in training."""
+        return {
+            "images": self.images,
+            "denoiser": self.denoiser.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.images = state["images"]
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def learning_rate(recipe: TeacherRecipe, images: int) -> float:
+    """Return Adam's rate at an image count: a linear rise, a plateau, a linear fall to a tenth."""
+    rise = min(1.0, (images + recipe.batch) / recipe.warmup) if recipe.warmup else 1.0
+    fall_begins = recipe.images * (1 - recipe.decay)
+    fallen = max(0.0, images - fall_begins) / (recipe.images * recipe.decay) if recipe.decay else 0.0
+    return recipe.lr * rise * (1 - 0.9 * fallen)
+
+
+def train_teacher(
+    folder: str | Path,
+    recipe: TeacherRecipe,
+    arch: Architecture,
+    data: ImageArray,
+    *,
+    checkpoint_every: int | None = None,
+) -> None:
+    """Train a teacher in `folder` and publish `model.safetensors`, `teacher.json` and `log.jsonl` there.
+
+    The same call resumes an interrupted training.
+
+    Raises:
+        Stopped: somebody asked for a stop.
+    """
+    folder = Path(folder)
+    # The data's content, not its time stamp, is part of what decides the weights.
+    fingerprint = f"{recipe.fingerprint()}-{arch.fingerprint()}-{data.sha256[:16]}"
+    with RunDirectory(folder, fingerprint) as run:
+        if not run.finished:
+            teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors")
+            seconds = train(
+                teacher,
+                run,
+                name=f"teacher {folder.name}",
+                total=recipe.images,
+                snapshots=[recipe.images],
+                checkpoint_every=checkpoint_every or max(recipe.images // 10, 1),
+                log_every=max(recipe.images // 100, recipe.batch),
+            )
+            facts = {
+                "recipe": recipe.model_dump(mode="json"),
+                "arch": arch.model_dump(mode="json"),
+                "parameters": sum(parameter.numel() for parameter in teacher.denoiser.parameters()),
+                "dataset": data.name,
+                "dataset_sha256": data.sha256,
+                "images": teacher.images,
+                "seconds": round(seconds, 1),
+                "environment": environment(),
+            }
+            write_json(run.state / "teacher.json", facts)
+            run.finish()
+        run.publish(["model.safetensors", "teacher.json", "log.jsonl"])

@@ -1,0 +1,90 @@
+"""What a student is trained on, as functions: tensors in, one loss per image out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gdd.adversary import losses
+from gdd.config.recipe import Sampler
+from gdd.diffusion.sampling import Pairs, solve
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator
+from gdd.randomness import noise, stream
+
+
+@dataclass(frozen=True)
+class DistributionalLoss:
+    """The two sides of a GAN loss on logits, each returning `[B]`."""
+
+    generator: Callable[[losses.Logits], Tensor]
+    discriminator: Callable[[losses.Logits, losses.Logits], Tensor]
+
+
+DISTRIBUTIONAL = {
+    "softplus": DistributionalLoss(losses.softplus_generator_loss, losses.softplus_discriminator_loss),
+    "hinge": DistributionalLoss(losses.hinge_generator_loss, losses.hinge_discriminator_loss),
+}
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """One group of the data: images `[B, C, H, W]` in [-1, 1], one-hot labels or None, the group's index."""
+
+    images: Tensor
+    class_labels: Tensor | None
+    group: int
+
+
+class InstanceLoss(Protocol):
+    """A loss that ties each single output of the student to the teacher: `[B]` for one group."""
+
+    def __call__(self, generator: OneStepGenerator, reals: RealImages) -> Tensor:
+        """Return the loss of every image of the group."""
+        ...
+
+
+class DirectLoss:
+    """Squared error to the end of the teacher's ODE from the same noise (arXiv:2101.02388).
+
+    Takes pairs solved beforehand, drawn at random for every group.
+    """
+
+    def __init__(self, pairs: Pairs, seed: int) -> None:
+        self.pairs = pairs
+        self.seed = seed
+
+    def __call__(self, generator: OneStepGenerator, reals: RealImages) -> Tensor:
+        """Return the mean squared error over the pixels of each image."""
+        draws = stream(self.seed, "pair choice", reals.group)
+        chosen = torch.randint(len(self.pairs.z), (len(reals.images),), generator=draws)
+        one_hot = None
+        if self.pairs.labels is not None:
+            one_hot = functional.one_hot(self.pairs.labels[chosen], generator.arch.label_dim).float()
+        device = reals.images.device
+        output = generator(self.pairs.z[chosen].to(device), one_hot)
+        return squared_error(output, self.pairs.x[chosen].to(device))
+
+
+class SolvingDirectLoss:
+    """As `DirectLoss`, but every group's noise is fresh and the teacher solves its ODE there and then."""
+
+    def __init__(self, teacher: Denoiser, sampler: Sampler, seed: int) -> None:
+        self.teacher = teacher
+        self.sampler = sampler
+        self.seed = seed
+
+    def __call__(self, generator: OneStepGenerator, reals: RealImages) -> Tensor:
+        """Return the mean squared error over the pixels of each image."""
+        z = noise(self.seed, "pair noise", reals.group, tuple(reals.images.shape)).to(reals.images.device)
+        target = solve(self.teacher, z, self.sampler, reals.class_labels)
+        return squared_error(generator(z, reals.class_labels), target)
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared difference of each image, `[B]`."""
+    return (output - target).square().flatten(1).mean(1)

@@ -1,0 +1,245 @@
+"""From configuration to runs: which runs a table needs, what each is called, where its files lie.
+
+Pure functions of the configuration; nothing here imports torch, so a workflow loads it in no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gdd.config.load import Config, known
+from gdd.config.recipe import Recipe
+from gdd.config.record import Record, parse
+from gdd.config.records import Ablation, Method, Row, Setting
+from gdd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student: a recipe in a setting, trained from one seed."""
+
+    setting: str
+    id: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below `results/`."""
+        return f"runs/{self.setting}/{self.id}/seed{self.seed}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names the recipe: the setting and the id."""
+        return self.setting, self.id
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line of a table: a student over its seeds, or the teacher at some number of steps."""
+
+    title: str
+    setting: str
+    method: str | None
+    runs: tuple[Run, ...] = ()
+    teacher: str | None = None
+    teacher_steps: int | None = None
+
+    def metrics(self) -> list[str]:
+        """Return the metrics files the row is made of, below `results/`."""
+        if self.teacher_steps is not None:
+            return [teacher_metrics(self.teacher or "", self.setting, self.teacher_steps)]
+        return [f"{run.folder}/metrics.json" for run in self.runs]
+
+
+def teacher_metrics(teacher: str, setting: str, steps: int) -> str:
+    """Return where the metrics of a teacher sampled with `steps` steps lie, below `results/`."""
+    return f"teachers/{teacher}/metrics/{setting}-steps{steps}.json"
+
+
+class Experiments:
+    """All runs that a configuration speaks of."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def recipe(self, setting: str, method: str, changes: Mapping[str, Any], where: str) -> Recipe:
+        """Merge setting, method, the method's changes in the setting, and a row's changes.
+
+        Raises:
+            UserError: the method is unknown or the result is no valid recipe.
+        """
+        base = self.config.settings[setting]
+        data: dict[str, Any] = {
+            "dataset": base.dataset,
+            "teacher": base.teacher,
+            "teacher_sampler": base.teacher_sampler.model_dump(mode="json"),
+        }
+        parts = [
+            _set_keys(base.recipe),
+            _set_keys(known(self.config, "methods", method, where, "method"), Method),
+            _set_keys(base.methods[method]) if method in base.methods else {},
+            changes,
+        ]
+        for part in parts:
+            data = _merge(data, part)
+        recipe = parse(Recipe, data, where)
+        known(self.config, "datasets", recipe.dataset, where, "dataset")
+        known(self.config, "teachers", recipe.teacher, where, "teacher")
+        for backbone in recipe.backbones:
+            known(self.config, "features", backbone, where, "backbones")
+        return recipe
+
+    def run_id(self, setting: str, recipe: Recipe) -> str:
+        """Name a recipe by the nearest method and what differs from it.
+
+        Depends on the recipe alone, not on who asks, so that two tables share the run.
+        """
+        candidates = []
+        for name, base in self._method_recipes(setting).items():
+            changed = _differences(base, recipe)
+            candidates.append((len(changed), name, changed))
+        if not candidates:
+            raise UserError(f"No method in methods/ gives a valid recipe in the setting '{setting}'.")
+        _, name, changed = min(candidates)
+        return ".".join([name, *(_tag(key, value) for key, value in changed)])
+
+    def rows(self, name: str) -> list[TableRow]:
+        """Return the lines of the table `name`, setting by setting.
+
+        Raises:
+            UserError: a row is no valid recipe, or two rows bear one title.
+        """
+        ablation: Ablation = known(self.config, "ablations", name, "ablations/", "ablation")
+        where = self.config.where("ablations", name)
+        rows = []
+        for setting in ablation.setting_names():
+            for title, row in _titled_rows(ablation, where):
+                rows.append(self._row(title, row, setting, ablation, where))
+        titles = [(row.setting, row.title) for row in rows]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise UserError(f"{where}: two rows bear the name '{title[1]}'; rename one.")
+        return rows
+
+    def _row(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> TableRow:
+        if row.teacher_steps is not None:
+            teacher = row.teacher or self.config.settings[setting].teacher
+            known(self.config, "teachers", teacher, f"{where}, row '{title}'", "teacher")
+            return TableRow(title, setting, None, teacher=teacher, teacher_steps=row.teacher_steps)
+        recipe = self.recipe(setting, row.method or "", _set_keys(row, Row), f"{where}, row '{title}'")
+        run_id = self.run_id(setting, recipe)
+        seeds = ablation.seeds if ablation.seeds is not None else self.config.project.seeds
+        runs = tuple(Run(setting, run_id, seed, recipe) for seed in seeds)
+        return TableRow(title, setting, row.method, runs)
+
+    @cached_property
+    def tables(self) -> dict[str, list[TableRow]]:
+        """The lines of every table."""
+        return {name: self.rows(name) for name in self.config.ablations}
+
+    @cached_property
+    def recipes(self) -> dict[tuple[str, str], Recipe]:
+        """Every recipe that a table or a plain method has, by setting and run id."""
+        recipes = {run.key: run.recipe for rows in self.tables.values() for row in rows for run in row.runs}
+        for setting in self.config.settings:
+            for method, recipe in self._method_recipes(setting).items():
+                recipes[setting, method] = recipe
+        return recipes
+
+    def find(self, setting: str, run: str) -> Recipe:
+        """Return the recipe of a run id.
+
+        Raises:
+            UserError: no table and no method has such a run.
+        """
+        if (setting, run) not in self.recipes:
+            raise UserError(f"No table and no method has a run '{run}' in the setting '{setting}'.")
+        return self.recipes[setting, run]
+
+    @cached_property
+    def _by_setting(self) -> dict[str, dict[str, Recipe]]:
+        recipes: dict[str, dict[str, Recipe]] = {}
+        for setting in self.config.settings:
+            recipes[setting] = {}
+            for method in self.config.methods:
+                where = f"{self.config.where('settings', setting)} with methods/{method}.yaml"
+                recipes[setting][method] = self.recipe(setting, method, {}, where)
+        return recipes
+
+    def _method_recipes(self, setting: str) -> dict[str, Recipe]:
+        return self._by_setting[setting]
+
+
+def _set_keys(record: Any, own: type[Record] | None = None) -> dict[str, Any]:
+    """Return the keys of a partial recipe that were written down, as plain data."""
+    data: dict[str, Any] = record.model_dump(mode="json", exclude_unset=True)
+    for key in own.__annotations__ if own else ():
+        data.pop(key, None)
+    return data
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `change` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in change.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _titled_rows(ablation: Ablation, where: str) -> Iterator[tuple[str, Row]]:
+    if ablation.rows:
+        yield from ablation.rows.items()
+        return
+    for values in itertools.product(*ablation.grid.values()):
+        row: dict[str, Any] = {}
+        for key, value in zip(ablation.grid, values, strict=True):
+            for part in reversed(key.split(".")):
+                value = {part: value}  # noqa: PLW2901
+            row = _merge(row, value)
+        title = ", ".join(str(value) for value in values)
+        yield title, parse(Row, row, f"{where}, grid '{title}'")
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _differences(base: Recipe, recipe: Recipe) -> list[tuple[str, Any]]:
+    before = dict(_leaves(base.model_dump(mode="json")))
+    return [(key, value) for key, value in _leaves(recipe.model_dump(mode="json")) if before[key] != value]
+
+
+def _tag(key: str, value: Any) -> str:
+    """Write one difference so that it can be part of a folder's name."""
+    text = "+".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
+    tag = f"{key}-{text}"
+    safe = re.sub(r"[^A-Za-z0-9.+_-]", "_", tag)
+    if safe != tag or len(safe) > 80:
+        # What was cut or replaced still has to tell two values apart.
+        safe = f"{safe[:60]}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
+    return safe
+
+
+def setting_of(config: Config, name: str) -> Setting:
+    """Return a setting by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    setting: Setting = known(config, "settings", name, "command line", "setting")
+    return setting

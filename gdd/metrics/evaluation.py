@@ -1,0 +1,199 @@
+"""One pass over generated images that feeds every metric, and the summary over several such passes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdd.errors import UserError
+from gdd.metrics.extractors import FeatureExtractor, ProbabilityExtractor, require_bytes
+from gdd.metrics.frechet import Moments, frechet_distance, require_enough_samples
+from gdd.metrics.inception_score import inception_score
+from gdd.metrics.neighbours import nearest_distance, neighbour_metrics
+from gdd.metrics.reference import Reference, check_extractor
+
+NEIGHBOUR_METRICS = ("precision", "recall", "density", "coverage")
+METRICS = ("fid", *NEIGHBOUR_METRICS, "inception_score", "nearest")
+NEAREST = "nearest_training_image"
+# What `summarise_blocks` averages; everything else in a block describes it.
+_VALUES = ("fid", *NEIGHBOUR_METRICS, "inception_score", "median_rms", "ratio_to_real")
+
+
+@dataclass
+class _Collected:
+    """What one extractor has seen so far."""
+
+    moments: Moments
+    features: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+
+
+def evaluate_block(
+    generate: Callable[[int, int], Tensor],
+    *,
+    start: int,
+    count: int,
+    batch: int,
+    references: Mapping[str, tuple[FeatureExtractor, Reference]],
+    metrics: set[str],
+) -> dict[str, Any]:
+    """Generate the images `start` to `start + count - 1` once and compare them with each reference.
+
+    `generate(first, n)` returns the uint8 images [n, H, W, C] of the latent indices first to first + n - 1.
+    `metrics` is a subset of `METRICS`; features are kept only if one of them searches neighbours.
+
+    Returns plain JSON values: under each key of `references` the metrics with `start`, `count`,
+    `reference_count`, `extractor`, `extractor_sha256` and `definition`; and, if "nearest" is asked for and
+    there is a pixel extractor, `nearest_training_image`: the median over generated images of the distance
+    to the nearest training image, as the root mean square over pixels in [-1, 1], and its ratio to the
+    same median between training images. A ratio far below 1 means copies.
+    The Inception Score appears for extractors that give class probabilities.
+
+    Raises:
+        UserError: an unknown metric, too few images for one, an extractor other than the reference's,
+            or features that are not finite.
+    """
+    _check_request(references, metrics, count)
+    collected = {key: _Collected(Moments(extractor.dimension)) for key, (extractor, _) in references.items()}
+    for first in range(start, start + count, batch):
+        size = min(batch, start + count - first)
+        images = generate(first, size)
+        require_bytes(images)
+        if len(images) != size:
+            raise ValueError(f"generate({first}, {size}) returned {len(images)} images")
+        for key, (extractor, _) in references.items():
+            _collect(collected[key], extractor, images, metrics)
+
+    block: dict[str, Any] = {}
+    for key, (extractor, reference) in references.items():
+        block[key] = {
+            **_values(collected[key], reference, metrics),
+            "start": start,
+            "count": count,
+            "reference_count": reference.gaussian.count,
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.sha256,
+            "definition": extractor.definition,
+        }
+        if "nearest" in metrics and extractor.name == "pixels":
+            block[NEAREST] = _nearest(torch.cat(collected[key].features), reference)
+    return block
+
+
+def summarise_blocks(blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Summarise blocks of different latents of one generator.
+
+    Each metric becomes {mean, sampling_std, min}: `sampling_std` is the sample standard deviation over blocks
+    (null for one block) and says how much the metric varies with the latents alone; `min` is what EDM
+    reports for FID. Beside them stand `blocks`, the number of blocks, and what describes every block alike.
+
+    Raises:
+        UserError: no blocks, or blocks evaluated in different ways.
+    """
+    if not blocks:
+        raise UserError("There are no evaluated blocks to summarise; evaluate at least one.")
+    summary: dict[str, Any] = {}
+    for key, first in blocks[0].items():
+        parts = [block.get(key, {}) for block in blocks]
+        if any(part.keys() != first.keys() for part in parts) or any(
+            len(b) != len(blocks[0]) for b in blocks
+        ):
+            raise UserError(
+                f"The blocks differ in what was evaluated under '{key}'; evaluate them all alike."
+            )
+        summary[key] = {"blocks": len(blocks)}
+        if "start" in first:
+            starts = sorted(part["start"] for part in parts)
+            if any(low + first["count"] > high for low, high in pairwise(starts)):
+                raise UserError(
+                    f"The blocks starting at the latents {starts} share latents, so their spread would be "
+                    "too small; give every block its own."
+                )
+            summary[key]["starts"] = starts
+        for name in first:
+            values = [part[name] for part in parts]
+            if name in _VALUES:
+                summary[key][name] = _spread(values)
+            elif name not in ("start", "inception_score_std"):
+                if any(value != values[0] for value in values):
+                    raise UserError(
+                        f"The blocks differ in the {name} of '{key}', among them {values[0]}; "
+                        "evaluate them all alike."
+                    )
+                summary[key][name] = values[0]
+    return summary
+
+
+def _check_request(
+    references: Mapping[str, tuple[FeatureExtractor, Reference]], metrics: set[str], count: int
+) -> None:
+    unknown = sorted(metrics - set(METRICS))
+    if unknown:
+        raise UserError(f"There is no metric '{unknown[0]}'; choose from {', '.join(METRICS)}.")
+    # Before anything is generated: generating is what takes the time.
+    for key, (extractor, reference) in references.items():
+        if key == NEAREST:
+            raise UserError(f"An extractor cannot be called '{NEAREST}', which is a result's name.")
+        check_extractor(reference, extractor)
+        if "fid" in metrics:
+            require_enough_samples(min(count, reference.gaussian.count), extractor.dimension)
+
+
+def _collect(into: _Collected, extractor: FeatureExtractor, images: Tensor, metrics: set[str]) -> None:
+    if "inception_score" in metrics and isinstance(extractor, ProbabilityExtractor):
+        features, probabilities = extractor.features_and_probabilities(images)
+        into.probabilities.append(probabilities.cpu())
+    else:
+        features = extractor(images)
+    if "fid" in metrics:
+        into.moments.update(features)
+    if metrics.intersection(NEIGHBOUR_METRICS) or ("nearest" in metrics and extractor.name == "pixels"):
+        into.features.append(features)
+
+
+def _values(seen: _Collected, reference: Reference, metrics: set[str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    if "fid" in metrics:
+        values["fid"] = frechet_distance(seen.moments.gaussian(), reference.gaussian)
+    if metrics.intersection(NEIGHBOUR_METRICS):
+        fakes = torch.cat(seen.features)
+        found = neighbour_metrics(reference.features.to(fakes.device), fakes)._asdict()
+        values |= {name: found[name] for name in NEIGHBOUR_METRICS if name in metrics}
+    if seen.probabilities:
+        mean, spread = inception_score(torch.cat(seen.probabilities))
+        values |= {"inception_score": mean, "inception_score_std": spread}
+    return values
+
+
+def _nearest(pixels: Tensor, reference: Reference) -> dict[str, Any]:
+    median = (
+        float(nearest_distance(pixels, reference.features.to(pixels.device)).quantile(0.5))
+        / pixels.shape[1] ** 0.5
+    )
+    between_real = reference.description.nearest_real
+    return {
+        "median_rms": median,
+        "real_median_rms": between_real,
+        # Data sets of nothing but copies have no scale to compare with.
+        "ratio_to_real": median / between_real if between_real > 0 else None,
+        "count": len(pixels),
+        "searched": len(reference.features),
+        "definition": "median RMS distance over pixels in [-1, 1] to the nearest training image",
+    }
+
+
+def _spread(values: list[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"mean": None, "sampling_std": None, "min": None}
+    return {
+        "mean": statistics.fmean(known),
+        "sampling_std": statistics.stdev(known) if len(known) > 1 else None,
+        "min": min(known),
+    }

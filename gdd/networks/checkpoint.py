@@ -1,0 +1,83 @@
+"""Networks on disk: weights together with the architecture they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gdd.config.architecture import Architecture
+from gdd.config.record import parse
+from gdd.errors import UserError
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator
+from gdd.networks.weights import load_weights, save_weights
+
+NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
+
+KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator"}
+
+
+def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> None:
+    """Write the weights in float32 with kind, architecture and `description` (JSON values) beside them."""
+    save_weights(
+        path,
+        network.state_dict(),
+        {**description, "kind": KINDS[type(network)], "arch": network.arch.model_dump(mode="json")},
+    )
+
+
+def load_denoiser(path: str | Path, dtype: torch.dtype = torch.float32) -> Denoiser:
+    """Read a teacher, in eval mode on the CPU.
+
+    Raises:
+        UserError: the file is missing, broken, no denoiser, or does not fit the architecture it names.
+    """
+    return _load(Denoiser, path, dtype)
+
+
+def load_generator(path: str | Path, dtype: torch.dtype = torch.float32) -> OneStepGenerator:
+    """Read a student, in eval mode on the CPU.
+
+    Raises:
+        UserError: the file is missing, broken, no generator, or does not fit the architecture it names.
+    """
+    return _load(OneStepGenerator, path, dtype)
+
+
+def one_step_from_denoiser(path: str | Path, dtype: torch.dtype = torch.float32) -> OneStepGenerator:
+    """Read a teacher as the one-step generator that distillation starts from.
+
+    Raises:
+        UserError: as `load_denoiser`.
+    """
+    return OneStepGenerator.from_denoiser(load_denoiser(path), dtype).eval()
+
+
+def _load(kind: type[NetworkT], path: str | Path, dtype: torch.dtype) -> NetworkT:
+    weights, description = load_weights(path)
+    found = description.get("kind")
+    if found != KINDS[kind]:
+        holds = f"a {found}" if found else "no network"
+        raise UserError(f"{path} holds {holds}, but a {KINDS[kind]} is needed here; give the path of one.")
+    arch = parse(Architecture, description.get("arch"), path)
+    with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+        network = kind(arch, dtype)
+    _check_fit(network.state_dict(), weights, path)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+    return network.eval()
+
+
+def _check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: str | Path) -> None:
+    """Raise a UserError about the first tensor that is missing, too many, or of another shape."""
+    for name in expected | found:
+        if name not in found:
+            problem = f"lacks {name}"
+        elif name not in expected:
+            problem = f"has {name} besides"
+        elif expected[name].shape != found[name].shape:
+            problem = f"has {name} as {list(found[name].shape)} instead of {list(expected[name].shape)}"
+        else:
+            continue
+        raise UserError(f"{path} {problem}: its weights do not fit the architecture it names; make it again.")

@@ -1,0 +1,186 @@
+"""Small convolutional classifiers for tiny images: feature networks where no ImageNet weights are needed.
+
+Two architectures, so that what a discriminator sees (`plain`) and what judges the result (`residual`) differ.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdd.errors import UserError
+from gdd.networks.seeded import seeded_weights
+from gdd.networks.weights import load_weights, save_weights
+
+ARCHITECTURES = ("plain", "residual")
+RESIDUAL_FEATURES = 64
+
+
+class SmallClassifier(nn.Module):
+    """A classifier of three stages, at the full, half and quarter resolution.
+
+    Its initial weights are PyTorch's defaults; construct it inside `seeded_weights` to get the same again.
+
+    Args:
+        architecture: `plain` (convolution, batch norm, ReLU; features are the last stage's spatial mean) or
+            `residual` (pre-activation residual blocks, arXiv:1603.05027; features are a 64-wide layer).
+        width: channels of the first stage; the deeper ones have two or four times as many.
+        img_channels: channels of the images.
+        classes: number of logits.
+        img_resolution: height and width of the images, a multiple of 4 and at least 8.
+
+    Raises:
+        UserError: the architecture is unknown or the resolution cannot be halved twice.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        width: int,
+        img_channels: int,
+        classes: int,
+        img_resolution: int,
+    ) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise UserError(f"Unknown classifier architecture '{architecture}'; use one of {ARCHITECTURES}.")
+        if img_resolution < 8 or img_resolution % 4:
+            raise UserError(f"A small classifier needs a resolution of 8, 12, 16, ...; got {img_resolution}.")
+        self.architecture = architecture
+        self.width = width
+        self.img_channels = img_channels
+        self.classes = classes
+        self.img_resolution = img_resolution
+        self.channels = (width, 2 * width, (4 if architecture == "plain" else 2) * width)
+        if architecture == "plain":
+            self.stages = _plain_stages(img_channels, self.channels)
+            self.neck: nn.Module = _SpatialMean()
+            self.feature_channels = self.channels[-1]
+        else:
+            self.stages = _residual_stages(img_channels, self.channels)
+            self.neck = _ResidualNeck(self.channels[-1], RESIDUAL_FEATURES)
+            self.feature_channels = RESIDUAL_FEATURES
+        self.logits = nn.Linear(self.feature_channels, classes)
+        self.to(
+            memory_format=torch.channels_last
+        )  # 1.3 times as fast on the CPU, and faster on GPUs in bfloat16
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Return what the three stages make of images [B, C, H, W] in [-1, 1], shallow to deep."""
+        taps = []
+        for stage in self.stages:
+            images = stage(images)
+            taps.append(images)
+        return taps
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate layer [B, feature_channels] for images [B, C, H, W] in [-1, 1]."""
+        return self.neck(self.taps(images)[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, classes] for images [B, C, H, W] in [-1, 1]."""
+        return self.logits(self.features(images))
+
+
+def save_classifier(path: str | Path, net: SmallClassifier, **description: Any) -> None:
+    """Write a classifier with what `load_classifier` needs to rebuild it; `description` goes beside that."""
+    arch = {
+        "architecture": net.architecture,
+        "width": net.width,
+        "img_channels": net.img_channels,
+        "classes": net.classes,
+        "img_resolution": net.img_resolution,
+    }
+    save_weights(path, net.state_dict(), {**description, "kind": "classifier", "arch": arch})
+
+
+def load_classifier(path: str | Path) -> SmallClassifier:
+    """Return a saved classifier in eval mode, none of whose parameters takes a gradient.
+
+    Raises:
+        UserError: the file is missing, broken, or holds something else.
+    """
+    tensors, description = load_weights(path)
+    if description.get("kind") != "classifier":
+        raise UserError(
+            f"{path} holds a '{description.get('kind')}', not a classifier; give a classifier's file."
+        )
+    with seeded_weights(0):  # loading must not move the global random state
+        net = SmallClassifier(**description["arch"])
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError:
+        raise UserError(f"The weights in {path} do not fit their description; make the file again.") from None
+    return net.eval().requires_grad_(False)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    # No bias: batch norm follows, here or at the start of the next block, and would take it out again.
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def _plain_stages(img_channels: int, channels: tuple[int, int, int]) -> nn.ModuleList:
+    def layer(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+        return [_convolution(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+    shallow, middle, deep = channels
+    return nn.ModuleList(
+        [
+            nn.Sequential(*layer(img_channels, shallow), *layer(shallow, shallow)),
+            nn.Sequential(*layer(shallow, middle, stride=2)),
+            nn.Sequential(*layer(middle, deep, stride=2)),
+        ]
+    )
+
+
+def _residual_stages(img_channels: int, channels: tuple[int, int, int]) -> nn.ModuleList:
+    shallow, middle, deep = channels
+    return nn.ModuleList(
+        [
+            nn.Sequential(_convolution(img_channels, shallow), _ResidualBlock(shallow, shallow, stride=1)),
+            _ResidualBlock(shallow, middle, stride=2),
+            _ResidualBlock(middle, deep, stride=2),
+        ]
+    )
+
+
+class _ResidualBlock(nn.Module):
+    """Batch norm, ReLU, convolution, twice, added to the input (arXiv:1603.05027, Fig. 4e)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm0 = nn.BatchNorm2d(inputs)
+        self.conv0 = _convolution(inputs, outputs, stride=stride)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv1 = _convolution(outputs, outputs)
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else _convolution(inputs, outputs, kernel=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = functional.relu(self.norm0(x))
+        hidden = self.conv0(activated)
+        hidden = self.conv1(functional.relu(self.norm1(hidden)))
+        return hidden + (x if isinstance(self.skip, nn.Identity) else self.skip(activated))
+
+
+class _SpatialMean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+class _ResidualNeck(nn.Module):
+    """Ends the residual stream and keeps four positions, so that features still tell where strokes are."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(inputs)
+        self.linear = nn.Linear(4 * inputs, outputs, bias=False)
+        self.feature_norm = nn.BatchNorm1d(outputs)  # without it a quarter of the features die in training
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.adaptive_avg_pool2d(functional.relu(self.norm(x)), 2)
+        return functional.relu(self.feature_norm(self.linear(torch.flatten(x, 1))))

@@ -1,0 +1,190 @@
+"""The layers of EDM's U-Nets: float32 weights that compute in the dtype of their input.
+
+Shapes: B images, C channels, H x W pixels. Mixed precision works by casting the weights at use, so that
+optimizer, EMA and checkpoints only ever see float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Initializer = Callable[[Tensor, Tensor | None], None]
+
+
+def glorot(gain: float = 1.0) -> Initializer:
+    """Uniform weights of variance gain^2 * 2 / (fan_in + fan_out), zero biases (SongUNet)."""
+
+    def fill(weight: Tensor, bias: Tensor | None) -> None:
+        nn.init.xavier_uniform_(weight, gain)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+    return fill
+
+
+def fan_in(weight: Tensor, bias: Tensor | None) -> None:
+    """Weights and biases uniform in +-1/sqrt(fan_in), which is PyTorch's default (ADM)."""
+    bound = 1 / math.sqrt(weight[0].numel())
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound)
+
+
+def zeros(weight: Tensor, bias: Tensor | None) -> None:
+    """All zero: a residual branch that starts as the identity (ADM)."""
+    nn.init.zeros_(weight)
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+class Linear(nn.Module):
+    """[B, inputs] -> [B, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, init: Initializer, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        init(self.weight.data, None if self.bias is None else self.bias.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation into groups of at least 4 channels, at most 32 groups.
+
+    PyTorch's kernels take mean and variance in float32 whatever the dtype of the activations.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.groups = min(32, channels // 4)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def separable_filter(taps: Sequence[int]) -> Tensor:
+    """Return the outer product of `taps` with itself, of sum 1, as [1, 1, n, n]."""
+    line = torch.tensor(list(taps), dtype=torch.float32)
+    return torch.outer(line, line).div(line.sum().square())[None, None]
+
+
+def downsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Filter every channel of x [B, C, H, W] with `kernel` [1, 1, n, n] and keep each second pixel."""
+    depthwise = kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
+    return functional.conv2d(x, depthwise, stride=2, padding=padding, groups=x.shape[1])
+
+
+def upsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Put zeros between the pixels of x [B, C, H, W] and filter to [B, C, 2H, 2W], keeping the mean."""
+    depthwise = (kernel * 4).to(x.dtype).expand(x.shape[1], -1, -1, -1)
+    odd = kernel.shape[-1] % 2  # an odd filter would otherwise give 2H - 1
+    return functional.conv_transpose2d(
+        x, depthwise, stride=2, padding=padding, output_padding=odd, groups=x.shape[1]
+    )
+
+
+class Convolution(nn.Module):
+    """An n x n convolution of stride 1, after an optional resampling by two; n = 0 only resamples."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        init: Initializer,
+        resample: Literal["up", "down"] | None = None,
+        taps: Sequence[int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.padding = size // 2
+        self.filter_padding = (len(taps) - 1) // 2
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, size, size)) if size else None
+        self.bias = nn.Parameter(torch.empty(outputs)) if size else None
+        if self.weight is not None:
+            init(self.weight.data, None if self.bias is None else self.bias.data)
+        if resample:
+            self.register_buffer("resample_filter", separable_filter(taps))
+        self.resample_filter: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H', W'] with H' = H, 2H (`up`) or H/2 (`down`)."""
+        if self.resample == "up":
+            x = upsample(x, self.resample_filter, self.filter_padding)
+        elif self.resample == "down":
+            x = downsample(x, self.resample_filter, self.filter_padding)
+        if self.weight is None or self.bias is None:
+            return x
+        return functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+
+
+class ResidualInput(Convolution):
+    """NCSN++'s path from the input to a coarser level: a 3x3 convolution, and downsampling after it.
+
+    The margin that the filter reads is convolved too, not padded with zeros (EDM's fused resampling).
+    """
+
+    def __init__(self, inputs: int, outputs: int, init: Initializer, taps: Sequence[int]) -> None:
+        super().__init__(inputs, outputs, 3, init, "down", taps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
+        assert self.weight is not None
+        assert self.bias is not None
+        margin = self.padding + self.filter_padding
+        x = functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=margin)
+        return downsample(x, self.resample_filter, 0)
+
+
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Self-attention over pixels: [B, 3C, H, W], query, key and value interleaved -> [B, C, H, W].
+
+    The fused kernels have no second derivative. Whoever needs one (nothing here does: R1 differentiates the
+    discriminator only) wraps the call in `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    """
+    batch, channels, height, width = qkv.shape
+    # Fused kernels want the channels of a head adjacent: [3, B, heads, H*W, C/heads].
+    parts = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width).permute(3, 0, 1, 4, 2)
+    query, key, value = parts.contiguous().unbind(0)
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    return mixed.transpose(-1, -2).reshape(batch, channels // 3, height, width)
+
+
+def positional_features(noise_labels: Tensor, features: int, endpoint: bool) -> Tensor:
+    """[B] -> [B, features], cosines first, at angular frequencies from 1 down to 1/10000.
+
+    With `endpoint` the lowest frequency is exactly 1/10000 (DDPM++), without it one step above (ADM).
+    """
+    half = features // 2
+    steps = torch.arange(half, dtype=torch.float32, device=noise_labels.device)
+    frequencies = (1 / 10000) ** (steps / max(half - int(endpoint), 1))
+    angles = torch.outer(noise_labels, frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features of the noise level (NCSN++); the frequencies are kept with the weights."""
+
+    def __init__(self, features: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(features // 2) * scale)
+        self.freqs: Tensor
+
+    def forward(self, noise_labels: Tensor) -> Tensor:
+        """[B] -> [B, features], cosines first."""
+        angles = torch.outer(noise_labels, 2 * math.pi * self.freqs)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -1,0 +1,227 @@
+"""EDM's two U-Nets, with the tensor names of its checkpoints.
+
+`SongUNet` is DDPM++ and NCSN++, `DhariwalUNet` is ADM. The order of the state dict is the
+order of execution. Sources: arXiv:2206.00364 (Table 7, Appendix F.1), arXiv:2011.13456 (DDPM++, NCSN++),
+arXiv:2105.05233 (ADM).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdd.config.architecture import Architecture
+from gdd.networks.block import Family, UNetBlock
+from gdd.networks.layers import (
+    Convolution,
+    FourierFeatures,
+    GroupNorm,
+    Linear,
+    ResidualInput,
+    positional_features,
+)
+
+
+def build_unet(arch: Architecture) -> UNet:
+    """Return a network of `arch` with fresh weights from PyTorch's global random state."""
+    return SongUNet(arch) if arch.model_type == "SongUNet" else DhariwalUNet(arch)
+
+
+class UNet(nn.Module):
+    """What both families share: the way through encoder and decoder."""
+
+    arch: Architecture
+    enc: nn.ModuleDict
+    dec: nn.ModuleDict
+
+    def forward(
+        self,
+        x: Tensor,
+        noise_labels: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate F of the preconditioned denoiser, in the dtype of x.
+
+        Args:
+            x: [B, img_channels, H, W], scaled to unit variance, float32 or bfloat16.
+            noise_labels: [B] or [1], c_noise of EDM.
+            class_labels: [B, label_dim], one-hot; None or [B, 0] for an unconditional network.
+            augment_labels: [B, augment_dim]; None is "not augmented".
+
+        Raises:
+            ValueError: labels that the network has no input for, or the lack of labels it needs.
+        """
+        emb = self.embed(
+            noise_labels.float(),
+            self._checked(class_labels, self.arch.label_dim, "class_labels", needed=True),
+            self._checked(augment_labels, self.arch.augment_dim, "augment_labels", needed=False),
+        )
+        x, skips = self._encode(x, emb)
+        for name, module in self.dec.items():
+            if "_block" in name:  # `in` and `up` blocks take no skip
+                x = torch.cat([x, skips.pop()], dim=1)
+            if isinstance(module, UNetBlock):
+                x = module(x, emb)
+        return self.output(x)
+
+    def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the coarsest features and every encoder output, finest first."""
+        skips: list[Tensor] = []
+        residual_input = x
+        for module in self.enc.values():
+            if isinstance(module, ResidualInput):
+                x = (x + module(residual_input)) * math.sqrt(0.5)
+                residual_input = skips[-1] = x
+                continue
+            x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
+            skips.append(x)
+        return x, skips
+
+    def embed(
+        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        """Return the embedding [B, emb_channels] that every block reads, in float32."""
+        raise NotImplementedError
+
+    def output(self, x: Tensor) -> Tensor:
+        """Turn the decoder's features into [B, img_channels, H, W]."""
+        raise NotImplementedError
+
+    def _checked(self, labels: Tensor | None, entries: int, name: str, needed: bool) -> Tensor | None:
+        if labels is not None and labels.shape[-1] != entries:
+            raise ValueError(f"{name} have {labels.shape[-1]} entries a row, the network takes {entries}.")
+        if needed and entries and labels is None:
+            raise ValueError(f"{name} are missing; the network is conditioned on {entries} entries a row.")
+        return labels.float() if labels is not None and entries else None
+
+    def _drop_labels(self, class_labels: Tensor) -> Tensor:
+        if not (self.training and self.arch.label_dropout):
+            return class_labels
+        keep = torch.rand(len(class_labels), 1, device=class_labels.device) >= self.arch.label_dropout
+        return class_labels * keep
+
+
+class SongUNet(UNet):
+    """DDPM++ (positional embedding, box filter) or NCSN++ (Fourier features, residual input path)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        family = Family.of(arch)
+        self.noise_channels = arch.model_channels * arch.channel_mult_noise
+        self.map_noise = FourierFeatures(self.noise_channels) if arch.embedding_type == "fourier" else None
+        if arch.label_dim:
+            self.map_label = Linear(arch.label_dim, self.noise_channels, family.init)
+        if arch.augment_dim:
+            self.map_augment = Linear(arch.augment_dim, self.noise_channels, family.init, bias=False)
+        self.map_layer0 = Linear(self.noise_channels, family.emb_channels, family.init)
+        self.map_layer1 = Linear(family.emb_channels, family.emb_channels, family.init)
+        self.enc, skip_channels = _encoder(arch, family, first=arch.model_channels)
+        self.dec = _decoder(arch, family, skip_channels)
+        side = arch.img_resolution
+        self.dec[f"{side}x{side}_aux_norm"] = GroupNorm(arch.widths[0], family.eps)
+        self.dec[f"{side}x{side}_aux_conv"] = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
+
+    def embed(
+        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        """See `UNet.embed`."""
+        if self.map_noise is None:
+            emb = positional_features(noise_labels, self.noise_channels, endpoint=True)
+        else:
+            emb = self.map_noise(noise_labels)
+        cosines, sines = emb.chunk(2, dim=1)
+        emb = torch.cat([sines, cosines], dim=1)
+        if class_labels is not None:
+            emb = emb + self.map_label(self._drop_labels(class_labels) * math.sqrt(self.arch.label_dim))
+        if augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels)
+        return functional.silu(self.map_layer1(functional.silu(self.map_layer0(emb))))
+
+    def output(self, x: Tensor) -> Tensor:
+        """See `UNet.output`."""
+        side = self.arch.img_resolution
+        norm, conv = self.dec[f"{side}x{side}_aux_norm"], self.dec[f"{side}x{side}_aux_conv"]
+        return conv(functional.silu(norm(x)))
+
+
+class DhariwalUNet(UNet):
+    """ADM: multi-head attention at several resolutions, the embedding as scale and shift."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        family = Family.of(arch)
+        if arch.augment_dim:
+            self.map_augment = Linear(arch.augment_dim, arch.model_channels, family.init, bias=False)
+        self.map_layer0 = Linear(arch.model_channels, family.emb_channels, family.init)
+        self.map_layer1 = Linear(family.emb_channels, family.emb_channels, family.init)
+        if arch.label_dim:
+            self.map_label = Linear(arch.label_dim, family.emb_channels, family.init, bias=False)
+        self.enc, skip_channels = _encoder(arch, family, first=arch.widths[0])
+        self.dec = _decoder(arch, family, skip_channels)
+        self.out_norm = GroupNorm(arch.widths[0], family.eps)
+        self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
+
+    def embed(
+        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        """See `UNet.embed`."""
+        emb = positional_features(noise_labels, self.arch.model_channels, endpoint=False)
+        if augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels)
+        emb = self.map_layer1(functional.silu(self.map_layer0(emb)))
+        if class_labels is not None:
+            emb = emb + self.map_label(self._drop_labels(class_labels))
+        return functional.silu(emb)
+
+    def output(self, x: Tensor) -> Tensor:
+        """See `UNet.output`."""
+        return self.out_conv(functional.silu(self.out_norm(x)))
+
+
+def _encoder(arch: Architecture, family: Family, first: int) -> tuple[nn.ModuleDict, list[int]]:
+    """Return the encoder and the channels of its outputs; `first` is the first convolution's width."""
+    enc = nn.ModuleDict()
+    side = arch.img_resolution
+    enc[f"{side}x{side}_conv"] = Convolution(arch.img_channels, first, 3, family.init)
+    channels, aux_channels = first, arch.img_channels
+    outputs = [channels]
+    for side, width in zip(arch.resolutions, arch.widths, strict=True):
+        if side != arch.img_resolution:
+            enc[f"{side}x{side}_down"] = UNetBlock(channels, channels, family, "down")
+            outputs.append(channels)
+            if arch.encoder_type == "residual":
+                enc[f"{side}x{side}_aux_residual"] = ResidualInput(
+                    aux_channels, channels, family.init, family.taps
+                )
+                aux_channels = channels
+        for index in range(arch.blocks_per_level):
+            attention = side in arch.attention_resolutions
+            enc[f"{side}x{side}_block{index}"] = UNetBlock(channels, width, family, attention=attention)
+            channels = width
+            outputs.append(channels)
+    return enc, outputs
+
+
+def _decoder(arch: Architecture, family: Family, skip_channels: list[int]) -> nn.ModuleDict:
+    dec = nn.ModuleDict()
+    remaining = list(skip_channels)
+    channels = remaining[-1]
+    for side, width in zip(reversed(arch.resolutions), reversed(arch.widths), strict=True):
+        if side == arch.resolutions[-1]:
+            dec[f"{side}x{side}_in0"] = UNetBlock(channels, channels, family, attention=True)
+            dec[f"{side}x{side}_in1"] = UNetBlock(channels, channels, family)
+        else:
+            dec[f"{side}x{side}_up"] = UNetBlock(channels, channels, family, "up")
+        for index in range(arch.blocks_per_level + 1):
+            last = index == arch.blocks_per_level
+            attention = side in arch.attention_resolutions and (family.attends_throughout_decoder or last)
+            inputs = channels + remaining.pop()
+            dec[f"{side}x{side}_block{index}"] = UNetBlock(inputs, width, family, attention=attention)
+            channels = width
+    return dec

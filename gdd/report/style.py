@@ -1,0 +1,120 @@
+"""How numbers and methods look, the same in every table and figure. Imports no matplotlib by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gdd.config.load import Config
+from gdd.experiments import TableRow
+from gdd.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#222222"
+TEACHER = ("#000000", "#6e6e6e", "#9a9a9a")  # black first, then greys for further step counts
+FLOOR = "#6e6e6e"
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))  # tells rows of one method apart
+WIDTH = 8.0  # inches: the reading width of the site and of a page, so that points are points
+RC: dict[str, Any] = {
+    "font.size": 12,
+    "axes.labelsize": 12,
+    "axes.titlesize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same figure on every machine
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#555555",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6.5,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+
+
+@dataclass(frozen=True)
+class ColumnStyle:
+    """How a column is called and written."""
+
+    title: str
+    decimals: int | None = None  # None: whole numbers
+    better: Literal["low", "high"] | None = None
+    spread: bool = True  # False: the same in every run of a row, so a spread would say nothing
+
+
+COLUMNS: dict[str, ColumnStyle] = {
+    "fid": ColumnStyle("FID ↓", 2, "low"),
+    "precision": ColumnStyle("Precision ↑", 3, "high"),
+    "recall": ColumnStyle("Recall ↑", 3, "high"),
+    "density": ColumnStyle("Density ↑", 3, "high"),
+    "coverage": ColumnStyle("Coverage ↑", 3, "high"),
+    "pixel_fid": ColumnStyle("Pixel FID ↓", 2, "low"),
+    "pixel_precision": ColumnStyle("Pixel precision ↑", 3, "high"),
+    "pixel_recall": ColumnStyle("Pixel recall ↑", 3, "high"),
+    "nearest": ColumnStyle("Nearest real (1 = real)", 2),
+    "evaluations": ColumnStyle("Network evaluations", spread=False),
+    "trainable": ColumnStyle("Trainable", spread=False),
+    "images": ColumnStyle("Images", spread=False),
+    "seconds": ColumnStyle("Seconds"),
+    "reported_fid": ColumnStyle("Reported FID ↓", 2, "low", spread=False),
+}
+
+
+def column_title(column: str) -> str:
+    """Return a column's heading, with an arrow towards better."""
+    return COLUMNS[column].title
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dash of one row in every figure."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+def looks(rows: Sequence[TableRow], config: Config) -> list[Look]:
+    """Return the look of each row: a method's own colour and marker, dashes where a method comes again.
+
+    The teacher is dashed, in black and then greys.
+    """
+    result = []
+    seen: dict[tuple[str, str | None], int] = {}
+    for row in rows:
+        key = (row.setting, row.method)
+        nth = seen.get(key, 0)
+        seen[key] = nth + 1
+        if row.method is None:
+            result.append(Look(TEACHER[min(nth, len(TEACHER) - 1)], "", (0, (6, 3))))
+        else:
+            method = config.methods[row.method]
+            result.append(Look(method.colour, method.marker, DASHES[nth % len(DASHES)]))
+    return result
+
+
+def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write `<stem>.png` (200 dpi) and `<stem>.pdf`; the same figure gives the same bytes."""
+    png, pdf = (stem.parent / f"{stem.name}.{ending}" for ending in ("png", "pdf"))
+    with atomic_path(png) as path:
+        figure.savefig(path, metadata={"Software": None})
+    with atomic_path(pdf) as path:
+        figure.savefig(path, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return png, pdf

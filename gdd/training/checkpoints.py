@@ -1,0 +1,62 @@
+"""Resumable state on disk: whole or not there, and known to be whole when it is read."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdd.errors import UserError
+from gdd.files import atomic_path, sha256
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointStore:
+    """The newest checkpoints of a run, named `<images>-<hash of the file>.pt`.
+
+    The hash in the name tells a damaged file from a whole one, whatever damaged it.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, images: int, payload: dict[str, Any]) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.folder / "writing.pt") as temporary:
+            torch.save(payload, temporary)
+            digest = sha256(temporary)
+        final = self.folder / f"{images:012d}-{digest[:16]}.pt"
+        (self.folder / "writing.pt").replace(final)
+        for old in self._newest_first()[self.keep :]:
+            old.unlink()
+        return final
+
+    def load_latest(self) -> dict[str, Any] | None:
+        """Return the newest whole checkpoint, on the CPU; None if there is none at all.
+
+        Raises:
+            UserError: there are checkpoints but every one is damaged.
+        """
+        candidates = self._newest_first()
+        for path in candidates:
+            if sha256(path)[:16] != path.stem.split("-")[1]:
+                log.warning("The checkpoint %s is damaged; trying the one before it.", path)
+                continue
+            payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return payload
+        if candidates:
+            raise UserError(f"Every checkpoint in {self.folder} is damaged; delete the folder to start again.")
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint."""
+        for path in self.folder.glob("*"):
+            path.unlink()
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*-*.pt"), reverse=True)

@@ -1,0 +1,154 @@
+"""How far a run is: a JSONL log, a live bar or plain lines, and a file that `gdd watch` reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from gdd.files import write_json
+
+PLAIN_INTERVAL = 10.0  # seconds between two lines where nobody watches
+WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
+
+
+def peak_memory() -> float:
+    """Return the most memory used so far, in MiB: the GPU's if there is one, else the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class TrainingProgress:
+    """Follows one run from `start` images to `total`.
+
+    Args:
+        name: what the run is called.
+        folder: receives `log.jsonl` (a line every `every` images) and `progress.json`.
+        every: images between two lines of the log.
+        seconds: training time spent before this start.
+    """
+
+    def __init__(self, name: str, folder: Path, *, start: int, total: int, every: int, seconds: float) -> None:
+        self.name = name
+        self.folder = folder
+        self.images = self.start = self._logged = start
+        self.total = total
+        self.every = every
+        self._began = time.monotonic() - seconds
+        self._start_seconds = seconds
+        self._sums: dict[str, float] = defaultdict(float)
+        self._steps = 0
+        self._latest: dict[str, float] = {}
+        self._watched = self._spoken = 0.0
+        _drop_lines_after(folder / "log.jsonl", start)
+        self._bar: Progress | None = None
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")]
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task(name, total=total, completed=start, facts="")
+            self._bar.start()
+
+    @property
+    def seconds(self) -> float:
+        """Training time in seconds, over all starts."""
+        return time.monotonic() - self._began
+
+    def step(self, images: int, scalars: dict[str, float]) -> None:
+        """Note that `images` have been seen, and the step's losses and counters."""
+        self.images = images
+        self._steps += 1
+        for key, value in scalars.items():
+            self._sums[key] += value
+        if images // self.every > self._logged // self.every or images >= self.total:
+            self._write_line()
+        now = time.monotonic()
+        if now - self._watched >= WATCH_INTERVAL:
+            self._watched = now
+            self.publish("running")
+        self._show(now)
+
+    def publish(self, status: str) -> None:
+        """Write `progress.json` for whoever watches; status is running, stopped, finished or failed."""
+        rate = self.rate()
+        facts = {
+            "name": self.name,
+            "status": status,
+            "images": self.images,
+            "total": self.total,
+            "images_per_second": round(rate, 2),
+            "seconds_left": round((self.total - self.images) / rate) if rate else None,
+            "losses": self._latest,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "updated": time.time(),
+        }
+        # A full disk must not end a run whose checkpoints still fit.
+        with contextlib.suppress(OSError):
+            write_json(self.folder / "progress.json", facts)
+
+    def rate(self) -> float:
+        """Return images per second since this start."""
+        elapsed = self.seconds - self._start_seconds
+        return (self.images - self.start) / elapsed if elapsed > 0 else 0.0
+
+    def close(self, status: str) -> None:
+        """Take the bar away and say how the run ended."""
+        self.publish(status)
+        if self._bar:
+            self._bar.stop()
+        print(
+            f"{self.name}: {status} at {self.images:,} of {self.total:,} images, {self.seconds:.1f} s.",
+            file=sys.stderr,
+        )
+
+    def _write_line(self) -> None:
+        self._latest = {key: value / self._steps for key, value in self._sums.items()}
+        line = {
+            "images": self.images,
+            **{key: float(f"{value:.6g}") for key, value in self._latest.items()},
+            "images_per_second": round(self.rate(), 2),
+            "seconds": round(self.seconds, 2),
+            "peak_memory_mib": round(peak_memory()),
+        }
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._sums.clear()
+        self._steps = 0
+        self._logged = self.images
+
+    def _show(self, now: float) -> None:
+        rate = self.rate()
+        left = (self.total - self.images) / rate if rate else 0.0
+        losses = " ".join(f"{key} {value:.3f}" for key, value in self._latest.items() if "loss" in key)
+        facts = f"{self.images:,}/{self.total:,} {rate:,.0f} img/s {losses} {left:,.0f} s left"
+        if self._bar:
+            self._bar.update(self._task, completed=self.images, facts=facts)
+        elif now - self._spoken >= PLAIN_INTERVAL:
+            self._spoken = now
+            print(f"{self.name}: {facts}", file=sys.stderr, flush=True)
+
+
+def _drop_lines_after(path: Path, images: int) -> None:
+    """Forget what an interrupted run logged beyond its last checkpoint: it will be logged again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut off
+            entry: dict[str, Any] = json.loads(line)
+            if entry["images"] <= images:
+                kept.append(line)
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

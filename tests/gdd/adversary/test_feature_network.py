@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone
+from gdd.errors import UserError
+from gdd.networks.classifier import SmallClassifier
+from gdd.networks.seeded import seeded_weights
+
+
+def classifier(architecture: str) -> SmallClassifier:
+    with seeded_weights(0):
+        net = SmallClassifier(architecture, 4, 1, 10, 8)
+        for _ in range(5):  # so that the running statistics are not trivial
+            net(torch.randn(32, 1, 8, 8) * 2 + 1)
+    for parameter in net.parameters():  # so that neither are the affine parts
+        parameter.data += 0.1
+    return net.eval()
+
+
+@pytest.mark.parametrize("architecture", ["plain", "residual"])
+def test_folding_batch_norm_leaves_the_taps_as_they_are(architecture: str) -> None:
+    net = classifier(architecture)
+    images = torch.rand(4, 1, 8, 8) * 2 - 1
+    expected = net.taps(images)
+    backbone = SmallBackbone(net)
+    assert backbone.channels == tuple(tap.shape[1] for tap in expected)
+    for tap, wanted in zip(backbone(images), expected, strict=True):
+        assert torch.allclose(tap, wanted, atol=1e-5)
+    if architecture == "plain":
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+def test_stays_frozen_and_in_eval_mode_but_passes_gradients_to_the_images() -> None:
+    backbone = SmallBackbone(classifier("residual"))
+    owner = nn.Sequential(backbone).train()
+    backbone.requires_grad_(True)
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    images = torch.randn(2, 1, 8, 8, requires_grad=True)
+    sum(tap.square().sum() for tap in owner(images)).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+class _Passing(FeatureNetwork):
+    def taps(self, prepared: Tensor) -> list[Tensor]:
+        return [self.frozen(prepared)]
+
+
+def test_normalises_and_resizes_as_its_backbone_wants() -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    network = _Passing(nn.Identity(), (3,), img_channels=3, resolution=24, mean=mean, std=std)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    in_unit_range = (images + 1) / 2
+    normalised = (in_unit_range - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    expected = functional.interpolate(normalised, size=(24, 24), mode="bilinear", align_corners=False)
+    assert torch.allclose(network(images)[0], expected, atol=1e-5)
+
+
+def test_small_backbones_take_signed_images_as_they_are() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    network = _Passing(nn.Identity(), (1,), img_channels=1, resolution=8)
+    assert network(images)[0] is images
+
+
+def test_wrong_channels_are_refused() -> None:
+    with pytest.raises(UserError, match="takes images of 1 channels"):
+        SmallBackbone(classifier("plain"))(torch.randn(2, 3, 8, 8))

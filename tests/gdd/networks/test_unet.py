@@ -1,0 +1,201 @@
+"""The U-Nets: names and shapes of EDM's checkpoints, and how a fresh network behaves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gdd.config.architecture import Architecture
+from gdd.config.record import parse
+from gdd.networks.layers import attend, downsample, positional_features, separable_filter, upsample
+from gdd.networks.preconditioning import Denoiser
+from gdd.networks.unet import build_unet
+
+TEACHERS = [
+    "edm-cifar10-32x32-uncond-ve",
+    "edm-cifar10-32x32-cond-ve",
+    "edm-cifar10-32x32-cond-vp",
+    "edm-ffhq-64x64-uncond-ve",
+    "edm-afhqv2-64x64-uncond-ve",
+    "edm-afhqv2-64x64-uncond-vp",
+    "edm-imagenet-64x64-cond-adm",
+]
+NCSNPP = {
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": (1, 3, 3, 1),
+}
+
+
+def tiny(model_type: str = "SongUNet", **changes: Any) -> Architecture:
+    values: dict[str, Any] = {
+        "model_type": model_type,
+        "img_resolution": 8,
+        "img_channels": 1,
+        "model_channels": 64 if model_type == "DhariwalUNet" else 16,
+        "channel_mult": (1, 2),
+        "num_blocks": 1,
+        "attn_resolutions": (4,),
+        **changes,
+    }
+    return Architecture(**values)
+
+
+VARIANTS = {"ddpmpp": tiny(), "ncsnpp": tiny(**NCSNPP), "adm": tiny("DhariwalUNet")}
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Give every parameter weight, so that no branch is hidden by its initialisation near zero."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return network.eval()
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_state_dict_is_that_of_the_published_checkpoint(golden: Path, teacher: str) -> None:
+    expected = json.loads((golden / "edm_teachers.json").read_text())[teacher]
+    with torch.device("meta"):
+        network = Denoiser(parse(Architecture, expected["arch"], teacher))
+    assert [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()] == list(
+        expected["tensors"].items()
+    )
+    assert [name for name, _ in network.named_buffers()] == expected["buffers"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected["n_params"]
+
+
+def test_every_teacher_is_tried(golden: Path) -> None:
+    assert sorted(json.loads((golden / "edm_teachers.json").read_text())) == sorted(TEACHERS)
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"), [({}, 748_737), (NCSNPP, 753_153)], ids=["ddpmpp", "ncsnpp"]
+)
+def test_parameters_of_the_digits_network(options: dict[str, Any], parameters: int) -> None:
+    with torch.device("meta"):
+        network = build_unet(tiny(model_channels=32, **options))
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("arch", VARIANTS.values(), ids=VARIANTS)
+def test_a_fresh_network_outputs_next_to_nothing(arch: Architecture) -> None:
+    torch.manual_seed(0)
+    output = build_unet(arch)(torch.randn(2, 1, 8, 8), torch.zeros(2))
+    assert output.shape == (2, 1, 8, 8)
+    assert output.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("arch", VARIANTS.values(), ids=VARIANTS)
+def test_every_parameter_is_used(arch: Architecture) -> None:
+    arch = arch.model_copy(update={"label_dim": 3, "augment_dim": 2})
+    network = randomised(build_unet(arch))
+    network(torch.randn(2, 1, 8, 8), torch.rand(2), torch.eye(3)[:2], torch.ones(2, 2)).sum().backward()
+    unused = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or parameter.grad.abs().max() == 0
+    ]
+    assert unused == []
+
+
+@pytest.mark.parametrize("arch", VARIANTS.values(), ids=VARIANTS)
+def test_bfloat16_activations_with_float32_weights(arch: Architecture) -> None:
+    network = randomised(build_unet(arch))
+    x, noise = torch.randn(2, 1, 8, 8), torch.zeros(2)
+    exact, rounded = network(x, noise), network(x.bfloat16(), noise)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_dropout_and_label_dropout_act_in_training_only() -> None:
+    network = randomised(build_unet(tiny(label_dim=2, dropout=0.5)))
+    inputs = (torch.randn(2, 1, 8, 8), torch.zeros(2), torch.eye(2))
+    assert torch.equal(network(*inputs), network(*inputs))
+    network.train()
+    assert not torch.equal(network(*inputs), network(*inputs))
+
+    network = randomised(build_unet(tiny(label_dim=2, label_dropout=0.999999)))
+    without = network(*inputs[:2], torch.zeros(2, 2))
+    assert not torch.allclose(network(*inputs), without)
+    assert torch.equal(network.train()(*inputs), without)
+
+
+def test_labels_must_fit_the_network() -> None:
+    unconditional, conditional = build_unet(tiny()), build_unet(tiny(label_dim=2))
+    x, noise = torch.randn(2, 1, 8, 8), torch.zeros(2)
+    assert torch.equal(unconditional(x, noise), unconditional(x, noise, torch.zeros(2, 0)))
+    with pytest.raises(ValueError, match="class_labels have 2 entries a row, the network takes 0"):
+        unconditional(x, noise, torch.eye(2))
+    with pytest.raises(ValueError, match="class_labels are missing"):
+        conditional(x, noise)
+    with pytest.raises(ValueError, match="augment_labels have 9 entries"):
+        unconditional(x, noise, None, torch.zeros(2, 9))
+
+
+def test_augmentation_vector_of_zeros_is_none() -> None:
+    network = randomised(build_unet(tiny(augment_dim=9)))
+    x, noise = torch.randn(2, 1, 8, 8), torch.zeros(2)
+    assert torch.equal(network(x, noise), network(x, noise, None, torch.zeros(2, 9)))
+
+
+@pytest.mark.parametrize("taps", [(1,), (1, 1), (1, 2, 1), (1, 3, 3, 1), (1, 4, 6, 4, 1), (1, 2, 3, 3, 2, 1)])
+def test_resampling_halves_and_doubles_and_keeps_a_constant(taps: tuple[int, ...]) -> None:
+    kernel, padding = separable_filter(taps), (len(taps) - 1) // 2
+    x = torch.full((1, 2, 16, 16), 3.0)
+    down, up = downsample(x, kernel, padding), upsample(x, kernel, padding)
+    assert down.shape == (1, 2, 8, 8)
+    assert up.shape == (1, 2, 32, 32)
+    torch.testing.assert_close(down[..., 2:-2, 2:-2], torch.full((1, 2, 4, 4), 3.0))
+    if len(taps) > 1:
+        torch.testing.assert_close(up[..., 4:-4, 4:-4].mean(), torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("taps", [(1, 2, 1), (1, 2, 3, 3, 2, 1)])
+def test_networks_of_other_filters_run(taps: tuple[int, ...]) -> None:
+    network = build_unet(tiny(**{**NCSNPP, "resample_filter": taps}))
+    assert network(torch.randn(1, 1, 8, 8), torch.zeros(1)).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_is_softmax_of_scaled_products(heads: int) -> None:
+    qkv = torch.randn(2, 3 * 8, 3, 3)
+    query, key, value = qkv.reshape(2 * heads, 8 // heads, 3, 9).unbind(2)
+    weights = torch.einsum("ncq,nck->nqk", query, key).div(math.sqrt(8 // heads)).softmax(dim=2)
+    expected = torch.einsum("nqk,nck->ncq", weights, value).reshape(2, 8, 3, 3)
+    torch.testing.assert_close(attend(qkv, heads), expected)
+
+
+def test_attention_has_second_derivatives_on_request() -> None:
+    qkv = torch.randn(1, 12, 2, 2, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        (gradient,) = torch.autograd.grad(attend(qkv, 1).square().sum(), qkv, create_graph=True)
+        gradient.square().sum().backward()
+    assert qkv.grad is not None
+    assert qkv.grad.abs().max() > 0
+
+
+def test_frequencies_end_at_a_ten_thousandth() -> None:
+    one = torch.ones(1)
+    with_end, without = (
+        positional_features(one, 16, endpoint=True),
+        positional_features(one, 16, endpoint=False),
+    )
+    torch.testing.assert_close(with_end[0, [8, 15]], torch.tensor([math.sin(1), math.sin(1e-4)]))
+    torch.testing.assert_close(without[0, 15], torch.tensor(math.sin(1e-4 ** (7 / 8))))
+
+
+def test_building_twice_from_one_seed_gives_the_same_bits() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_unet(VARIANTS["ncsnpp"]).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
