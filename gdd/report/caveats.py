@@ -45,7 +45,12 @@ def _blind_spot(setting: str, students: Sequence[Line], config: Config) -> Itera
         network = config.features.get(name)
         return network is not None and network.steps > 0 and network.dataset == record.dataset
 
-    seen = {name for line in students if line.kind in ("distributional", "both") for name in line.recipe["backbones"]}
+    seen = {
+        name
+        for line in students
+        if line.kind in ("distributional", "both")
+        for name in line.recipe["backbones"]
+    }
     shared = sorted(name for name in seen if learned(name))
     if shared and learned(judge):
         pixels = any("pixel_fid" in line.cells for line in students)
@@ -77,7 +82,9 @@ def _floor(lines: Sequence[Line], floor: Line | None) -> Iterator[Finding]:
 
 
 def _copies(students: Sequence[Line]) -> Iterator[Finding]:
-    measured = sorted((line for line in students if "nearest" in line.cells), key=lambda line: line.cells["nearest"].mean)
+    measured = sorted(
+        (line for line in students if "nearest" in line.cells), key=lambda line: line.cells["nearest"].mean
+    )
     if not measured:
         return
     low, high = amount(measured[0], "nearest"), amount(measured[-1], "nearest")
@@ -91,7 +98,9 @@ def _copies(students: Sequence[Line]) -> Iterator[Finding]:
         )
         return
     copies = [line for line in close if line.cells["nearest"].mean < COPIES]
-    what = "copies of training images" if copies else "closer to training images than fresh real images would be"
+    what = (
+        "copies of training images" if copies else "closer to training images than fresh real images would be"
+    )
     yield Finding(
         "turns" if copies else "open",
         f"Images of {listed([named(line, 'nearest') for line in copies or close])} are in the median {what} "

@@ -11,11 +11,14 @@ from gdd.report.style import COLUMNS
 from gdd.report.table import Cell, Line, cell_text
 
 
+FindingKind = Literal["holds", "turns", "open"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """A sentence on the numbers: the expected order holds, turns round, or the question stays open."""
 
-    kind: Literal["holds", "turns", "open"]
+    kind: FindingKind
     text: str
 
 

@@ -8,8 +8,10 @@ from gdd.experiments import Experiments
 from gdd.report.caveats import caveats
 from gdd.report.comparison import (
     Finding,
+    FindingKind,
     clearly_apart,
     listed,
+    margin,
     named,
     ranked,
     recipe_differences,
@@ -53,22 +55,17 @@ def _one_step_teacher(lines: Sequence[Line]) -> Iterator[Finding]:
             return
         worst = students[-1]
         ratio = teacher.cells["fid"].mean / worst.cells["fid"].mean
-        if clearly_apart(teacher.cells["fid"], worst.cells["fid"]) or worst.blocks == 1:
-            kind: str = "holds" if ratio > 1 else "turns"
-        else:
-            kind = "open"
+        apart = clearly_apart(teacher.cells["fid"], worst.cells["fid"])
+        # Without a known spread, only what is obvious counts.
+        if margin(teacher.cells["fid"], worst.cells["fid"]) is None:
+            apart = not 0.5 < ratio < 2
+        pair = f"{named(teacher, 'fid')} against {named(worst, 'fid')}"
         if ratio > 1:
-            yield Finding(
-                "holds" if kind == "holds" else "open",
-                f"At one step the teacher's FID is {times(ratio)} that of the worst student: "
-                f"{named(teacher, 'fid')} against {named(worst, 'fid')}.",
-            )
+            text = f"At one step the teacher's FID is {times(ratio)} that of the worst student: {pair}."
+            yield Finding("holds" if apart else "open", text)
         else:
-            yield Finding(
-                "turns" if kind == "turns" else "open",
-                f"At one step the teacher is no worse than every student: {named(teacher, 'fid')} against "
-                f"{named(worst, 'fid')}.",
-            )
+            text = f"At one step the teacher is no worse than every student: {pair}."
+            yield Finding("turns" if apart else "open", text)
 
 
 def _objectives(lines: Sequence[Line], column: str) -> Iterator[Finding]:
@@ -88,17 +85,19 @@ def _objectives(lines: Sequence[Line], column: str) -> Iterator[Finding]:
         )
         return
     if found.order == "ahead":
-        near, far, best, kind = ours[-1], theirs[0], ours[0], "holds"
+        kind: FindingKind = "holds"
+        near, far, best = ours[-1], theirs[0], ours[0]
         text = f"In {noun} every model with a distributional loss lies {'below' if low else 'above'} every purely "
         text += f"instance-based one; {best.title} leads" if len(ours) > 1 else "instance-based one"
     else:
-        near, far, best, kind = theirs[-1], ours[0], theirs[0], "turns"
-        text = f"In {noun} the order turns: {best.title}, instance-based, leads"
+        kind = "turns"
+        near, far, best = theirs[-1], ours[0], theirs[0]
+        text = f"In {noun} {'the order turns: ' if found.clear else ''}{best.title}, instance-based, leads"
     text += f". The closest pair is {named(near, column)} against {named(far, column)}"
     if low and near.cells[column].mean > 0:
         text += f", {times(far.cells[column].mean / near.cells[column].mean)} as much"
     if found.clear:
-        yield Finding("holds" if kind == "holds" else "turns", text + ".")
+        yield Finding(kind, text + ".")
     else:
         a, b = _least_clear(ours, theirs, column)
         yield Finding("open", f"{text}; but for {a.title} and {b.title} {within(a, b, column)}.")
@@ -123,15 +122,18 @@ def _frozen(lines: Sequence[Line]) -> Iterator[Finding]:
         other = min(free, key=lambda candidate: len(recipe_differences(line, candidate, "freeze")))
         both = f"Frozen layers: {named(line, 'fid')} against {named(other, 'fid')} in FID"
         if not clearly_apart(line.cells["fid"], other.cells["fid"]):
-            kind, text = "open", f"{both}; {within(line, other, 'fid')}."
+            kind: FindingKind = "open"
+            text = f"{both}; {within(line, other, 'fid')}."
         elif line.cells["fid"].mean < other.cells["fid"].mean:
-            kind, text = "holds", f"{both}: freezing does better, by more than twice the spread."
+            kind = "holds"
+            text = f"{both}: freezing does better, by more than twice the spread."
         else:
-            kind, text = "turns", f"{both}: freezing does worse, by more than twice the spread."
+            kind = "turns"
+            text = f"{both}: freezing does worse, by more than twice the spread."
         also = recipe_differences(line, other, "freeze")
         if also:
             text += f" They also differ in {listed(also)}, so this is not the effect of freezing alone."
-        yield Finding("holds" if kind == "holds" else "turns" if kind == "turns" else "open", text)
+        yield Finding(kind, text)
 
 
 def _teacher_and_students(lines: Sequence[Line]) -> Iterator[Finding]:

@@ -119,7 +119,9 @@ def cell_text(line: Line, column: str) -> CellText:
     if not COLUMNS[column].spread:
         return CellText(f"{cell.mean:,.{decimals}f}")
     return CellText(
-        f"{cell.mean:,.{decimals}f}", _spread(cell.sampling_std, decimals), _spread(cell.training_std, decimals)
+        f"{cell.mean:,.{decimals}f}",
+        _spread(cell.sampling_std, decimals),
+        _spread(cell.training_std, decimals),
     )
 
 

@@ -72,9 +72,7 @@ def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: s
     cells |= _cells({"evaluations": [found.get("evaluations") for found in metrics]})
     blocks = max(_blocks(snapshot) for snapshot in snapshots)
     if row.teacher_steps is not None:
-        return Line(
-            row.title, row.setting, "teacher", cells, blocks=blocks, teacher_steps=row.teacher_steps
-        )
+        return Line(row.title, row.setting, "teacher", cells, blocks=blocks, teacher_steps=row.teacher_steps)
     runs = [read_run(results, run, target) for run in row.runs]
     parameters = runs[0].get("parameters") or {}
     cells |= _cells(
