@@ -79,9 +79,7 @@ def reference(out: Path, data: Path, judge: Path | None) -> None:
 
     array = ImageArray.open(data)
     extractor = make_extractor(judge, array)
-    made = build_reference(
-        array.images, extractor, dataset=array.name, dataset_sha256=array.sha256, path=out
-    )
+    made = build_reference(array.images, extractor, dataset=array.name, dataset_sha256=array.sha256, path=out)
     _say(f"{out}: {made.description.count:,} images, real-against-real FID {made.description.floor.fid}")
 
 
@@ -197,6 +195,88 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     _say(f"{out}: FID {metrics['final']['mean']['fid']:.3f} with {metrics['evaluations']} evaluations.")
 
 
+def _configured(command: Any) -> Any:
+    """Add the options that say where configuration and results lie."""
+    for option in (
+        click.option("--config", "folder", type=FILE, default=Path("config"), show_default=True),
+        click.option("--extra", type=FILE, multiple=True, help="Further configuration folder, repeatable."),
+        click.option("--results", type=FILE, default=Path("results"), show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def _experiments(folder: Path, extra: tuple[Path, ...]) -> Any:
+    from gdd.config.load import load_config
+    from gdd.experiments import Experiments
+
+    return Experiments(load_config(folder, extra))
+
+
+@cli.command()
+@click.argument("name")
+@_configured
+def table(name: str, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
+    """Make the table of the ablation NAME as CSV, Markdown, LaTeX and JSON."""
+    from gdd.report.tables import build_table, write_table
+
+    write_table(build_table(_experiments(folder, extra), name, results), results / "tables")
+
+
+@cli.command()
+@click.argument("kind", type=click.Choice(["curve", "samples"]))
+@click.argument("name")
+@_configured
+def figure(kind: str, name: str, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
+    """Draw the curve or the samples of the ablation NAME as PNG and PDF."""
+    from gdd.report.curves import plot_curve
+    from gdd.report.samples import plot_samples
+
+    plot = plot_curve if kind == "curve" else plot_samples
+    plot(_experiments(folder, extra), name, results, results / "figures" / f"{name}-{kind}")
+
+
+@cli.command()
+@click.argument("target")
+@click.argument("out", type=FILE)
+@_configured
+def page(target: str, out: Path, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
+    """Write the self-contained page of a TARGET of config.yaml to OUT (html)."""
+    from gdd.report.site import write_site
+
+    write_site(_experiments(folder, extra), target, results, out)
+
+
+@cli.command()
+@_configured
+def check(folder: Path, extra: tuple[Path, ...], results: Path) -> None:  # noqa: ARG001
+    """Check the whole configuration, and say what it adds up to."""
+    experiments = _experiments(folder, extra)
+    runs = {run for rows in experiments.tables.values() for row in rows for run in row.runs}
+    click.echo(f"{len(experiments.tables)} tables of {len(runs)} runs, all in order.")
+
+
+@cli.command()
+@click.argument("folder", type=FILE, default=Path("config/schema"))
+def schema(folder: Path) -> None:
+    """Write the JSON schemas of the configuration files to FOLDER."""
+    from gdd.config.load import write_schemas
+
+    for path in write_schemas(folder):
+        click.echo(path)
+
+
+@cli.command()
+@click.argument("results", type=FILE, default=Path("results"))
+@click.option("--once", is_flag=True, help="Print one table and end.")
+@click.option("--interval", type=float, default=2.0, show_default=True, help="Seconds between updates.")
+def watch(results: Path, once: bool, interval: float) -> None:
+    """Show every run below RESULTS live, wherever it is being trained."""
+    from gdd.watch import watch as show
+
+    show(results, once=once, interval=interval)
+
+
 def _references(
     evaluation: str, data: Path, judge: Path, judge_reference: Path, pixel_reference: Path | None
 ) -> tuple[Any, Any]:
@@ -233,7 +313,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        _fail(f"{error.strerror}: {error.filename or 'while writing'}; make room or change the place.", FAILED)
+        _fail(
+            f"{error.strerror}: {error.filename or 'while writing'}; make room or change the place.", FAILED
+        )
 
 
 def _fail(sentence: str, status: int) -> None:

@@ -38,6 +38,7 @@ class Config:
     methods: Mapping[str, Method]
     ablations: Mapping[str, Ablation]
     files: Mapping[tuple[str, str], Path]
+    roots: tuple[Path, ...]  # the folders all this was read from, the one with config.yaml first
 
     def where(self, kind: str, name: str) -> str:
         """Return the file that holds the record, for a message."""
@@ -52,7 +53,8 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
     """
     files: dict[tuple[str, str], Path] = {}
     records: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
-    for root in [Path(folder), *map(Path, extra)]:
+    roots = (Path(folder), *map(Path, extra))
+    for root in roots:
         if not root.is_dir():
             raise UserError(f"The configuration folder {root} does not exist.")
         for kind, record in KINDS.items():
@@ -63,7 +65,7 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
                 records[kind][path.stem] = parse(record, read_yaml(path), path)
     project_file = Path(folder) / "config.yaml"
     project = parse(Project, read_yaml(project_file), project_file)
-    config = Config(project=project, files=files, **records)
+    config = Config(project=project, files=files, roots=roots, **records)
     _check_names(config, project_file)
     return config
 
@@ -76,7 +78,9 @@ def known(config: Config, kind: str, name: str, where: str, key: str) -> Any:
     """
     records: Mapping[str, Any] = getattr(config, kind)
     if name not in records:
-        raise UserError(f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {', '.join(records)}.")
+        raise UserError(
+            f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {', '.join(records)}."
+        )
     return records[name]
 
 
@@ -93,11 +97,17 @@ def _check_names(config: Config, project_file: Path) -> None:
     for name, ablation in config.ablations.items():
         for setting_name in ablation.setting_names():
             known(config, "settings", setting_name, config.where("ablations", name), "setting")
-    for target, names in config.project.targets.items():
-        for name in names:
-            known(config, "ablations", name, str(project_file), f"targets.{target}")
-        if target in config.ablations and target not in names:
-            raise UserError(f"{project_file}: the target '{target}' has the name of an ablation; rename one.")
+    pages: dict[str, str] = {}
+    for name, target in config.project.targets.items():
+        for table in target.tables:
+            known(config, "ablations", table, str(project_file), f"targets.{name}.tables")
+        if name in config.ablations:
+            raise UserError(f"{project_file}: the target '{name}' has the name of an ablation; rename one.")
+        if target.page in pages:
+            raise UserError(
+                f"{project_file}: '{name}' and '{pages[target.page]}' have the same page; rename one."
+            )
+        pages[target.page] = name
 
 
 def write_schemas(folder: Path) -> list[Path]:
@@ -116,5 +126,7 @@ def parse_record(kind: type[RecordT], text_or_file: str) -> RecordT:
         try:
             return parse(kind, json.loads(text_or_file), "command line")
         except json.JSONDecodeError as error:
-            raise UserError(f"command line: the {kind.__name__.lower()} is not valid JSON ({error}).") from None
+            raise UserError(
+                f"command line: the {kind.__name__.lower()} is not valid JSON ({error})."
+            ) from None
     return parse(kind, read_yaml(Path(text_or_file)), text_or_file)

@@ -66,7 +66,9 @@ class Objective(Record):
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
         if self.distributional is None and self.instance is None:
-            raise ValueError("an objective needs 'distributional' (softplus, hinge), 'instance' (direct) or both")
+            raise ValueError(
+                "an objective needs 'distributional' (softplus, hinge), 'instance' (direct) or both"
+            )
         return self
 
 

@@ -142,8 +142,16 @@ class Ablation(Record):
         return self.settings or (self.setting or "",)
 
 
+class Target(Record):
+    """A page and the tables on it."""
+
+    title: str
+    page: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # results/site/<page>.html
+    tables: tuple[str, ...]  # names of ablations
+
+
 class Project(Record):
     """`config.yaml`: what the targets build."""
 
     seeds: tuple[Seed, ...]
-    targets: dict[str, tuple[str, ...]]  # target -> ablations
+    targets: dict[str, Target]

@@ -44,12 +44,14 @@ class ImageArray:
 
     @classmethod
     def open(cls, folder: str | Path) -> ImageArray:
-        """Open what `write` wrote, without reading the images.
+        """Open what `write` wrote, by its folder or its dataset.json, without reading the images.
 
         Raises:
             UserError: a file is missing, or the parts do not fit together.
         """
         folder = Path(folder)
+        if folder.name == "dataset.json":
+            folder = folder.parent
         description = read_json(folder / "dataset.json")
         try:
             images = np.load(folder / "images.npy", mmap_mode="r")

@@ -37,9 +37,7 @@ def solve(
     """Return the teacher's images `[B, C, H, W]` for unit noise `z`, as a sampler's record says."""
     churn = Churn(sampler.churn, sampler.churn_min, sampler.churn_max, sampler.churn_noise)
     stochastic = churn if sampler.churn > 0 else None
-    return heun_sample(
-        denoiser, z, class_labels, steps=sampler.steps, churn=stochastic, noise=noise_source
-    )
+    return heun_sample(denoiser, z, class_labels, steps=sampler.steps, churn=stochastic, noise=noise_source)
 
 
 def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, count: int) -> Tensor:

@@ -12,7 +12,7 @@ from gdd.config.architecture import Architecture
 from gdd.config.recipe import TeacherRecipe
 from gdd.data.image_array import EpochOrder, ImageArray, to_signed
 from gdd.diffusion.loss import edm_loss
-from gdd.files import write_json
+from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.seeded import derived_seed, seeded_weights
@@ -109,7 +109,7 @@ def train_teacher(
     *,
     checkpoint_every: int | None = None,
 ) -> None:
-    """Train a teacher in `folder` and publish `model.safetensors`, `teacher.json` and `log.jsonl` there.
+    """Train a teacher in `folder` and publish model.safetensors, model.json, teacher.json and log.jsonl.
 
     The same call resumes an interrupted training.
 
@@ -142,5 +142,7 @@ def train_teacher(
                 "environment": environment(),
             }
             write_json(run.state / "teacher.json", facts)
+            # Small, and equal whenever the weights are: what depends on the teacher watches this file.
+            write_json(run.state / "model.json", {"sha256": sha256(run.state / "model.safetensors")})
             run.finish()
-        run.publish(["model.safetensors", "teacher.json", "log.jsonl"])
+        run.publish(["model.safetensors", "model.json", "teacher.json", "log.jsonl"])

@@ -39,7 +39,10 @@ class Inputs:
 
     def hashes(self, data: ImageArray) -> dict[str, str]:
         """Return the content hash of every input; they decide the weights as the recipe does."""
-        files = {"teacher": self.teacher, **{f"backbone {name}": path for name, path in self.backbones.items()}}
+        files = {
+            "teacher": self.teacher,
+            **{f"backbone {name}": path for name, path in self.backbones.items()},
+        }
         if self.pairs:
             files["pairs"] = self.pairs
         return {"data": data.sha256, **{name: sha256(path) for name, path in files.items()}}
@@ -141,7 +144,9 @@ def _discriminator(
         return None
     missing = [name for name in recipe.backbones if name not in inputs.backbones]
     if missing:
-        raise UserError(f"The recipe's backbone '{missing[0]}' was given no file; pass --backbone {missing[0]}=FILE.")
+        raise UserError(
+            f"The recipe's backbone '{missing[0]}' was given no file; pass --backbone {missing[0]}=FILE."
+        )
     return build_discriminator(
         load_backbones({name: inputs.backbones[name] for name in recipe.backbones}),
         head=recipe.heads.kind,

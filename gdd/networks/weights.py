@@ -15,7 +15,9 @@ from gdd.errors import UserError
 from gdd.files import atomic_path
 
 
-def save_weights(path: str | Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
+def save_weights(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]
+) -> None:
     """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
@@ -35,7 +37,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     except FileNotFoundError:
         raise UserError(f"The weights {path} do not exist.") from None
     except SafetensorError as error:
-        raise UserError(f"The weights {path} cannot be read ({error}); delete the file and make it again.") from None
+        raise UserError(
+            f"The weights {path} cannot be read ({error}); delete the file and make it again."
+        ) from None
     if header is None:
         raise UserError(f"{path} is a safetensors file without a description from gdd; import it first.")
     return tensors, json.loads(header)

@@ -57,9 +57,10 @@ def _blind_spot(setting: str, students: Sequence[Line], config: Config) -> Itera
         remedy = " Distances in raw pixels do not share that blind spot, so read them beside the others."
         yield Finding(
             "open",
-            f"The discriminator looks through a classifier of these images ({listed(shared)}), and the judge of "
-            f"FID, precision and recall is a classifier of the same images ({judge}). What classifiers of this "
-            f"data overlook, both overlook, which favours a distributional loss.{remedy if pixels else ''}",
+            f"The discriminator looks through a classifier of these images ({listed(shared)}), and the judge "
+            f"of FID, precision and recall is a classifier of the same images ({judge}). What classifiers of "
+            f"this data overlook, both overlook, which favours a distributional loss."
+            f"{remedy if pixels else ''}",
         )
 
 
@@ -115,8 +116,8 @@ def _seeds(students: Sequence[Line]) -> Iterator[Finding]:
         whom = "" if not several else f" ({listed([line.title for line in single])})"
         yield Finding(
             "open",
-            f"One training seed proves nothing about the method{whom}: the spreads say how a number varies with "
-            "the latents, not how it would vary if the training were repeated.",
+            f"One training seed proves nothing about the method{whom}: the spreads say how a number varies "
+            "with the latents, not how it would vary if the training were repeated.",
         )
     parts = [
         f"{cell.training_std:.2f} for {line.title} ({cell.seeds} seeds)"

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from gdd.report.style import COLUMNS
 from gdd.report.table import Cell, Line, cell_text
 
-
 FindingKind = Literal["holds", "turns", "open"]
 
 

@@ -87,8 +87,8 @@ def _objectives(lines: Sequence[Line], column: str) -> Iterator[Finding]:
     if found.order == "ahead":
         kind: FindingKind = "holds"
         near, far, best = ours[-1], theirs[0], ours[0]
-        text = f"In {noun} every model with a distributional loss lies {'below' if low else 'above'} every purely "
-        text += f"instance-based one; {best.title} leads" if len(ours) > 1 else "instance-based one"
+        text = f"In {noun} every model with a distributional loss lies {'below' if low else 'above'} "
+        text += "every purely instance-based one" + (f"; {best.title} leads" if len(ours) > 1 else "")
     else:
         kind = "turns"
         near, far, best = theirs[-1], ours[0], theirs[0]

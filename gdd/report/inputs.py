@@ -9,8 +9,6 @@ from gdd.errors import UserError
 from gdd.experiments import Run, TableRow
 from gdd.files import read_json
 
-TABLE_ENDINGS = ("csv", "md", "tex", "json")
-
 
 def require(results: Path, relative: str, target: str) -> Path:
     """Return `results/relative`.
@@ -68,7 +66,7 @@ def table_file(name: str, ending: str) -> str:
 
 def curve_stem(name: str) -> str:
     """Return where a table's curve lies, below `results/`, without the ending."""
-    return f"figures/{name}"
+    return f"figures/{name}-curve"
 
 
 def samples_stem(name: str) -> str:

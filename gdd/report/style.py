@@ -19,7 +19,7 @@ TEACHER = ("#000000", "#6e6e6e", "#9a9a9a")  # black first, then greys for furth
 FLOOR = "#6e6e6e"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))  # tells rows of one method apart
 WIDTH = 8.0  # inches: the reading width of the site and of a page, so that points are points
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "font.size": 12,
     "axes.labelsize": 12,
     "axes.titlesize": 12,

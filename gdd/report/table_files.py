@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gdd.files import write_json, write_text
-from gdd.report.inputs import TABLE_ENDINGS
 from gdd.report.style import COLUMNS, column_title
 from gdd.report.table import Table, cell_text, headings, leads
+from gdd.targets import TABLE_ENDINGS
 
 _LATEX = {
     "\\": r"\textbackslash{}",

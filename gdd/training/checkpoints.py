@@ -50,7 +50,9 @@ class CheckpointStore:
             payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return payload
         if candidates:
-            raise UserError(f"Every checkpoint in {self.folder} is damaged; delete the folder to start again.")
+            raise UserError(
+                f"Every checkpoint in {self.folder} is damaged; delete the folder to start again."
+            )
         return None
 
     def clear(self) -> None:

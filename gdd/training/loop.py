@@ -66,9 +66,7 @@ def train(
         seconds = saved["seconds"]
     last_checkpoint = start = trainee.images
 
-    progress = TrainingProgress(
-        name, run.state, start=start, total=total, every=log_every, seconds=seconds
-    )
+    progress = TrainingProgress(name, run.state, start=start, total=total, every=log_every, seconds=seconds)
     status = "failed"
     try:
         with StopRequest() as stop:

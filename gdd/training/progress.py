@@ -40,7 +40,9 @@ class TrainingProgress:
         seconds: training time spent before this start.
     """
 
-    def __init__(self, name: str, folder: Path, *, start: int, total: int, every: int, seconds: float) -> None:
+    def __init__(
+        self, name: str, folder: Path, *, start: int, total: int, every: int, seconds: float
+    ) -> None:
         self.name = name
         self.folder = folder
         self.images = self.start = self._logged = start

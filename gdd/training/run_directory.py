@@ -92,7 +92,9 @@ class RunDirectory:
                 if time.monotonic() >= deadline:
                     os.close(self._lock)
                     self._lock = None
-                    raise UserError(f"The run {self.folder} is being trained by {owner}; end it first.") from None
+                    raise UserError(
+                        f"The run {self.folder} is being trained by {owner}; end it first."
+                    ) from None
                 if not told:
                     log.warning("The run %s is being trained by %s; waiting for it.", self.folder, owner)
                     told = True

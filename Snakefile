@@ -1,0 +1,63 @@
+# What a person can ask for: demo, all, one target per ablation, tables, figures.
+from snakemake.utils import min_version
+
+from gdd.config.load import load_config
+from gdd.experiments import Experiments
+from gdd.targets import Targets
+
+min_version("9.10")
+
+# `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
+# `--config folder=FOLDER` replaces config/.
+targets = Targets(
+    Experiments(load_config(config.get("folder", "config"), config.get("extra", "").split()))
+)
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    name="[^/]+",
+    teacher="[^/]+",
+    setting="[^/]+",
+    run="[^/]+",
+    seed="[0-9]+",
+    steps="[0-9]+",
+    pairs="[0-9]+",
+    table="[^/]+",
+    page="[^/]+",
+
+
+include: "workflow/rules/datasets.smk"
+include: "workflow/rules/teachers.smk"
+include: "workflow/rules/distill.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+for page in targets.pages():
+
+    rule:
+        name:
+            page
+        default_target: page == "all"
+        input:
+            targets.page(page),
+
+
+for ablation in targets.ablations():
+
+    rule:
+        name:
+            ablation
+        input:
+            targets.of_ablation(ablation),
+
+
+rule tables:
+    input:
+        [file for ablation in targets.ablations() for file in targets.table_files(ablation)],
+
+
+rule figures:
+    input:
+        [file for ablation in targets.ablations() for file in targets.figure_files(ablation)],

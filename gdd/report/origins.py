@@ -1,0 +1,91 @@
+"""Where the numbers of a page come from: runs, their cost and their hashes, as plain text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gdd.experiments import Experiments, Run, TableRow
+from gdd.report.inputs import read_input, read_run
+
+
+def describe_runs(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
+    """Return every run of the tables `names` once: title, facts, sessions, provenance and recipe.
+
+    Raises:
+        UserError: a file of a run is missing or belongs to another recipe.
+    """
+    found: dict[str, tuple[Run, list[str]]] = {}
+    for name in names:
+        for row in experiments.rows(name):
+            for run in row.runs:
+                tables = found.setdefault(run.folder, (run, []))[1]
+                if name not in tables:
+                    tables.append(name)
+    return [_run(results, run, tables) for run, tables in found.values()]
+
+
+def _run(results: Path, run: Run, tables: list[str]) -> dict[str, Any]:
+    data = read_run(results, run, tables[0])
+    metrics = read_input(results, f"{run.folder}/metrics.json", tables[0])
+    parameters = data.get("parameters") or {}
+    facts = {
+        "Seed": run.seed,
+        "Images": _count(data.get("images")),
+        "Seconds": _count(data.get("seconds")),
+        "Peak memory": _count(data.get("peak_memory_mib"), " MiB"),
+        "Parameters": _count(parameters.get("total")),
+        "Trainable": _count(parameters.get("trainable")),
+        "Frozen": _count(parameters.get("frozen")),
+        "Frozen tensors": len(data["frozen"]) if "frozen" in data else None,
+        "Recipe hash": data.get("recipe_hash"),
+        "Folder": run.folder,
+        "In tables": ", ".join(tables),
+    }
+    sessions = data.get("sessions") or []
+    return {
+        "title": f"{run.id}, seed {run.seed}",
+        "setting": run.setting,
+        "facts": {key: value for key, value in facts.items() if value not in (None, "")},
+        "sessions": [_flat(session) for session in sessions],
+        "provenance": _flat(metrics.get("provenance") or {}),
+        "recipe": yaml.safe_dump(data["recipe"], sort_keys=False, width=90, allow_unicode=True),
+    }
+
+
+def describe_teachers(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
+    """Return what is known about the teacher at each number of steps, once each.
+
+    Raises:
+        UserError: a metrics file is missing.
+    """
+    found: dict[str, tuple[TableRow, str]] = {}
+    for name in names:
+        for row in experiments.rows(name):
+            if row.teacher_steps is not None:
+                found.setdefault(row.metrics()[0], (row, name))
+    return [
+        {
+            "title": f"{row.teacher}, {row.teacher_steps} step{'' if row.teacher_steps == 1 else 's'}",
+            "setting": row.setting,
+            "provenance": _flat(read_input(results, path, name).get("provenance") or {}),
+        }
+        for path, (row, name) in found.items()
+    ]
+
+
+def _count(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:,.0f}{unit}"
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, str]:
+    """Write values as text, inner mappings and lists as JSON."""
+    return {
+        key.replace("_", " "): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in data.items()
+        if value is not None
+    }

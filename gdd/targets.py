@@ -1,0 +1,210 @@
+"""What the workflow's rules ask of the configuration: the files of a target, the parameters of a file.
+
+Paths are relative to the project's root. Methods that take `wildcards` take whatever has the named parts of
+an output's path as attributes, as Snakemake's wildcards do.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gdd.config.recipe import Recipe
+from gdd.config.records import Setting
+from gdd.experiments import Experiments, TableRow
+
+FIGURE_ENDINGS = ("png", "pdf")
+TABLE_ENDINGS = ("csv", "md", "tex", "json")
+
+
+class Targets:
+    """Answers for one configuration."""
+
+    def __init__(self, experiments: Experiments) -> None:
+        self.experiments = experiments
+        self.config = experiments.config
+
+    # What a person asks for
+
+    def ablations(self) -> list[str]:
+        """Return the name of every ablation, each of which is a target."""
+        return list(self.config.ablations)
+
+    def pages(self) -> list[str]:
+        """Return the name of every target in config.yaml."""
+        return list(self.config.project.targets)
+
+    def of_ablation(self, name: str) -> list[str]:
+        """Return an ablation's table and figures."""
+        return [*self.table_files(name), *self.figure_files(name)]
+
+    def page(self, target: str) -> str:
+        """Return the page of a target of config.yaml."""
+        return f"results/site/{self.config.project.targets[target].page}.html"
+
+    def table_files(self, name: str) -> list[str]:
+        """Return an ablation's table in every format."""
+        return [f"results/tables/{name}.{ending}" for ending in TABLE_ENDINGS]
+
+    def figure_files(self, name: str) -> list[str]:
+        """Return an ablation's figures in every format."""
+        stems = [f"{name}-samples"]
+        if self.config.ablations[name].curve:
+            stems.append(f"{name}-curve")
+        return [f"results/figures/{stem}.{ending}" for stem in stems for ending in FIGURE_ENDINGS]
+
+    # Data sets, feature networks, teachers
+
+    def dataset_record(self, wildcards: Any) -> str:
+        """Return a data set's record as JSON."""
+        return self.config.datasets[wildcards.dataset].canonical()
+
+    def features_record(self, wildcards: Any) -> str:
+        """Return a feature network's record as JSON."""
+        return self.config.features[wildcards.name].canonical()
+
+    def features_data(self, wildcards: Any) -> str:
+        """Return the data set a feature network is trained on."""
+        return dataset_file(self.config.features[wildcards.name].dataset)
+
+    def teacher_record(self, wildcards: Any) -> str:
+        """Return a teacher's record as JSON."""
+        return self.config.teachers[wildcards.teacher].canonical()
+
+    def teacher_data(self, wildcards: Any) -> str:
+        """Return the data set a teacher is trained on."""
+        return dataset_file(self.config.teachers[wildcards.teacher].dataset)
+
+    # Runs
+
+    def recipe(self, wildcards: Any) -> Recipe:
+        """Return the recipe of a run."""
+        return self.experiments.find(wildcards.setting, wildcards.run)
+
+    def recipe_json(self, wildcards: Any) -> str:
+        """Return the recipe of a run as JSON."""
+        return self.recipe(wildcards).canonical()
+
+    def run_teacher(self, wildcards: Any) -> str:
+        """Return the weights a run starts from."""
+        return f"results/teachers/{self.recipe(wildcards).teacher}/model.safetensors"
+
+    def run_teacher_identity(self, wildcards: Any) -> str:
+        """Return the small file that changes only when the teacher's weights do."""
+        return f"results/teachers/{self.recipe(wildcards).teacher}/model.json"
+
+    def run_data(self, wildcards: Any) -> str:
+        """Return the data set a run trains on."""
+        return dataset_file(self.recipe(wildcards).dataset)
+
+    def run_backbones(self, wildcards: Any) -> list[str]:
+        """Return the feature networks that a run's discriminator looks through."""
+        recipe = self.recipe(wildcards)
+        names = recipe.backbones if recipe.objective.distributional else ()
+        return [f"results/features/{name}.safetensors" for name in names]
+
+    def run_pairs(self, wildcards: Any) -> list[str]:
+        """Return the solved pairs that a run imitates, if it does."""
+        recipe = self.recipe(wildcards)
+        if recipe.objective.instance is None or recipe.objective.pairs == 0:
+            return []
+        steps, count = recipe.teacher_sampler.steps, recipe.objective.pairs
+        return [f"results/pairs/{recipe.teacher}/steps{steps}-{count}.safetensors"]
+
+    # Evaluation
+
+    def setting(self, wildcards: Any) -> Setting:
+        """Return the setting of a file."""
+        return self.config.settings[wildcards.setting]
+
+    def evaluation(self, wildcards: Any) -> str:
+        """Return how a setting is judged, as JSON."""
+        return self.setting(wildcards).evaluation.canonical()
+
+    def reference_data(self, wildcards: Any) -> str:
+        """Return the data set that a setting's generators are compared with."""
+        return dataset_file(self.setting(wildcards).dataset)
+
+    def judge(self, wildcards: Any) -> str:
+        """Return the feature network that judges a setting."""
+        return f"results/features/{self.setting(wildcards).evaluation.extractor}.safetensors"
+
+    def judge_reference(self, wildcards: Any) -> str:
+        """Return the judge's features of the setting's data set."""
+        setting = self.setting(wildcards)
+        return f"results/references/{setting.dataset}/{setting.evaluation.extractor}.npz"
+
+    def pixel_reference(self, wildcards: Any) -> list[str]:
+        """Return the pixels of the setting's data set as a reference, if the setting asks for it."""
+        setting = self.setting(wildcards)
+        return [f"results/references/{setting.dataset}/pixels.npz"] if setting.evaluation.pixels else []
+
+    def sampler(self, wildcards: Any) -> str:
+        """Return the teacher's sampler at the number of steps in a file's name, as JSON."""
+        sampler = self.setting(wildcards).teacher_sampler
+        return sampler.model_copy(update={"steps": int(wildcards.steps)}).canonical()
+
+    # Tables, figures, pages
+
+    def rows(self, name: str) -> list[TableRow]:
+        """Return the lines of an ablation's table."""
+        return self.experiments.tables[name]
+
+    def table_inputs(self, wildcards: Any) -> list[str]:
+        """Return the small files a table is made of."""
+        files = []
+        for row in self.rows(wildcards.table):
+            files += [f"results/{path}" for path in row.metrics()]
+            files += [f"results/{run.folder}/run.json" for run in row.runs]
+        return list(dict.fromkeys(files))
+
+    def sample_inputs(self, wildcards: Any) -> list[str]:
+        """Return the images that a grid of samples shows."""
+        files = []
+        for row in self.rows(wildcards.table):
+            if row.teacher_steps is not None:
+                files.append(
+                    f"results/teachers/{row.teacher}/samples/{row.setting}-steps{row.teacher_steps}.npz"
+                )
+            elif row.runs:
+                files.append(f"results/{row.runs[0].folder}/samples")
+        return list(dict.fromkeys(files))
+
+    def table_params(self, wildcards: Any) -> str:
+        """Return all of the configuration that a table or figure shows, as JSON."""
+        name = wildcards.table
+        methods = {row.method for row in self.rows(name) if row.method}
+        shown = {
+            "ablation": json.loads(self.config.ablations[name].canonical()),
+            "methods": {method: self.config.methods[method].canonical() for method in sorted(methods)},
+        }
+        return json.dumps(shown, sort_keys=True)
+
+    def config_options(self, wildcards: Any) -> str:  # noqa: ARG002
+        """Return the options that make `gdd` read the configuration that the workflow reads."""
+        first, *extra = self.config.roots
+        return " ".join([f"--config {first}", *(f"--extra {folder}" for folder in extra)])
+
+    def page_params(self, wildcards: Any) -> str:
+        """Return the part of config.yaml that a page shows, as JSON."""
+        return self.config.project.targets[self.page_target(wildcards)].canonical()
+
+    def page_target(self, wildcards: Any) -> str:
+        """Return the target that a page belongs to."""
+        pages = {target.page: name for name, target in self.config.project.targets.items()}
+        return pages[wildcards.page]
+
+    def page_inputs(self, wildcards: Any) -> list[str]:
+        """Return the tables and figures a page shows, and the runs it tells of."""
+        files = []
+        for name in self.config.project.targets[self.page_target(wildcards)].tables:
+            files += self.of_ablation(name)
+            for row in self.rows(name):
+                files += [f"results/{path}" for path in row.metrics()]
+                files += [f"results/{run.folder}/run.json" for run in row.runs]
+        return list(dict.fromkeys(files))
+
+
+def dataset_file(name: str) -> str:
+    """Return the small file that is written last when a data set is prepared and holds its hash."""
+    return f"results/datasets/{name}/dataset.json"

@@ -1,0 +1,39 @@
+# Teacher + image array -> run.
+#
+# Only what a finished run leaves is declared: Snakemake deletes declared outputs when a job starts or fails,
+# while the state in <run>/state/ has to survive so that the same job resumes.
+
+
+rule distill:
+    input:
+        data=targets.run_data,
+        # Weights are watched through the small file that holds their hash, never through their time stamp.
+        teacher=ancient(targets.run_teacher),
+        teacher_identity=targets.run_teacher_identity,
+        backbones=targets.run_backbones,
+        pairs=targets.run_pairs,
+    output:
+        facts="results/runs/{setting}/{run}/seed{seed}/run.json",
+        progress="results/runs/{setting}/{run}/seed{seed}/log.jsonl",
+        snapshots=directory("results/runs/{setting}/{run}/seed{seed}/snapshots"),
+        samples=directory("results/runs/{setting}/{run}/seed{seed}/samples"),
+    log:
+        "results/logs/runs/{setting}/{run}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/runs/{setting}/{run}/seed{seed}.tsv"
+    params:
+        folder=subpath(output.facts, parent=True),
+        recipe=targets.recipe_json,
+        backbones=lambda wildcards, input: [f"--backbone {file}" for file in input.backbones],
+        pairs=lambda wildcards, input: [f"--pairs {file}" for file in input.pairs],
+    conda:
+        "gdd"
+    threads: 1
+    priority: 50
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    shell:
+        "gdd --log {log} --threads {threads} distill {params.folder} --seed {wildcards.seed}"
+        " --recipe {params.recipe:q} --teacher {input.teacher} --data {input.data}"
+        " {params.backbones} {params.pairs}"

@@ -1,0 +1,65 @@
+# Snapshots -> metrics.
+
+
+rule evaluate_run:
+    input:
+        facts="results/runs/{setting}/{run}/seed{seed}/run.json",
+        snapshots="results/runs/{setting}/{run}/seed{seed}/snapshots",
+        data=targets.reference_data,
+        judge=targets.judge,
+        judge_reference=targets.judge_reference,
+        pixel_reference=targets.pixel_reference,
+    output:
+        "results/runs/{setting}/{run}/seed{seed}/metrics.json",
+    log:
+        "results/logs/runs/{setting}/{run}/seed{seed}.evaluation.log",
+    benchmark:
+        "results/benchmarks/runs/{setting}/{run}/seed{seed}.evaluation.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+        evaluation=targets.evaluation,
+        pixels=lambda wildcards, input: [f"--pixel-reference {file}" for file in input.pixel_reference],
+    conda:
+        "gdd"
+    threads: 1
+    priority: 40
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "gdd --log {log} --threads {threads} evaluate-run {params.folder}"
+        " --evaluation {params.evaluation:q} --data {input.data} --judge {input.judge}"
+        " --judge-reference {input.judge_reference} {params.pixels}"
+
+
+rule evaluate_teacher:
+    input:
+        weights=ancient("results/teachers/{teacher}/model.safetensors"),
+        identity="results/teachers/{teacher}/model.json",
+        data=targets.reference_data,
+        judge=targets.judge,
+        judge_reference=targets.judge_reference,
+        pixel_reference=targets.pixel_reference,
+    output:
+        metrics="results/teachers/{teacher}/metrics/{setting}-steps{steps}.json",
+        samples="results/teachers/{teacher}/samples/{setting}-steps{steps}.npz",
+    log:
+        "results/logs/teachers/{teacher}-{setting}-steps{steps}.log",
+    benchmark:
+        "results/benchmarks/teachers/{teacher}-{setting}-steps{steps}.tsv"
+    params:
+        sampler=targets.sampler,
+        evaluation=targets.evaluation,
+        pixels=lambda wildcards, input: [f"--pixel-reference {file}" for file in input.pixel_reference],
+    conda:
+        "gdd"
+    threads: 1
+    priority: 45
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "gdd --log {log} --threads {threads} evaluate-teacher {output.metrics}"
+        " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"
+        " --evaluation {params.evaluation:q} --data {input.data} --judge {input.judge}"
+        " --judge-reference {input.judge_reference} {params.pixels}"

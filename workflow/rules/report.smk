@@ -1,0 +1,90 @@
+# Metrics -> tables, figures, pages. Nothing here reads weights.
+
+
+rule table:
+    input:
+        targets.table_inputs,
+    output:
+        multiext("results/tables/{table}", ".csv", ".md", ".tex", ".json"),
+    log:
+        "results/logs/tables/{table}.log",
+    benchmark:
+        "results/benchmarks/tables/{table}.tsv"
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
+    conda:
+        "gdd"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "gdd --log {log} table {wildcards.table} {params.config}"
+
+
+rule curve_figure:
+    input:
+        targets.table_inputs,
+    output:
+        multiext("results/figures/{table}-curve", ".png", ".pdf"),
+    log:
+        "results/logs/figures/{table}-curve.log",
+    benchmark:
+        "results/benchmarks/figures/{table}-curve.tsv"
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
+    conda:
+        "gdd"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "gdd --log {log} figure curve {wildcards.table} {params.config}"
+
+
+rule samples_figure:
+    input:
+        targets.sample_inputs,
+    output:
+        multiext("results/figures/{table}-samples", ".png", ".pdf"),
+    log:
+        "results/logs/figures/{table}-samples.log",
+    benchmark:
+        "results/benchmarks/figures/{table}-samples.tsv"
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
+    conda:
+        "gdd"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "gdd --log {log} figure samples {wildcards.table} {params.config}"
+
+
+rule page:
+    input:
+        targets.page_inputs,
+    output:
+        "results/site/{page}.html",
+    log:
+        "results/logs/site/{page}.log",
+    benchmark:
+        "results/benchmarks/site/{page}.tsv"
+    params:
+        shown=targets.page_params,
+        target=targets.page_target,
+        config=targets.config_options,
+    conda:
+        "gdd"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "gdd --log {log} page {params.target} {output} {params.config}"

@@ -1,0 +1,51 @@
+# A teacher for data sets without a published one, and its ODE solved from many noises.
+
+
+rule teacher:
+    input:
+        data=targets.teacher_data,
+    output:
+        weights="results/teachers/{teacher}/model.safetensors",
+        identity="results/teachers/{teacher}/model.json",
+        facts="results/teachers/{teacher}/teacher.json",
+        progress="results/teachers/{teacher}/log.jsonl",
+    log:
+        "results/logs/teachers/{teacher}.log",
+    benchmark:
+        "results/benchmarks/teachers/{teacher}.tsv"
+    params:
+        folder=subpath(output.weights, parent=True),
+        record=targets.teacher_record,
+    conda:
+        "gdd"
+    # Everything else waits for it, so it takes both cores of a laptop.
+    threads: 2
+    priority: 100
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    shell:
+        "gdd --log {log} --threads {threads} teacher {params.folder}"
+        " --data {input.data} --record {params.record:q}"
+
+
+rule pairs:
+    input:
+        weights=ancient("results/teachers/{teacher}/model.safetensors"),
+        identity="results/teachers/{teacher}/model.json",
+    output:
+        "results/pairs/{teacher}/steps{steps}-{pairs}.safetensors",
+    log:
+        "results/logs/pairs/{teacher}-steps{steps}-{pairs}.log",
+    benchmark:
+        "results/benchmarks/pairs/{teacher}-steps{steps}-{pairs}.tsv"
+    conda:
+        "gdd"
+    threads: 1
+    priority: 60
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "gdd --log {log} --threads {threads} pairs {output} --teacher {input.weights}"
+        " --count {wildcards.pairs} --sampler '{{\"steps\": {wildcards.steps}}}'"
