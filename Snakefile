@@ -10,7 +10,9 @@ min_version("9.10")
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
 # `--config folder=FOLDER` replaces config/.
 targets = Targets(
-    Experiments(load_config(config.get("folder", "config"), config.get("extra", "").split()))
+    Experiments(
+        load_config(config.get("folder", "config"), config.get("extra", "").split())
+    )
 )
 
 
@@ -55,9 +57,17 @@ for ablation in targets.ablations():
 
 rule tables:
     input:
-        [file for ablation in targets.ablations() for file in targets.table_files(ablation)],
+        [
+            file
+            for ablation in targets.ablations()
+            for file in targets.table_files(ablation)
+        ],
 
 
 rule figures:
     input:
-        [file for ablation in targets.ablations() for file in targets.figure_files(ablation)],
+        [
+            file
+            for ablation in targets.ablations()
+            for file in targets.figure_files(ablation)
+        ],

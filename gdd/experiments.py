@@ -123,10 +123,10 @@ class Experiments:
         for setting in ablation.setting_names():
             for title, row in _titled_rows(ablation, where):
                 rows.append(self._row(title, row, setting, ablation, where))
-        titles = [(row.setting, row.title) for row in rows]
-        for title in titles:
-            if titles.count(title) > 1:
-                raise UserError(f"{where}: two rows bear the name '{title[1]}'; rename one.")
+        names = [(row.setting, row.title) for row in rows]
+        for setting, title in names:
+            if names.count((setting, title)) > 1:
+                raise UserError(f"{where}: two rows bear the name '{title}'; rename one.")
         return rows
 
     def _row(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> TableRow:

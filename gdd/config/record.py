@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> Any:
         UserError: the file is missing, is no YAML, or repeats a key.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except yaml.YAMLError as error:

@@ -67,8 +67,8 @@ class ImageArray:
 
 def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dict[str, Any]) -> ImageArray:
     """Write a data set; `dataset.json`, which makes it valid, comes last."""
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels, dtype="<i8"))
+    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    digest.update(labels.astype("<i8").tobytes())
     for name, array in (("images", images), ("labels", labels.astype(np.int64))):
         with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, array)

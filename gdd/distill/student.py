@@ -32,7 +32,7 @@ Features = list[list[Tensor]]
 class Student:
     """The generator and what trains it (see `gdd.training.loop.Trainee`).
 
-    A batch is worked through in groups of `recipe.heads.norm_group` images, and every random number of a group
+    A batch is worked through in groups of `recipe.heads.norm_group` images; every random number of a group
     comes from (seed, purpose, index of the group), so that the result does not depend on how groups are
     spread over devices.
 

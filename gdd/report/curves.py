@@ -122,7 +122,7 @@ def _series(curves: Sequence[list[dict[str, Any]]], metric: str) -> Series:
     common = sorted(set.intersection(*map(set, points)))
     values = [[seed[images] for seed in points] for images in common]
     stds = [statistics.stdev(each) for each in values] if len(points) > 1 else None
-    return Series(common, [statistics.fmean(each) for each in values], stds)
+    return Series(common, [statistics.mean(each) for each in values], stds)
 
 
 def _draw(axes: Axes, panel: Panel, title: str) -> None:

@@ -150,7 +150,7 @@ def _trainable(count: float, total: int | None) -> str:
     text = f"{count:.0f}"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
-            text = f"{count / size:.1f} {unit}"
+            text = f"{count / size:.{0 if count / size >= 100 else 1}f} {unit}"
             break
     return f"{text} ({100 * count / total:.1f} %)" if total else text
 

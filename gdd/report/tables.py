@@ -114,9 +114,9 @@ def _measures(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
         stds = _numbers((snapshot.get("sampling_std") or {}).get(measure) for snapshot in snapshots)
         if means:
             cells[measure] = Cell(
-                mean=statistics.fmean(means),
+                mean=statistics.mean(means),
                 training_std=statistics.stdev(means) if len(means) > 1 else None,
-                sampling_std=statistics.fmean(stds) if stds else None,
+                sampling_std=statistics.mean(stds) if stds else None,
                 seeds=len(means),
                 blocks=max(map(_blocks, snapshots)),
             )
@@ -130,7 +130,7 @@ def _cells(columns: Mapping[str, Sequence[Any]]) -> dict[str, Cell]:
         values = _numbers(given)
         if values:
             std = statistics.stdev(values) if len(values) > 1 and COLUMNS[column].spread else None
-            cells[column] = Cell(statistics.fmean(values), std, seeds=len(values))
+            cells[column] = Cell(statistics.mean(values), std, seeds=len(values))
     return cells
 
 

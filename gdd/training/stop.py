@@ -40,7 +40,7 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self._signalled:
             raise KeyboardInterrupt  # a second Ctrl-C means now
         self._signalled = True

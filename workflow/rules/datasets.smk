@@ -10,15 +10,15 @@ rule dataset:
         "results/logs/datasets/{dataset}.log",
     benchmark:
         "results/benchmarks/datasets/{dataset}.tsv"
-    params:
-        folder=subpath(output.description, parent=True),
-        record=targets.dataset_record,
     conda:
         "gdd"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        folder=subpath(output.description, parent=True),
+        record=targets.dataset_record,
     shell:
         "gdd --log {log} --threads {threads} dataset {params.folder}"
         " --name {wildcards.dataset} --record {params.record:q}"
@@ -33,14 +33,14 @@ rule feature_network:
         "results/logs/features/{name}.log",
     benchmark:
         "results/benchmarks/features/{name}.tsv"
-    params:
-        record=targets.features_record,
     conda:
         "gdd"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        record=targets.features_record,
     shell:
         "gdd --log {log} --threads {threads} features {output}"
         " --data {input.data} --record {params.record:q}"

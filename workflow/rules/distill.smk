@@ -21,18 +21,20 @@ rule distill:
         "results/logs/runs/{setting}/{run}/seed{seed}.log",
     benchmark:
         "results/benchmarks/runs/{setting}/{run}/seed{seed}.tsv"
-    params:
-        folder=subpath(output.facts, parent=True),
-        recipe=targets.recipe_json,
-        backbones=lambda wildcards, input: [f"--backbone {file}" for file in input.backbones],
-        pairs=lambda wildcards, input: [f"--pairs {file}" for file in input.pairs],
+    priority: 50
     conda:
         "gdd"
     threads: 1
-    priority: 50
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        folder=subpath(output.facts, parent=True),
+        recipe=targets.recipe_json,
+        backbones=lambda wildcards, input: [
+            f"--backbone {file}" for file in input.backbones
+        ],
+        pairs=lambda wildcards, input: [f"--pairs {file}" for file in input.pairs],
     shell:
         "gdd --log {log} --threads {threads} distill {params.folder} --seed {wildcards.seed}"
         " --recipe {params.recipe:q} --teacher {input.teacher} --data {input.data}"

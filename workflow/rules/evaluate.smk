@@ -15,17 +15,19 @@ rule evaluate_run:
         "results/logs/runs/{setting}/{run}/seed{seed}.evaluation.log",
     benchmark:
         "results/benchmarks/runs/{setting}/{run}/seed{seed}.evaluation.tsv"
-    params:
-        folder=subpath(output[0], parent=True),
-        evaluation=targets.evaluation,
-        pixels=lambda wildcards, input: [f"--pixel-reference {file}" for file in input.pixel_reference],
+    priority: 40
     conda:
         "gdd"
     threads: 1
-    priority: 40
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        folder=subpath(output[0], parent=True),
+        evaluation=targets.evaluation,
+        pixels=lambda wildcards, input: [
+            f"--pixel-reference {file}" for file in input.pixel_reference
+        ],
     shell:
         "gdd --log {log} --threads {threads} evaluate-run {params.folder}"
         " --evaluation {params.evaluation:q} --data {input.data} --judge {input.judge}"
@@ -47,17 +49,19 @@ rule evaluate_teacher:
         "results/logs/teachers/{teacher}-{setting}-steps{steps}.log",
     benchmark:
         "results/benchmarks/teachers/{teacher}-{setting}-steps{steps}.tsv"
-    params:
-        sampler=targets.sampler,
-        evaluation=targets.evaluation,
-        pixels=lambda wildcards, input: [f"--pixel-reference {file}" for file in input.pixel_reference],
+    priority: 45
     conda:
         "gdd"
     threads: 1
-    priority: 45
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        sampler=targets.sampler,
+        evaluation=targets.evaluation,
+        pixels=lambda wildcards, input: [
+            f"--pixel-reference {file}" for file in input.pixel_reference
+        ],
     shell:
         "gdd --log {log} --threads {threads} evaluate-teacher {output.metrics}"
         " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"

@@ -10,15 +10,15 @@ rule table:
         "results/logs/tables/{table}.log",
     benchmark:
         "results/benchmarks/tables/{table}.tsv"
-    params:
-        shown=targets.table_params,
-        config=targets.config_options,
     conda:
         "gdd"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
     shell:
         "gdd --log {log} table {wildcards.table} {params.config}"
 
@@ -32,15 +32,15 @@ rule curve_figure:
         "results/logs/figures/{table}-curve.log",
     benchmark:
         "results/benchmarks/figures/{table}-curve.tsv"
-    params:
-        shown=targets.table_params,
-        config=targets.config_options,
     conda:
         "gdd"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
     shell:
         "gdd --log {log} figure curve {wildcards.table} {params.config}"
 
@@ -54,15 +54,15 @@ rule samples_figure:
         "results/logs/figures/{table}-samples.log",
     benchmark:
         "results/benchmarks/figures/{table}-samples.tsv"
-    params:
-        shown=targets.table_params,
-        config=targets.config_options,
     conda:
         "gdd"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
     shell:
         "gdd --log {log} figure samples {wildcards.table} {params.config}"
 
@@ -76,15 +76,15 @@ rule page:
         "results/logs/site/{page}.log",
     benchmark:
         "results/benchmarks/site/{page}.tsv"
-    params:
-        shown=targets.page_params,
-        target=targets.page_target,
-        config=targets.config_options,
     conda:
         "gdd"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        shown=targets.page_params,
+        target=targets.page_target,
+        config=targets.config_options,
     shell:
         "gdd --log {log} page {params.target} {output} {params.config}"

@@ -13,17 +13,17 @@ rule teacher:
         "results/logs/teachers/{teacher}.log",
     benchmark:
         "results/benchmarks/teachers/{teacher}.tsv"
-    params:
-        folder=subpath(output.weights, parent=True),
-        record=targets.teacher_record,
+    priority: 100
     conda:
         "gdd"
     # Everything else waits for it, so it takes both cores of a laptop.
     threads: 2
-    priority: 100
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        folder=subpath(output.weights, parent=True),
+        record=targets.teacher_record,
     shell:
         "gdd --log {log} --threads {threads} teacher {params.folder}"
         " --data {input.data} --record {params.record:q}"
@@ -39,10 +39,10 @@ rule pairs:
         "results/logs/pairs/{teacher}-steps{steps}-{pairs}.log",
     benchmark:
         "results/benchmarks/pairs/{teacher}-steps{steps}-{pairs}.tsv"
+    priority: 60
     conda:
         "gdd"
     threads: 1
-    priority: 60
     resources:
         mem_mb=2000,
         runtime=60,
