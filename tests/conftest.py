@@ -23,3 +23,13 @@ def golden() -> Path:
 def _single_thread() -> None:
     """Small tensors are slower on several threads, and bits depend on how a sum is split."""
     torch.set_num_threads(1)
+
+
+SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `unit` what bears no other marker, so that `pytest -m unit` runs just those."""
+    for item in items:
+        if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):
+            item.add_marker(pytest.mark.unit)

@@ -94,8 +94,8 @@ def _copies(students: Sequence[Line]) -> Iterator[Finding]:
         span = low if low == high else f"{low} to {high}"
         yield Finding(
             "holds",
-            "The students copy nothing: the median distance of their images to the nearest training image is "
-            f"{span} of that between real images (1 = as far as real, near 0 = copies).",
+            "No sign of copies among the students: the median distance of their images to the nearest training "
+            f"image is {span} of that between real images (1 = as far as real, near 0 = copies).",
         )
         return
     copies = [line for line in close if line.cells["nearest"].mean < COPIES]
@@ -125,4 +125,4 @@ def _seeds(students: Sequence[Line]) -> Iterator[Finding]:
         if (cell := line.cells.get("fid")) is not None and cell.training_std is not None
     ]
     if parts:
-        yield Finding("holds", f"The training spread of FID, over training seeds, is {listed(parts)}.")
+        yield Finding("holds", f"Training was repeated: the training spread of FID is {listed(parts)}.")

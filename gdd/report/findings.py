@@ -9,6 +9,7 @@ from gdd.report.caveats import caveats
 from gdd.report.comparison import (
     Finding,
     FindingKind,
+    amount,
     clearly_apart,
     listed,
     margin,
@@ -162,7 +163,7 @@ def _teacher_and_students(lines: Sequence[Line]) -> Iterator[Finding]:
     if groups["below"] and pixels and "pixel_fid" in teacher.cells:
         ahead = teacher.cells["pixel_fid"].mean < pixels[0].cells["pixel_fid"].mean
         text += f" In pixel FID the best student, {named(pixels[0], 'pixel_fid')}, lies "
-        text += f"{'above' if ahead else 'at or below'} the teacher ({named(teacher, 'pixel_fid')})."
+        text += f"{'above' if ahead else 'at or below'} the teacher's {amount(teacher, 'pixel_fid')}."
     distributional = [line for line in students if line.kind != "instance"] or students
     if any(line in groups["below"] for line in distributional):
         yield Finding("holds", text)

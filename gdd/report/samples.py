@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,23 +37,21 @@ def plot_samples(experiments: Experiments, name: str, results: Path, out_stem: P
     from matplotlib.figure import Figure
 
     count = min(COLUMNS, *(len(images) for images in strips))
-    tile = (WIDTH - LABEL) / count
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, len(rows) * tile * (1 + GAP) + 0.1))
-        axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-        for ax, title, images in zip(axes, titles, strips, strict=True):
-            # Scaled by whole pixels here: PDF viewers would otherwise blur images this small.
-            ax.imshow(strip(images[:count]), cmap="gray", vmin=0, vmax=255, interpolation="none")
-            ax.set_axis_off()
-            ax.annotate(
-                _wrapped(title),
-                (-0.015, 0.5),
-                xycoords="axes fraction",
-                ha="right",
-                va="center",
-                fontsize=11,
-                annotation_clip=False,
-            )
+    width = WIDTH - LABEL
+    tile = width / (count + (count - 1) * GAP)
+    height = tile * (len(rows) + (len(rows) - 1) * GAP)
+    # Placed by hand: the same gap between rows as between columns, and room for the names.
+    with matplotlib.rc_context({**RC, "figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(WIDTH, height))
+        for index, (title, images) in enumerate(zip(titles, strips, strict=True)):
+            top = 1 - index * tile * (1 + GAP) / height
+            axes = figure.add_axes((LABEL / WIDTH, top - tile / height, width / WIDTH, tile / height))
+            axes.imshow(strip(images[:count]), cmap="gray", vmin=0, vmax=255, interpolation="none")
+            axes.set_aspect("auto")
+            axes.set_axis_off()
+            name = "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, 20))
+            at = ((LABEL - 0.12) / WIDTH, top - tile / height / 2)
+            figure.text(*at, name, ha="right", va="center", fontsize=11)
         return save_figure(figure, out_stem)
 
 
@@ -76,7 +75,10 @@ def read_images(path: Path) -> Images:
 
 
 def strip(images: Sequence[Images] | Images) -> Images:
-    """Lay images [N, H, W, C] side by side on white, enlarged by whole pixels: [H', W'] or [H', W', 3]."""
+    """Lay images [N, H, W, C] side by side on white: [H', W'] or [H', W', 3].
+
+    They are enlarged here, by whole pixels, because PDF viewers blur images this small.
+    """
     height, width, channels = images[0].shape
     scale = max(1, -(-96 // height))
     gap = max(1, round(GAP * width * scale))
@@ -88,8 +90,3 @@ def strip(images: Sequence[Images] | Images) -> Images:
         canvas[:, left : left + width * scale] = image.repeat(scale, axis=0).repeat(scale, axis=1)
     return canvas[:, :, 0] if channels == 1 else canvas
 
-
-def _wrapped(title: str) -> str:
-    import textwrap
-
-    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, 18))
