@@ -106,7 +106,7 @@ class Targets:
     def run_pairs(self, wildcards: Any) -> list[str]:
         """Return the solved pairs that a run imitates, if it does."""
         recipe = self.recipe(wildcards)
-        if recipe.objective.instance is None or recipe.objective.pairs == 0:
+        if recipe.objective.instance != "direct" or recipe.objective.pairs == 0:
             return []
         steps, count = recipe.teacher_sampler.steps, recipe.objective.pairs
         return [f"results/pairs/{recipe.teacher}/steps{steps}-{count}.safetensors"]

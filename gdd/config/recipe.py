@@ -14,7 +14,7 @@ Count = Annotated[int, Field(gt=0)]
 
 NamedPolicy = Literal["none", "conv", "conv+qkv", "conv+qkv+skip", "norms-only"]
 Distributional = Literal["softplus", "hinge"]
-Instance = Literal["direct"]
+Instance = Literal["direct", "consistency"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -61,13 +61,14 @@ class Objective(Record):
     distributional: Distributional | None = None
     instance: Instance | None = None
     instance_weight: Positive = 1.0
-    pairs: Annotated[int, Field(ge=0)] = 0  # ODE pairs solved beforehand; 0 solves them as it goes
+    pairs: Annotated[int, Field(ge=0)] = 0  # direct: ODE pairs solved beforehand; 0 solves them as it goes
+    grid: Count = 18  # consistency: steps of the noise grid from 0.002 to 80
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
         if self.distributional is None and self.instance is None:
             raise ValueError(
-                "an objective needs 'distributional' (softplus, hinge), 'instance' (direct) or both"
+                "an objective needs 'distributional' (softplus, hinge), 'instance' (direct, consistency) or both"
             )
         return self
 

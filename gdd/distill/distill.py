@@ -15,7 +15,7 @@ from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.diffusion.sampling import load_pairs
 from gdd.distill.freeze import freeze
-from gdd.distill.objectives import DirectLoss, InstanceLoss, SolvingDirectLoss
+from gdd.distill.objectives import ConsistencyLoss, DirectLoss, InstanceLoss, SolvingDirectLoss
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
@@ -161,6 +161,8 @@ def _discriminator(
 def _instance_loss(recipe: Recipe, seed: int, inputs: Inputs, teacher: Denoiser) -> InstanceLoss | None:
     if recipe.objective.instance is None:
         return None
+    if recipe.objective.instance == "consistency":
+        return ConsistencyLoss(teacher, recipe.objective.grid, seed)
     if recipe.objective.pairs == 0:
         return SolvingDirectLoss(teacher, recipe.teacher_sampler, seed)
     if inputs.pairs is None:

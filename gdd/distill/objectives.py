@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from gdd.adversary import losses
 from gdd.config.recipe import Sampler
+from gdd.diffusion.sampler import heun_step
 from gdd.diffusion.sampling import Pairs, solve
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.randomness import noise, stream
@@ -43,8 +44,10 @@ class RealImages:
 class InstanceLoss(Protocol):
     """A loss that ties each single output of the student to the teacher: `[B]` for one group."""
 
-    def __call__(self, generator: OneStepGenerator, reals: RealImages) -> Tensor:
-        """Return the loss of every image of the group."""
+    def __call__(
+        self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages
+    ) -> Tensor:
+        """Return the loss of every image of the group; `average` is the generator's EMA."""
         ...
 
 
@@ -58,7 +61,12 @@ class DirectLoss:
         self.pairs = pairs
         self.seed = seed
 
-    def __call__(self, generator: OneStepGenerator, reals: RealImages) -> Tensor:
+    def __call__(
+        self,
+        generator: OneStepGenerator,
+        average: OneStepGenerator,  # noqa: ARG002
+        reals: RealImages,
+    ) -> Tensor:
         """Return the mean squared error over the pixels of each image."""
         draws = stream(self.seed, "pair choice", reals.group)
         chosen = torch.randint(len(self.pairs.z), (len(reals.images),), generator=draws)
@@ -78,11 +86,52 @@ class SolvingDirectLoss:
         self.sampler = sampler
         self.seed = seed
 
-    def __call__(self, generator: OneStepGenerator, reals: RealImages) -> Tensor:
+    def __call__(
+        self,
+        generator: OneStepGenerator,
+        average: OneStepGenerator,  # noqa: ARG002
+        reals: RealImages,
+    ) -> Tensor:
         """Return the mean squared error over the pixels of each image."""
         z = noise(self.seed, "pair noise", reals.group, tuple(reals.images.shape)).to(reals.images.device)
         target = solve(self.teacher, z, self.sampler, reals.class_labels)
         return squared_error(generator(z, reals.class_labels), target)
+
+
+class ConsistencyLoss:
+    """Consistency distillation (arXiv:2303.01469, Algorithm 2) with squared error.
+
+    A data image is noised to a level of the grid, the teacher takes it one Heun step down, and the student's
+    jump from above has to meet its average's jump from there.
+    """
+
+    def __init__(self, teacher: Denoiser, grid: int, seed: int) -> None:
+        self.teacher = teacher
+        self.levels = consistency_grid(grid)
+        self.seed = seed
+
+    def __call__(
+        self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages
+    ) -> Tensor:
+        """Return the mean squared error over the pixels of each image."""
+        count, device = len(reals.images), reals.images.device
+        draws = stream(self.seed, "consistency level", reals.group)
+        index = torch.randint(1, len(self.levels), (count,), generator=draws)
+        above = self.levels[index].float().to(device)
+        below = self.levels[index - 1].float().to(device)
+        z = noise(self.seed, "consistency noise", reals.group, tuple(reals.images.shape)).to(device)
+        noisy = reals.images + above.reshape(-1, 1, 1, 1) * z
+        with torch.no_grad():
+            stepped = heun_step(self.teacher, noisy, above, below, reals.class_labels)
+            target = average.forward_at(stepped, below, reals.class_labels)
+        return squared_error(generator.forward_at(noisy, above, reals.class_labels), target)
+
+
+def consistency_grid(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """Return the levels [steps + 1], float64, rising from sigma_min to sigma_max (EDM Eq. 5, reversed)."""
+    ramp = torch.arange(steps + 1, dtype=torch.float64) / steps
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return (low + ramp * (high - low)) ** rho
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

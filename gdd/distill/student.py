@@ -116,7 +116,7 @@ class Student:
                 if self.recipe.reuse_fakes:
                     kept.append([[tap.detach() for tap in taps] for taps in features])
             if self.instance:
-                instance = self.instance(self.generator, reals)
+                instance = self.instance(self.generator, self.average, reals)
                 loss = loss + self.recipe.objective.instance_weight * instance
                 _add(scalars, "loss_instance", instance, groups)
             (loss.mean() / len(groups)).backward()

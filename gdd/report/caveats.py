@@ -94,8 +94,8 @@ def _copies(students: Sequence[Line]) -> Iterator[Finding]:
         span = low if low == high else f"{low} to {high}"
         yield Finding(
             "holds",
-            "No sign of copies among the students: the median distance of their images to the nearest training "
-            f"image is {span} of that between real images (1 = as far as real, near 0 = copies).",
+            "No sign of copies among the students: the median distance of their images to the nearest "
+            f"training image is {span} of that between real images (1 = as far as real, near 0 = copies).",
         )
         return
     copies = [line for line in close if line.cells["nearest"].mean < COPIES]

@@ -89,4 +89,3 @@ def strip(images: Sequence[Images] | Images) -> Images:
         left = index * (width * scale + gap)
         canvas[:, left : left + width * scale] = image.repeat(scale, axis=0).repeat(scale, axis=1)
     return canvas[:, :, 0] if channels == 1 else canvas
-

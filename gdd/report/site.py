@@ -149,7 +149,11 @@ def _section(experiments: Experiments, table: Table, results: Path, out: Path) -
 def _headings(table: Table) -> list[tuple[str, bool]]:
     titles = headings(table)
     names = len(titles) - len(table.columns)
-    return [(title, index >= names) for index, title in enumerate(titles)]
+    # The arrow stays on the line of the word it belongs to.
+    tied = [
+        title.replace(" ↓", "\N{NO-BREAK SPACE}↓").replace(" ↑", "\N{NO-BREAK SPACE}↑") for title in titles
+    ]
+    return [(title, index >= names) for index, title in enumerate(tied)]
 
 
 def _curve_in_words(table: Table, metric: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ rule dataset:
     benchmark:
         "results/benchmarks/datasets/{dataset}.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -34,7 +34,7 @@ rule feature_network:
     benchmark:
         "results/benchmarks/features/{name}.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -56,7 +56,7 @@ rule pixel_reference:
     benchmark:
         "results/benchmarks/references/{dataset}-pixels.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -76,7 +76,7 @@ rule reference:
     benchmark:
         "results/benchmarks/references/{dataset}-{name}.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -23,7 +23,7 @@ rule distill:
         "results/benchmarks/runs/{setting}/{run}/seed{seed}.tsv"
     priority: 50
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -17,7 +17,7 @@ rule evaluate_run:
         "results/benchmarks/runs/{setting}/{run}/seed{seed}.evaluation.tsv"
     priority: 40
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -51,7 +51,7 @@ rule evaluate_teacher:
         "results/benchmarks/teachers/{teacher}-{setting}-steps{steps}.tsv"
     priority: 45
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -11,7 +11,7 @@ rule table:
     benchmark:
         "results/benchmarks/tables/{table}.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -33,7 +33,7 @@ rule curve_figure:
     benchmark:
         "results/benchmarks/figures/{table}-curve.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -55,7 +55,7 @@ rule samples_figure:
     benchmark:
         "results/benchmarks/figures/{table}-samples.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -77,7 +77,7 @@ rule page:
     benchmark:
         "results/benchmarks/site/{page}.tsv"
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -15,7 +15,7 @@ rule teacher:
         "results/benchmarks/teachers/{teacher}.tsv"
     priority: 100
     conda:
-        "gdd"
+        "../../environment.yml"
     # Everything else waits for it, so it takes both cores of a laptop.
     threads: 2
     resources:
@@ -41,7 +41,7 @@ rule pairs:
         "results/benchmarks/pairs/{teacher}-steps{steps}-{pairs}.tsv"
     priority: 60
     conda:
-        "gdd"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,

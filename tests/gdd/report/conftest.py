@@ -13,8 +13,66 @@ import pytest
 from gdd.config.load import load_config
 from gdd.experiments import Experiments, Run, teacher_metrics
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-# FID, precision, recall, pixel FID, pixel precision, pixel recall, nearest; and how much FID varies with latents
+SETTING = """
+title: {title}
+dataset: digits
+teacher: digits
+teacher_sampler: {{steps: 18}}
+recipe:
+  images: 28_800
+  batch: 64
+  snapshot_every: 3_200
+  lr: {{generator: 2e-4, discriminator: 1e-3}}
+  ema: {{half_life: 5_000}}
+  backbones: [digits-classifier, digits-random]
+methods: {{gdd-i: {{lr: {{generator: 1e-3}}}}}}
+evaluation: {{extractor: digits-judge, pixels: true, samples: 2_000, blocks: 3}}
+"""
+NETWORK = "{{title: {0}, dataset: digits, architecture: plain, width: 32, steps: {1}, seed: 1}}"
+METHOD = "{{title: {0}, colour: '{1}', marker: {2}, objective: {3}, freeze: {4}}}"
+TARGET = (
+    "{title: One-step generators in miniature, page: index, tables: [demo-objectives, demo-frozen-layers]}"
+)
+# The tests' own, so that the numbers of the repository's configuration may change.
+CONFIG = {
+    "datasets/digits": "{title: Digits, source: digits, resolution: 8, channels: 1, images: 1797, classes: 10}",
+    "features/digits-classifier": NETWORK.format("Classifier", 500),
+    "features/digits-judge": NETWORK.format("Judge", 500),
+    "features/digits-random": NETWORK.format("Random", 0),
+    "teachers/digits": """
+title: EDM teacher of the digits
+dataset: digits
+architecture: {model_type: SongUNet, img_resolution: 8, img_channels: 1, model_channels: 32, channel_mult: [1],
+  num_blocks: 1, attn_resolutions: [], embedding_type: positional, encoder_type: standard}
+training: {images: 1_280, batch: 128, lr: 2e-3, ema: {half_life: 20_000}}
+""",
+    "settings/digits": SETTING.format(title="Digits 8x8"),
+    "settings/other": SETTING.format(title="Other digits"),
+    "methods/gdd": METHOD.format("GDD", "#0072b2", "o", "{distributional: softplus}", "none"),
+    "methods/gdd-i": METHOD.format("GDD-I", "#d55e00", "s", "{distributional: softplus}", "conv"),
+    "methods/direct": METHOD.format("Direct imitation", "#009e73", "D", "{instance: direct}", "none"),
+    "ablations/demo-objectives": """
+title: Instance-based against distributional loss
+caption: To imitate, or to fool.
+setting: digits
+rows:
+  Teacher, 18 steps: {teacher_steps: 18}
+  Teacher, 1 step: {teacher_steps: 1}
+  Direct imitation: {method: direct}
+  GDD: {method: gdd}
+  GDD-I: {method: gdd-i}
+columns: [evaluations, fid, precision, recall, pixel_fid, pixel_precision, pixel_recall, nearest, seconds]
+curve: {y: fid}
+""",
+    "ablations/demo-frozen-layers": """
+title: Frozen layers
+setting: digits
+rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}}
+columns: [trainable, fid, precision, recall, pixel_fid, seconds]
+curve: {y: fid}
+""",
+}
+# FID, precision, recall, pixel FID, pixel precision, pixel recall, nearest; the spread of FID over latents
 NUMBERS: dict[str, tuple[float, ...]] = {
     "steps18": (0.73, 0.66, 0.93, 0.14, 0.81, 0.90, 1.02, 0.06),
     "steps1": (135.0, 0.84, 0.0, 16.5, 0.10, 0.0, 1.90, 0.40),
@@ -36,20 +94,16 @@ PROVENANCE = {
 
 @pytest.fixture(scope="session")
 def make_experiments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Experiments]:
-    """Load the repository's configuration with other seeds and further ablations."""
+    """Load the configuration above with some seeds and further ablations."""
 
     def make(seeds: Sequence[int] = (0,), **ablations: str) -> Experiments:
-        import shutil
-
-        folder = tmp_path_factory.mktemp("config") / "config"
-        shutil.copytree(REPOSITORY / "config", folder)
-        (folder / "config.yaml").write_text(
-            f"seeds: {list(seeds)}\ntargets:\n"
-            "  demo: {title: One-step generators in miniature, page: index,"
-            " tables: [demo-objectives, demo-frozen-layers]}\n"
-        )
-        for name, text in ablations.items():
-            (folder / "ablations" / f"{name}.yaml").write_text(text)
+        folder = tmp_path_factory.mktemp("config")
+        files = {**CONFIG, **{f"ablations/{name}": text for name, text in ablations.items()}}
+        files["config"] = f"seeds: {list(seeds)}\ntargets: {{demo: {TARGET}}}\n"
+        for name, text in files.items():
+            path = folder / f"{name}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
         return Experiments(load_config(folder))
 
     return make

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from gdd.errors import UserError
+from gdd.report.site import write_site
+from gdd.report.tables import build_table, write_table
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+DEMO = ("demo-objectives", "demo-frozen-layers")
+
+
+class Page(HTMLParser):
+    """Checks that tags nest and collects what the tests look at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for key, value in attributes if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(make_experiments, write_results, tmp_path_factory):
+    results = tmp_path_factory.mktemp("site") / "results"
+    experiments = make_experiments()
+    write_results(experiments, results)
+    pixel = bytes.fromhex(
+        "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+        "1f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
+    )
+    (results / "figures").mkdir()
+    for name in DEMO:
+        write_table(build_table(experiments, name, results), results / "tables")
+        for kind in ("curve", "samples"):
+            for ending in ("png", "pdf"):
+                (results / f"figures/{name}-{kind}.{ending}").write_bytes(pixel)
+    return experiments, results
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    experiments, results = made
+    return Page(write_site(experiments, "demo", results, results / "site" / "index.html").read_text())
+
+
+def test_every_tag_is_closed_and_ids_are_unique(page):
+    assert page.open == []
+    assert len(set(page.ids)) == len(page.ids)
+    local = [a["href"][1:] for a in page.all("a") if a["href"].startswith("#")]
+    assert set(local) <= set(page.ids)
+
+
+def test_nothing_is_loaded_from_elsewhere(made, page):
+    text = (made[1] / "site/index.html").read_text()
+    assert not re.search(r"https?://", text)
+    assert not page.all("script")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+
+
+def test_images_and_tables_can_be_read_out(page):
+    assert len(page.all("img")) == 4
+    assert all(len(image["alt"]) > 20 for image in page.all("img"))
+    assert any("GDD-I 0.31" in image["alt"] for image in page.all("img"))
+    assert len(page.all("table")) == len(page.all("caption")) == 2
+    assert {cell.get("scope") for cell in page.all("th")} == {"col", "row"}
+
+
+def test_links_lead_to_files(made, page):
+    links = [a["href"] for a in page.all("a") if not a["href"].startswith("#")]
+    assert "../tables/demo-objectives.csv" in links
+    assert "../figures/demo-frozen-layers-curve.pdf" in links
+    assert all((made[1] / "site" / link).is_file() for link in links)
+
+
+def test_content(page):
+    text = " ".join(page.text.split())
+    for words in (
+        "One-step generators in miniature",
+        "What the numbers say",
+        "One training seed proves nothing",
+        "0.31 ± 0.04",
+        "± is the sampling spread",
+        "Fréchet distance between <features> of",  # escaped in the source, whole for the reader
+        "snakemake --cores 2 demo-frozen-layers",
+        "snakemake --cores 2 demo --forcerun table curve_figure samples_figure",
+        "a" * 64,
+        "d" * 40,
+        "half_life: 5000",
+        "749,000",
+        "612 MiB",
+    ):
+        assert words in text, words
+    assert "None" not in text
+    assert "nan" not in text.lower().split()
+
+
+def test_a_single_table_is_a_target_too(made, tmp_path):
+    experiments, results = made
+    out = write_site(experiments, "demo-frozen-layers", results, tmp_path / "deep" / "page.html")
+    page = Page(out.read_text())
+    assert len(page.all("table")) == 1
+    assert page.open == []
+
+
+def test_unknown_target_and_missing_figure(made, tmp_path):
+    experiments, results = made
+    with pytest.raises(UserError, match="'target' is 'nonsense'"):
+        write_site(experiments, "nonsense", results, tmp_path / "index.html")
+    figure = results / "figures/demo-frozen-layers-samples.png"
+    moved = figure.rename(figure.with_suffix(".away"))
+    try:
+        with pytest.raises(UserError, match=r"samples.png does not exist.*snakemake --cores 2 demo-frozen"):
+            write_site(experiments, "demo", results, tmp_path / "index.html")
+    finally:
+        moved.rename(figure)
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_the_report_needs_no_torch():
+    code = (
+        "import sys; import gdd.report.site, gdd.report.curves, gdd.report.samples; "
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
