@@ -13,6 +13,7 @@ import click
 from gdd.errors import UserError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
 FILE = click.Path(path_type=Path)
 
 
@@ -25,13 +26,16 @@ def cli(log_file: Path | None, threads: int | None) -> None:
 
     `snakemake` calls these commands in the right order; they can be called by hand as well.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.addFilter(lambda record: record.name != COMMAND_LOG)
+    handlers: list[logging.Handler] = [terminal]
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, mode="a"))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.captureWarnings(True)
-    logging.getLogger("gdd").info("gdd %s", " ".join(sys.argv[1:]))
+    logging.getLogger(COMMAND_LOG).info("gdd %s", " ".join(sys.argv[1:]))
     if threads:
         import torch
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from gdd.config.load import Config, known
-from gdd.config.recipe import Recipe
+from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.record import Record, parse
 from gdd.config.records import Ablation, Method, Row, Setting
 from gdd.errors import UserError
@@ -93,7 +93,7 @@ class Experiments:
         recipe = parse(Recipe, data, where)
         known(self.config, "datasets", recipe.dataset, where, "dataset")
         known(self.config, "teachers", recipe.teacher, where, "teacher")
-        for backbone in recipe.backbones:
+        for backbone in set(recipe.backbones) - {TEACHER_ENCODER}:
             known(self.config, "features", backbone, where, "backbones")
         return recipe
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gdd.config.recipe import Recipe
+from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.records import Setting
 from gdd.experiments import Experiments, TableRow
 
@@ -101,7 +101,7 @@ class Targets:
         """Return the feature networks that a run's discriminator looks through."""
         recipe = self.recipe(wildcards)
         names = recipe.backbones if recipe.objective.distributional else ()
-        return [f"results/features/{name}.safetensors" for name in names]
+        return [f"results/features/{name}.safetensors" for name in names if name != TEACHER_ENCODER]
 
     def run_pairs(self, wildcards: Any) -> list[str]:
         """Return the solved pairs that a run imitates, if it does."""
@@ -123,7 +123,12 @@ class Targets:
 
     def reference_data(self, wildcards: Any) -> str:
         """Return the data set that a setting's generators are compared with."""
-        return dataset_file(self.setting(wildcards).dataset)
+        return dataset_file(self.reference_dataset(wildcards))
+
+    def reference_dataset(self, wildcards: Any) -> str:
+        """Return the name of that data set: the setting's own unless its evaluation names another."""
+        setting = self.setting(wildcards)
+        return setting.evaluation.dataset or setting.dataset
 
     def judge(self, wildcards: Any) -> str:
         """Return the feature network that judges a setting."""
@@ -131,13 +136,13 @@ class Targets:
 
     def judge_reference(self, wildcards: Any) -> str:
         """Return the judge's features of the setting's data set."""
-        setting = self.setting(wildcards)
-        return f"results/references/{setting.dataset}/{setting.evaluation.extractor}.npz"
+        extractor = self.setting(wildcards).evaluation.extractor
+        return f"results/references/{self.reference_dataset(wildcards)}/{extractor}.npz"
 
     def pixel_reference(self, wildcards: Any) -> list[str]:
         """Return the pixels of the setting's data set as a reference, if the setting asks for it."""
-        setting = self.setting(wildcards)
-        return [f"results/references/{setting.dataset}/pixels.npz"] if setting.evaluation.pixels else []
+        asked = self.setting(wildcards).evaluation.pixels
+        return [f"results/references/{self.reference_dataset(wildcards)}/pixels.npz"] if asked else []
 
     def sampler(self, wildcards: Any) -> str:
         """Return the teacher's sampler at the number of steps in a file's name, as JSON."""

@@ -92,6 +92,8 @@ def _check_names(config: Config, project_file: Path) -> None:
         where = config.where("settings", name)
         known(config, "teachers", setting.teacher, where, "teacher")
         known(config, "features", setting.evaluation.extractor, where, "evaluation.extractor")
+        if setting.evaluation.dataset is not None:
+            known(config, "datasets", setting.evaluation.dataset, where, "evaluation.dataset")
         for method in setting.methods:
             known(config, "methods", method, where, f"methods.{method}")
     for name, ablation in config.ablations.items():

@@ -17,6 +17,9 @@ Distributional = Literal["softplus", "hinge"]
 Instance = Literal["direct", "consistency"]
 Precision = Literal["float32", "bfloat16"]
 
+# A backbone that comes from the run's own teacher instead of a file.
+TEACHER_ENCODER = "teacher-encoder"
+
 
 class LearningRates(Record):
     """Adam's learning rates."""

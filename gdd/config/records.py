@@ -30,11 +30,19 @@ Column = Literal[
 ]
 
 
+class Part(Record):
+    """A fixed random split: `held-out` is one in `one_in` images, `rest` all the others."""
+
+    one_in: Annotated[int, Field(ge=2)]
+    take: Literal["held-out", "rest"]
+
+
 class Dataset(Record):
     """An image data set and what it must turn out to be."""
 
     title: str
     source: Literal["digits"]
+    part: Part | None = None  # None is all of it
     resolution: Count
     channels: Count
     images: Count
@@ -67,6 +75,7 @@ class Teacher(Record):
 class Evaluation(Record):
     """How the runs of a setting are judged."""
 
+    dataset: str | None = None  # the real images compared with; None is the setting's own data set
     extractor: str  # features in which `fid`, `precision` and `recall` are computed
     pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
     samples: Count  # generated images per block of latents

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gdd.config.records import Dataset
-from gdd.data.image_array import ImageArray, write
+from gdd.data.image_array import ImageArray, part_indices, write
 
 
 def prepare_digits(folder: Path, name: str, dataset: Dataset) -> ImageArray:
@@ -15,7 +15,8 @@ def prepare_digits(folder: Path, name: str, dataset: Dataset) -> ImageArray:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    chosen = part_indices(len(digits.images), dataset.part)
+    images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
     description = {
         "name": name,
         "title": dataset.title,
@@ -23,4 +24,6 @@ def prepare_digits(folder: Path, name: str, dataset: Dataset) -> ImageArray:
         "source": "sklearn.datasets.load_digits (UCI ML hand-written digits, test set)",
         "licence": dataset.licence,
     }
-    return write(folder, images, digits.target, description)
+    if dataset.part:
+        description["part"] = dataset.part.model_dump(mode="json")
+    return write(folder, images, digits.target[chosen], description)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gdd.config.records import Part
 from gdd.errors import UserError
 from gdd.files import atomic_path, read_json, write_json
 from gdd.randomness import stream
@@ -78,10 +79,21 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dic
     return ImageArray.open(folder)
 
 
+def part_indices(count: int, part: Part | None) -> np.ndarray:
+    """Return the ascending indices of a part of `count` images; the split is the same wherever it is made."""
+    if part is None:
+        return np.arange(count)
+    order = torch.randperm(count, generator=stream(0, "held-out images", count)).numpy()
+    held_out = count // part.one_in
+    return np.sort(order[:held_out] if part.take == "held-out" else order[held_out:])
+
+
 def to_signed(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Turn uint8 `[B, H, W, C]` into float32 `[B, C, H, W]` in [-1, 1] (EDM: x / 127.5 - 1)."""
-    tensor = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
-    return tensor.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+    if isinstance(images, np.ndarray):
+        # A slice of the memory map is read-only, which torch cannot express.
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    return images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
 class EpochOrder:

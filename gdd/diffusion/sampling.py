@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +33,12 @@ def solve(
     z: Tensor,
     sampler: Sampler,
     class_labels: Tensor | None = None,
-    noise_source: torch.Generator | None = None,
+    noise_source: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return the teacher's images `[B, C, H, W]` for unit noise `z`, as a sampler's record says."""
+    """Return the teacher's images `[B, C, H, W]` for unit noise `z`, as a sampler's record says.
+
+    `noise_source` gives unit noise like its argument; only a stochastic sampler asks for it.
+    """
     churn = Churn(sampler.churn, sampler.churn_min, sampler.churn_max, sampler.churn_noise)
     stochastic = churn if sampler.churn > 0 else None
     return heun_sample(denoiser, z, class_labels, steps=sampler.steps, churn=stochastic, noise=noise_source)
@@ -45,7 +49,14 @@ def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, co
     z = latents(seed, start, count, image_shape(denoiser))
     classes = denoiser.arch.label_dim
     one_hot = functional.one_hot(labels(seed, start, count, classes), classes).float() if classes else None
-    return solve(denoiser, z, sampler, one_hot, stream(seed, "sampler noise", start))
+    # A stream for every image, as for the latents, so that image i is the same in any split over batches.
+    sources = [stream(seed, "sampler noise", index) for index in range(start, start + count)]
+
+    def noise_source(x: Tensor) -> Tensor:
+        drawn = [torch.randn(x.shape[1:], generator=source, dtype=x.dtype) for source in sources]
+        return torch.stack(drawn).to(x.device)
+
+    return solve(denoiser, z, sampler, one_hot, noise_source)
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,17 @@ class TeacherTraining:
         recipe = self.recipe
         chosen = self.order.indices(self.images, recipe.batch)
         images = to_signed(self.data.images[chosen])
-        loss = edm_loss(
-            self.denoiser,
-            images,
-            self._class_labels(chosen),
-            generator=stream(recipe.seed, "teacher noise", self.images),
-            p_mean=recipe.p_mean,
-            p_std=recipe.p_std,
-        ).mean()
+        # Dropout only knows the default generator.
+        with torch.random.fork_rng():
+            torch.manual_seed(derived_seed(recipe.seed, "dropout", self.images))
+            loss = edm_loss(
+                self.denoiser,
+                images,
+                self._class_labels(chosen),
+                generator=stream(recipe.seed, "teacher noise", self.images),
+                p_mean=recipe.p_mean,
+                p_std=recipe.p_std,
+            ).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         replaced = replace_nonfinite(self.denoiser.parameters())

@@ -124,7 +124,7 @@ def prepare(
         )
     generator = _initial_generator(recipe, teacher, seed)
     frozen = freeze(generator, recipe.freeze)
-    discriminator = _discriminator(recipe, seed, inputs, teacher.arch.label_dim)
+    discriminator = _discriminator(recipe, seed, inputs, teacher)
     instance = _instance_loss(recipe, seed, inputs, teacher)
     return Student(recipe, generator, discriminator, instance, data, seed, state), frozen
 
@@ -138,23 +138,18 @@ def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepG
 
 
 def _discriminator(
-    recipe: Recipe, seed: int, inputs: Inputs, label_dim: int
+    recipe: Recipe, seed: int, inputs: Inputs, teacher: Denoiser
 ) -> ProjectedDiscriminator | None:
     if recipe.objective.distributional is None:
         return None
-    missing = [name for name in recipe.backbones if name not in inputs.backbones]
-    if missing:
-        raise UserError(
-            f"The recipe's backbone '{missing[0]}' was given no file; pass --backbone {missing[0]}=FILE."
-        )
     return build_discriminator(
-        load_backbones({name: inputs.backbones[name] for name in recipe.backbones}),
+        load_backbones(recipe.backbones, inputs.backbones, teacher),
         head=recipe.heads.kind,
         projection_channels=recipe.heads.projection_channels,
         head_channels=recipe.heads.channels,
         group=recipe.heads.norm_group,
         seed=derived_seed(seed, "discriminator"),
-        label_dim=label_dim,
+        label_dim=teacher.arch.label_dim,
     )
 
 
@@ -163,6 +158,11 @@ def _instance_loss(recipe: Recipe, seed: int, inputs: Inputs, teacher: Denoiser)
         return None
     if recipe.objective.instance == "consistency":
         return ConsistencyLoss(teacher, recipe.objective.grid, seed)
+    if recipe.teacher_sampler.churn > 0:
+        raise UserError(
+            "Imitating the end of the teacher's ODE needs a deterministic sampler; "
+            "set 'teacher_sampler.churn' to 0."
+        )
     if recipe.objective.pairs == 0:
         return SolvingDirectLoss(teacher, recipe.teacher_sampler, seed)
     if inputs.pairs is None:

@@ -76,7 +76,7 @@ class Student:
             self.discriminator_optimizer = torch.optim.Adam(
                 discriminator.trainable_parameters(),
                 lr=recipe.lr.discriminator * ratio,
-                betas=(recipe.adam.beta1**ratio if recipe.adam.beta1 else 0.0, 0.99**ratio),
+                betas=(recipe.adam.beta1**ratio, recipe.adam.beta2**ratio),
                 fused=True,
             )
 
@@ -92,7 +92,7 @@ class Student:
         if self.discriminator:
             self._discriminator_step(groups, fakes, scalars)
             if recipe.r1.gamma and iteration and iteration % recipe.r1.every == 0:
-                self._r1_step(groups)
+                self._r1_step(groups, scalars)
         decay = ema_decay(recipe.ema, self.images, recipe.batch)
         update_average(self.average, self.generator, decay)
         self.images += recipe.batch
@@ -153,7 +153,7 @@ class Student:
         scalars["replaced_gradients"] += replace_nonfinite(self.discriminator.trainable_parameters())
         self.discriminator_optimizer.step()
 
-    def _r1_step(self, groups: list[RealImages]) -> None:
+    def _r1_step(self, groups: list[RealImages], scalars: dict[str, float]) -> None:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
         assert self.discriminator
         assert self.discriminator_optimizer
@@ -162,7 +162,7 @@ class Student:
         for reals in groups:
             penalty = r1_penalty(self.discriminator, reals.images, reals.class_labels)
             (weight * penalty.mean() / len(groups)).backward()
-        replace_nonfinite(self.discriminator.trainable_parameters())
+        scalars["replaced_gradients"] += replace_nonfinite(self.discriminator.trainable_parameters())
         self.discriminator_optimizer.step()
 
     def _real_groups(self) -> list[RealImages]:

@@ -68,6 +68,15 @@ class UNet(nn.Module):
                 x = module(x, emb)
         return self.output(x)
 
+    def encoder_features(
+        self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return the encoder's last output at every resolution, finest first; arguments as in `forward`."""
+        emb = self.embed(noise_labels.float(), class_labels, None)
+        _, outputs = self._encode(x, emb)
+        last_at = {output.shape[-1]: output for output in outputs}
+        return list(last_at.values())
+
     def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the coarsest features and every encoder output, finest first."""
         skips: list[Tensor] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from gdd.errors import UserError
 from gdd.files import atomic_path
@@ -20,8 +20,10 @@ def save_weights(
 ) -> None:
     """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # By way of memory, because safetensors turns a full disk into an error of its own kind.
+    content = save(plain, metadata={"gdd": json.dumps(description, sort_keys=True)})
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"gdd": json.dumps(description, sort_keys=True)})
+        temporary.write_bytes(content)
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

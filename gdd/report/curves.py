@@ -62,8 +62,8 @@ def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Pat
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH * len(panels), HEIGHT))
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)))
+        for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
             _draw(axes, panel, column_title(curve.y))
             if len(panels) > 1:
                 axes.set_title(panel.title, loc="left")
@@ -145,7 +145,7 @@ def _draw(axes: Axes, panel: Panel, title: str) -> None:
             labels.append(Label(name, colour, "", dash, value))
         else:
             above = value > visible[1]
-            labels.append(Label(f"{name}: {value:.3g}\n(off scale)", colour, "", None, value, above))
+            labels.append(Label(f"{name}:\n{_plain(value)}, off scale", colour, "", None, value, above))
     _scale(axes, min(visible), max(visible))
     axes.set_xlabel("Images seen in training")
     axes.set_ylabel(title)
@@ -163,3 +163,7 @@ def _scale(axes: Axes, low: float, high: float) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         axes.set_ylim(0, high * 1.08)
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -43,17 +43,17 @@ def write_labels(axes: Axes, labels: Sequence[Label]) -> None:
         # A stub in the line's own look joins the label to the height where the line ends.
         if label.above is None:
             axes.plot(
-                [1.01, 1.04, 1.085],
+                [1.01, 1.035, 1.105],
                 [start, end, end],
                 transform=axes.transAxes,
                 color=label.colour,
-                linestyle="-" if label.marker else label.dash,
+                linestyle=label.dash,
                 linewidth=1.5,
                 clip_on=False,
             )
             if label.marker:
                 axes.plot(
-                    [1.07],
+                    [1.085],
                     [end],
                     transform=axes.transAxes,
                     color=label.colour,
@@ -63,7 +63,7 @@ def write_labels(axes: Axes, labels: Sequence[Label]) -> None:
         text = label.text if label.above is None else f"{'↑' if label.above else '↓'} {label.text}"
         axes.annotate(
             text,
-            (1.10 if label.above is None else 1.02, end),
+            (1.12 if label.above is None else 1.02, end),
             xycoords="axes fraction",
             va="center",
             color=INK,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INK = "#222222"
 TEACHER = ("#000000", "#6e6e6e", "#9a9a9a")  # black first, then greys for further step counts
 FLOOR = "#6e6e6e"
+MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))  # tells rows of one method apart
 WIDTH = 8.0  # inches: the reading width of the site and of a page, so that points are points
 RC: dict[Any, Any] = {
@@ -92,7 +93,7 @@ class Look:
 
 
 def looks(rows: Sequence[TableRow], config: Config) -> list[Look]:
-    """Return the look of each row: a method's own colour and marker, dashes where a method comes again.
+    """Return the look of each row: its method's colour and marker, others and dashes if it comes again.
 
     The teacher is dashed, in black and then greys.
     """
@@ -106,7 +107,8 @@ def looks(rows: Sequence[TableRow], config: Config) -> list[Look]:
             result.append(Look(TEACHER[min(nth, len(TEACHER) - 1)], "", (0, (6, 3))))
         else:
             method = config.methods[row.method]
-            result.append(Look(method.colour, method.marker, DASHES[nth % len(DASHES)]))
+            marker = MARKERS[(MARKERS.index(method.marker) + nth) % len(MARKERS)]
+            result.append(Look(method.colour, marker, DASHES[nth % len(DASHES)]))
     return result
 
 

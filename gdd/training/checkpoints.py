@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,18 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, images: int, payload: dict[str, Any]) -> Path:
-        """Write a checkpoint, then remove all but the newest `keep`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.folder / "writing.pt") as temporary:
-            torch.save(payload, temporary)
-            digest = sha256(temporary)
+        """Write a checkpoint, then remove all but the newest `keep`.
+
+        Raises:
+            OSError: it cannot be written, the disk being full for example; the older ones are all there.
+        """
+        # By way of memory, because torch turns a full disk into an error that does not say so.
+        buffer = io.BytesIO()
+        torch.save(payload, buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
         final = self.folder / f"{images:012d}-{digest[:16]}.pt"
-        (self.folder / "writing.pt").replace(final)
+        with atomic_path(final) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
         for old in self._newest_first()[self.keep :]:
             old.unlink()
         return final
@@ -42,14 +49,17 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints but every one is damaged.
         """
-        candidates = self._newest_first()
-        for path in candidates:
+        damaged: list[Path] = []
+        for path in self._newest_first():
             if sha256(path)[:16] != path.stem.split("-")[1]:
                 log.warning("The checkpoint %s is damaged; trying the one before it.", path)
+                damaged.append(path)
                 continue
             payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            for useless in damaged:  # it would pass for one of the newest that are kept
+                useless.unlink()
             return payload
-        if candidates:
+        if damaged:
             raise UserError(
                 f"Every checkpoint in {self.folder} is damaged; delete the folder to start again."
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import socket
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gdd.files import write_json
+from gdd.files import write_json, write_text
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines where nobody watches
 WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
@@ -92,7 +93,7 @@ class TrainingProgress:
             "total": self.total,
             "images_per_second": round(rate, 2),
             "seconds_left": round((self.total - self.images) / rate) if rate else None,
-            "losses": self._latest,
+            "losses": {key: value for key, value in self._latest.items() if math.isfinite(value)},
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "updated": time.time(),
@@ -120,7 +121,7 @@ class TrainingProgress:
         self._latest = {key: value / self._steps for key, value in self._sums.items()}
         line = {
             "images": self.images,
-            **{key: float(f"{value:.6g}") for key, value in self._latest.items()},
+            **{key: _rounded(value) for key, value in self._latest.items()},
             "images_per_second": round(self.rate(), 2),
             "seconds": round(self.seconds, 2),
             "peak_memory_mib": round(peak_memory()),
@@ -143,6 +144,11 @@ class TrainingProgress:
             print(f"{self.name}: {facts}", file=sys.stderr, flush=True)
 
 
+def _rounded(value: float) -> float | None:
+    """Return six digits of a scalar; None where it is not finite, for which JSON has no number."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
 def _drop_lines_after(path: Path, images: int) -> None:
     """Forget what an interrupted run logged beyond its last checkpoint: it will be logged again."""
     if not path.exists():
@@ -153,4 +159,4 @@ def _drop_lines_after(path: Path, images: int) -> None:
             entry: dict[str, Any] = json.loads(line)
             if entry["images"] <= images:
                 kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in kept))

@@ -119,15 +119,17 @@ class RunDirectory:
         if not identity.exists():
             write_json(identity, {"fingerprint": self.fingerprint})
         for leftover in self.state.rglob(".*"):  # temporary files of a process that was killed
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
 
 def _link(source: str | Path, target: str | Path) -> None:
     """Hard-link `source` to `target` in one step; copy where the file system has no hard links."""
-    temporary = Path(target).with_name(f".{Path(target).name}.{os.getpid()}")
+    temporary = Path(target).with_name(f".{Path(target).name}.publishing")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
     except OSError:
         shutil.copy2(source, temporary)
     temporary.replace(target)
+    # POSIX: renaming one link of a file to another link of it does nothing at all.
+    temporary.unlink(missing_ok=True)

@@ -35,15 +35,15 @@ TARGET = (
 )
 # The tests' own, so that the numbers of the repository's configuration may change.
 CONFIG = {
-    "datasets/digits": "{title: Digits, source: digits, resolution: 8, channels: 1, images: 1797, classes: 10}",
+    "datasets/digits": "{title: D, source: digits, resolution: 8, channels: 1, images: 1797, classes: 10}",
     "features/digits-classifier": NETWORK.format("Classifier", 500),
     "features/digits-judge": NETWORK.format("Judge", 500),
     "features/digits-random": NETWORK.format("Random", 0),
     "teachers/digits": """
 title: EDM teacher of the digits
 dataset: digits
-architecture: {model_type: SongUNet, img_resolution: 8, img_channels: 1, model_channels: 32, channel_mult: [1],
-  num_blocks: 1, attn_resolutions: [], embedding_type: positional, encoder_type: standard}
+architecture: {model_type: SongUNet, img_resolution: 8, img_channels: 1, model_channels: 32,
+  channel_mult: [1], num_blocks: 1, attn_resolutions: [], embedding_type: positional, encoder_type: standard}
 training: {images: 1_280, batch: 128, lr: 2e-3, ema: {half_life: 20_000}}
 """,
     "settings/digits": SETTING.format(title="Digits 8x8"),

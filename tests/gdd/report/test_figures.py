@@ -89,7 +89,7 @@ def test_two_settings_are_two_panels_and_what_is_off_the_scale_is_told(
     assert not any(panel.shown(value) for panel in panels for _, _, value in panel.teachers)
     png, _ = plot_curve(experiments, "both", tmp_path, tmp_path / "curve")
     with Image.open(png) as image:
-        assert image.size == (3200, 920)
+        assert image.size == (1600, 1840)
     png, _ = plot_samples(experiments, "both", tmp_path, tmp_path / "grid")
     assert png.stat().st_size > 5_000
 
@@ -106,6 +106,7 @@ def test_a_method_keeps_its_colour_and_its_second_row_gets_dashes(made):
     assert first == objectives[3]
     assert first.colour == second.colour == "#0072b2"
     assert first.dash != second.dash
+    assert (first.marker, second.marker) == ("o", "s")
     assert objectives[0].colour == "#000000"
 
 
