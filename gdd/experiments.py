@@ -134,11 +134,14 @@ class Experiments:
             teacher = row.teacher or self.config.settings[setting].teacher
             known(self.config, "teachers", teacher, f"{where}, row '{title}'", "teacher")
             return TableRow(title, setting, None, teacher=teacher, teacher_steps=row.teacher_steps)
-        recipe = self.recipe(setting, row.method or "", _set_keys(row, Row), f"{where}, row '{title}'")
-        run_id = self.run_id(setting, recipe)
         seeds = ablation.seeds if ablation.seeds is not None else self.config.project.seeds
-        runs = tuple(Run(setting, run_id, seed, recipe) for seed in seeds)
-        return TableRow(title, setting, row.method, runs)
+        runs = []
+        for teacher in ablation.teachers or (None,):
+            changes = _set_keys(row, Row) | ({"teacher": teacher} if teacher else {})
+            recipe = self.recipe(setting, row.method or "", changes, f"{where}, row '{title}'")
+            run_id = self.run_id(setting, recipe)
+            runs += [Run(setting, run_id, seed, recipe) for seed in seeds]
+        return TableRow(title, setting, row.method, tuple(runs))
 
     @cached_property
     def tables(self) -> dict[str, list[TableRow]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gdd.adversary.feature_network import FeatureNetwork
 from gdd.networks.preconditioning import Denoiser, denoiser_coefficients
+from gdd.networks.unet import UNet
 
 SIGMA = 0.1  # the images are clean; the network is told of a little noise, the least it was much trained on
 
@@ -21,12 +22,14 @@ class TeacherEncoder(FeatureNetwork):
 
     def __init__(self, teacher: Denoiser) -> None:
         arch = teacher.arch
+        unet: UNet = copy.deepcopy(teacher.model).eval()
         super().__init__(
-            copy.deepcopy(teacher.model).eval(),
-            [width for width in arch.widths],
+            unet,
+            arch.widths,
             img_channels=arch.img_channels,
             resolution=arch.img_resolution,
         )
+        self.unet = unet
         self.sigma = torch.tensor(SIGMA)
         self.label_dim = arch.label_dim
 
@@ -34,7 +37,6 @@ class TeacherEncoder(FeatureNetwork):
         """Return features `[B, C_i, H_i, W_i]` of the encoder, one a resolution."""
         coefficients = denoiser_coefficients(self.sigma.to(prepared.device))
         labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
-        features: list[Tensor] = self.frozen.encoder_features(
+        return self.unet.encoder_features(
             coefficients.in_ * prepared, coefficients.noise.reshape(1), labels
         )
-        return features

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
-from gdd.config.record import Record
+from gdd.config.record import Distinct, Record
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -101,7 +101,7 @@ class Recipe(Record):
     lr: LearningRates
     adam: Adam = Adam()
     ema: Ema
-    backbones: tuple[str, ...] = ()
+    backbones: Annotated[tuple[str, ...], Distinct] = ()
     heads: Heads = Heads()
     r1: R1 = R1(gamma=1e-4)
     reuse_fakes: bool = False
@@ -152,6 +152,7 @@ def partial(kind: type[Record]) -> Any:
     """Return a record with the same keys and types as `kind` in which each key may be left out.
 
     Records inside it are partial too. Checks that look at several keys wait until the parts are merged.
+    A key without a value is an error here already, while the file it stands in is known.
     """
     fields: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
@@ -159,8 +160,16 @@ def partial(kind: type[Record]) -> Any:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Record):
             annotation = partial(inner)
-        fields[name] = (annotation | None, None)
+        may_be_empty = type(None) in get_args(inner)
+        optional = annotation if may_be_empty else Annotated[annotation | None, AfterValidator(_written)]
+        fields[name] = (optional, None)
     return create_model(f"Partial{kind.__name__}", __base__=Record, **fields)
+
+
+def _written(value: Any) -> Any:
+    if value is None:
+        raise ValueError("give it a value or leave the key out")
+    return value
 
 
 PartialRecipe: Any = partial(Recipe)

@@ -8,12 +8,18 @@ from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
-from gdd.config.record import Record
+from gdd.config.record import Distinct, Record
 
 Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
+Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
 
 Column = Literal[
     "fid",
+    "fid_difference",  # to the row above, with its uncertainty
+    "best_fid",  # of the best snapshot, on the block it was chosen on
+    "best_fid_fresh",  # of the same snapshot, on the other blocks
+    "final_fid_fresh",  # of the last snapshot, on those other blocks
     "precision",
     "recall",
     "density",
@@ -80,7 +86,7 @@ class Evaluation(Record):
     pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
     samples: Count  # generated images per block of latents
     blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
-    teacher_steps: tuple[Count, ...] = ()  # the teacher beside the students, at these step counts
+    teacher_steps: Annotated[tuple[Count, ...], Distinct] = ()  # the teacher beside the students, at these step counts
 
 
 class Setting(Record):
@@ -113,6 +119,12 @@ class Row(PartialRecipe):  # type: ignore[misc]
     def _is_one_thing(self) -> Self:
         if (self.method is None) == (self.teacher_steps is None):
             raise ValueError("a row needs either 'method' or 'teacher_steps'")
+        ignored = self.model_fields_set - {"method", "teacher_steps", "teacher"}
+        if self.teacher_steps is not None and ignored:
+            raise ValueError(
+                f"a row with 'teacher_steps' trains nothing: only 'teacher' can stand beside it, "
+                f"not '{min(ignored)}'"
+            )
         return self
 
 
@@ -123,18 +135,28 @@ class Curve(Record):
     y: Literal["fid", "pixel_fid"] = "fid"
 
 
+class Choice(Record):
+    """One row is chosen per value of a row key: the one with the lowest mean of a column."""
+
+    per: Literal["method"] = "method"
+    by: Literal["fid"] = "fid"
+
+
 class Ablation(Record):
-    """A table, and a target of the same name; `grid` crosses the values of (dotted) row keys."""
+    """A table, and a target of the same name; `grid` crosses the values of (dotted) row keys.
+
+    Every row is trained once per seed and, if `teachers` are given, per teacher.
+    """
 
     title: str
     caption: str = ""
     setting: str | None = None
-    settings: tuple[str, ...] = ()
+    settings: Annotated[tuple[str, ...], Distinct] = ()
     rows: dict[str, Row] = {}
-    grid: dict[str, tuple[Any, ...]] = {}
-    columns: tuple[Column, ...]
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1), Distinct]] = {}
+    columns: Annotated[tuple[Column, ...], Field(min_length=1), Distinct]
     curve: Curve | None = None
-    seeds: tuple[Seed, ...] | None = None
+    seeds: Seeds | None = None
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -142,8 +164,6 @@ class Ablation(Record):
             raise ValueError("give either 'setting' or 'settings'")
         if bool(self.rows) == bool(self.grid):
             raise ValueError("give either 'rows' or 'grid'")
-        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"'seeds' names a seed twice: {list(self.seeds)}")
         return self
 
     def setting_names(self) -> tuple[str, ...]:
@@ -156,11 +176,11 @@ class Target(Record):
 
     title: str
     page: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # results/site/<page>.html
-    tables: tuple[str, ...]  # names of ablations
+    tables: Names  # of ablations
 
 
 class Project(Record):
     """`config.yaml`: what the targets build."""
 
-    seeds: tuple[Seed, ...]
+    seeds: Seeds
     targets: dict[str, Target]

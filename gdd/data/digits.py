@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def prepare_digits(folder: Path, name: str, dataset: Dataset) -> ImageArray:
     digits = load_digits()
     chosen = part_indices(len(digits.images), dataset.part)
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
-    description = {
+    description: dict[str, Any] = {
         "name": name,
         "title": dataset.title,
         "classes": [str(name) for name in digits.target_names],
