@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gdd.config.load import Config, known
+from gdd.config.load import Config, Named, known
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.record import Record, parse
-from gdd.config.records import Ablation, Method, Row, Setting
+from gdd.config.records import Ablation, Method, Row
 from gdd.errors import UserError
+
+LONGEST_ID = 150  # characters; file systems allow 255 for a name
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,12 @@ class Experiments:
         Depends on the recipe alone, not on who asks, so that two tables share the run.
         """
         candidates = []
-        for name, base in self._method_recipes(setting).items():
+        for name, base in self._method_recipes[setting].items():
             changed = _differences(base, recipe)
             candidates.append((len(changed), name, changed))
-        if not candidates:
-            raise UserError(f"No method in methods/ gives a valid recipe in the setting '{setting}'.")
         _, name, changed = min(candidates)
-        return ".".join([name, *(_tag(key, value) for key, value in changed)])
+        run_id = ".".join([name, *(_tag(key, value) for key, value in changed)])
+        return run_id if len(run_id) <= LONGEST_ID else f"{run_id[:LONGEST_ID]}-{_digest(run_id)}"
 
     def rows(self, name: str) -> list[TableRow]:
         """Return the lines of the table `name`, setting by setting.
@@ -117,7 +118,7 @@ class Experiments:
         Raises:
             UserError: a row is no valid recipe, or two rows bear one title.
         """
-        ablation: Ablation = known(self.config, "ablations", name, "ablations/", "ablation")
+        ablation: Ablation = self.config.ablations[name]
         where = self.config.where("ablations", name)
         rows = []
         for setting in ablation.setting_names():
@@ -146,14 +147,18 @@ class Experiments:
     @cached_property
     def tables(self) -> dict[str, list[TableRow]]:
         """The lines of every table."""
-        return {name: self.rows(name) for name in self.config.ablations}
+        self._method_recipes  # noqa: B018  (what is wrong with a setting is not to be blamed on a row)
+        tables = Named("ablations")
+        for name in self.config.ablations:
+            tables[name] = self.rows(name)
+        return tables
 
     @cached_property
     def recipes(self) -> dict[tuple[str, str], Recipe]:
         """Every recipe that a table or a plain method has, by setting and run id."""
         recipes = {run.key: run.recipe for rows in self.tables.values() for row in rows for run in row.runs}
         for setting in self.config.settings:
-            for method, recipe in self._method_recipes(setting).items():
+            for method, recipe in self._method_recipes[setting].items():
                 recipes[setting, method] = recipe
         return recipes
 
@@ -164,21 +169,24 @@ class Experiments:
             UserError: no table and no method has such a run.
         """
         if (setting, run) not in self.recipes:
-            raise UserError(f"No table and no method has a run '{run}' in the setting '{setting}'.")
+            runs = [run for place, run in self.recipes if place == setting]
+            raise UserError(
+                f"No table and no method has a run '{run}' in the setting '{setting}'; "
+                f"there are: {', '.join(runs)}."
+            )
         return self.recipes[setting, run]
 
     @cached_property
-    def _by_setting(self) -> dict[str, dict[str, Recipe]]:
+    def _method_recipes(self) -> dict[str, dict[str, Recipe]]:
         recipes: dict[str, dict[str, Recipe]] = {}
         for setting in self.config.settings:
             recipes[setting] = {}
             for method in self.config.methods:
-                where = f"{self.config.where('settings', setting)} with methods/{method}.yaml"
+                where = " with ".join(
+                    [self.config.where("settings", setting), self.config.where("methods", method)]
+                )
                 recipes[setting][method] = self.recipe(setting, method, {}, where)
         return recipes
-
-    def _method_recipes(self, setting: str) -> dict[str, Recipe]:
-        return self._by_setting[setting]
 
 
 def _set_keys(record: Any, own: type[Record] | None = None) -> dict[str, Any]:
@@ -228,21 +236,18 @@ def _differences(base: Recipe, recipe: Recipe) -> list[tuple[str, Any]]:
 
 
 def _tag(key: str, value: Any) -> str:
-    """Write one difference so that it can be part of a folder's name."""
-    text = "+".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
-    tag = f"{key}-{text}"
-    safe = re.sub(r"[^A-Za-z0-9.+_-]", "_", tag)
-    if safe != tag or len(safe) > 80:
-        # What was cut or replaced still has to tell two values apart.
-        safe = f"{safe[:60]}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
-    return safe
+    """Write one difference so that it can be part of a folder's name and no other difference reads the same."""
+    if isinstance(value, list):
+        text = "+".join(map(str, value))
+        # A list could read like the name of a freeze policy, or two entries of it like one.
+        exact = key != "freeze" and all(re.fullmatch(r"[A-Za-z0-9_-]+", entry) for entry in value)
+    else:
+        text = json.dumps(value).strip('"')
+        exact = not isinstance(value, str) or re.fullmatch(r"[A-Za-z0-9_+-]+", value) is not None
+    if exact and len(text) <= 60:
+        return f"{key}-{text}"
+    return f"{key}-{re.sub(r'[^A-Za-z0-9+_-]', '_', text)[:40]}-{_digest(json.dumps(value))}"
 
 
-def setting_of(config: Config, name: str) -> Setting:
-    """Return a setting by name.
-
-    Raises:
-        UserError: there is none.
-    """
-    setting: Setting = known(config, "settings", name, "command line", "setting")
-    return setting
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -28,5 +28,5 @@ def load_backbones(
         elif name in files:
             backbones[name] = SmallBackbone(load_classifier(files[name]))
         else:
-            raise UserError(f"The recipe's backbone '{name}' was given no file; pass --backbone {name}.safetensors.")
+            raise UserError(f"The backbone '{name}' was given no file; pass --backbone {name}.safetensors.")
     return backbones

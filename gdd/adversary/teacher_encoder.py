@@ -37,6 +37,4 @@ class TeacherEncoder(FeatureNetwork):
         """Return features `[B, C_i, H_i, W_i]` of the encoder, one a resolution."""
         coefficients = denoiser_coefficients(self.sigma.to(prepared.device))
         labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
-        return self.unet.encoder_features(
-            coefficients.in_ * prepared, coefficients.noise.reshape(1), labels
-        )
+        return self.unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,20 @@ KINDS: dict[str, type[Record]] = {
     "ablations": Ablation,
 }
 SCHEMAS: dict[str, type[Record]] = {**KINDS, "config": Project, "local": Local}
+
+# Names become parts of paths and of run ids, which join them with dots.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+
+
+class Named(dict[str, Any]):
+    """Things by name; asking for one that does not exist is the user's mistake, and the sentence says so."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f"There is no '{name}' in {self.kind}/; there are: {', '.join(self)}.")
 
 
 @dataclass(frozen=True)
@@ -52,13 +67,19 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
         UserError: a file is missing or wrong, two files define one name, or a name is unknown.
     """
     files: dict[tuple[str, str], Path] = {}
-    records: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    records = {kind: Named(kind) for kind in KINDS}
     roots = (Path(folder), *map(Path, extra))
     for root in roots:
         if not root.is_dir():
             raise UserError(f"The configuration folder {root} does not exist.")
+        if not any((root / kind).is_dir() for kind in KINDS):
+            raise UserError(f"The configuration folder {root} has none of the folders {', '.join(KINDS)}.")
         for kind, record in KINDS.items():
-            for path in sorted((root / kind).glob("*.yaml")):
+            for path in sorted((root / kind).glob("*.y*ml")):
+                if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+                    raise UserError(
+                        f"{path}: the file's name has to be letters, digits, '_', '+' and '-', then '.yaml'."
+                    )
                 if (kind, path.stem) in files:
                     raise UserError(f"{path}: '{path.stem}' is already defined by {files[kind, path.stem]}.")
                 files[kind, path.stem] = path
@@ -98,7 +119,8 @@ def _check_names(config: Config, project_file: Path) -> None:
             known(config, "methods", method, where, f"methods.{method}")
     for name, ablation in config.ablations.items():
         for setting_name in ablation.setting_names():
-            known(config, "settings", setting_name, config.where("ablations", name), "setting")
+            key = "setting" if ablation.setting else "settings"
+            known(config, "settings", setting_name, config.where("ablations", name), key)
     pages: dict[str, str] = {}
     for name, target in config.project.targets.items():
         for table in target.tables:

@@ -71,7 +71,8 @@ class Objective(Record):
     def _has_a_loss(self) -> Self:
         if self.distributional is None and self.instance is None:
             raise ValueError(
-                "an objective needs 'distributional' (softplus, hinge), 'instance' (direct, consistency) or both"
+                "an objective needs 'distributional' (softplus, hinge), 'instance' (direct, consistency) "
+                "or both"
             )
         return self
 

@@ -86,7 +86,6 @@ class Evaluation(Record):
     pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
     samples: Count  # generated images per block of latents
     blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
-    teacher_steps: Annotated[tuple[Count, ...], Distinct] = ()  # the teacher beside the students, at these step counts
 
 
 class Setting(Record):
@@ -157,6 +156,8 @@ class Ablation(Record):
     columns: Annotated[tuple[Column, ...], Field(min_length=1), Distinct]
     curve: Curve | None = None
     seeds: Seeds | None = None
+    teachers: Annotated[tuple[str, ...], Distinct] = ()
+    choose: Choice | None = None
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

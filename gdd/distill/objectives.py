@@ -44,9 +44,7 @@ class RealImages:
 class InstanceLoss(Protocol):
     """A loss that ties each single output of the student to the teacher: `[B]` for one group."""
 
-    def __call__(
-        self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages
-    ) -> Tensor:
+    def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages) -> Tensor:
         """Return the loss of every image of the group; `average` is the generator's EMA."""
         ...
 
@@ -110,9 +108,7 @@ class ConsistencyLoss:
         self.levels = consistency_grid(grid)
         self.seed = seed
 
-    def __call__(
-        self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages
-    ) -> Tensor:
+    def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages) -> Tensor:
         """Return the mean squared error over the pixels of each image."""
         count, device = len(reals.images), reals.images.device
         draws = stream(self.seed, "consistency level", reals.group)
@@ -127,7 +123,9 @@ class ConsistencyLoss:
         return squared_error(generator.forward_at(noisy, above, reals.class_labels), target)
 
 
-def consistency_grid(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+def consistency_grid(
+    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
     """Return the levels [steps + 1], float64, rising from sigma_min to sigma_max (EDM Eq. 5, reversed)."""
     ramp = torch.arange(steps + 1, dtype=torch.float64) / steps
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
