@@ -57,17 +57,9 @@ for ablation in targets.ablations():
 
 rule tables:
     input:
-        [
-            file
-            for ablation in targets.ablations()
-            for file in targets.table_files(ablation)
-        ],
+        targets.tables_of("all"),
 
 
 rule figures:
     input:
-        [
-            file
-            for ablation in targets.ablations()
-            for file in targets.figure_files(ablation)
-        ],
+        targets.figures_of("all"),

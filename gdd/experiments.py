@@ -67,10 +67,16 @@ def teacher_metrics(teacher: str, setting: str, steps: int) -> str:
 
 
 class Experiments:
-    """All runs that a configuration speaks of."""
+    """All runs that a configuration speaks of.
+
+    Raises:
+        UserError: a method is no valid recipe in a setting.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        # Before any row, so that what is wrong with a setting is not blamed on a table.
+        self._method_recipes = self._plain_recipes()
 
     def recipe(self, setting: str, method: str, changes: Mapping[str, Any], where: str) -> Recipe:
         """Merge setting, method, the method's changes in the setting, and a row's changes.
@@ -147,7 +153,6 @@ class Experiments:
     @cached_property
     def tables(self) -> dict[str, list[TableRow]]:
         """The lines of every table."""
-        self._method_recipes  # noqa: B018  (what is wrong with a setting is not to be blamed on a row)
         tables = Named("ablations")
         for name in self.config.ablations:
             tables[name] = self.rows(name)
@@ -176,8 +181,7 @@ class Experiments:
             )
         return self.recipes[setting, run]
 
-    @cached_property
-    def _method_recipes(self) -> dict[str, dict[str, Recipe]]:
+    def _plain_recipes(self) -> dict[str, dict[str, Recipe]]:
         recipes: dict[str, dict[str, Recipe]] = {}
         for setting in self.config.settings:
             recipes[setting] = {}
@@ -236,7 +240,7 @@ def _differences(base: Recipe, recipe: Recipe) -> list[tuple[str, Any]]:
 
 
 def _tag(key: str, value: Any) -> str:
-    """Write one difference so that it can be part of a folder's name and no other difference reads the same."""
+    """Write one difference as part of a folder's name, so that no other difference reads the same."""
     if isinstance(value, list):
         text = "+".join(map(str, value))
         # A list could read like the name of a freeze policy, or two entries of it like one.

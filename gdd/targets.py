@@ -42,6 +42,14 @@ class Targets:
         """Return the page of a target of config.yaml."""
         return f"results/site/{self.config.project.targets[target].page}.html"
 
+    def tables_of(self, target: str) -> list[str]:
+        """Return the tables of a target of config.yaml in every format."""
+        return [file for name in self.config.project.targets[target].tables for file in self.table_files(name)]
+
+    def figures_of(self, target: str) -> list[str]:
+        """Return the figures of a target of config.yaml in every format."""
+        return [file for name in self.config.project.targets[target].tables for file in self.figure_files(name)]
+
     def table_files(self, name: str) -> list[str]:
         """Return an ablation's table in every format."""
         return [f"results/tables/{name}.{ending}" for ending in TABLE_ENDINGS]

@@ -165,6 +165,8 @@ class Ablation(Record):
             raise ValueError("give either 'setting' or 'settings'")
         if bool(self.rows) == bool(self.grid):
             raise ValueError("give either 'rows' or 'grid'")
+        if self.teachers and any(row.method and row.teacher for row in self.rows.values()):
+            raise ValueError("'teachers' trains every row with each of them, so no row can name a 'teacher'")
         return self
 
     def setting_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ def parameters(*gradients: list[float] | None) -> list[nn.Parameter]:
     result = []
     for gradient in gradients:
         parameter = nn.Parameter(torch.zeros(3))
-        parameter.grad = None if gradient is None else torch.tensor(gradient)
+        parameter.grad = None if gradient is None else torch.tensor(gradient, dtype=torch.float32)
         result.append(parameter)
     return result
 
