@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+
+from gdd.config.load import load_config
+from gdd.config.record import read_yaml
+from gdd.experiments import Experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"
@@ -33,3 +41,58 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):
             item.add_marker(pytest.mark.unit)
+
+
+@dataclass(frozen=True)
+class ConfigFolder:
+    """A configuration to take apart: the project's own records of the digits, and one table."""
+
+    path: Path
+
+    def change(self, file: str, keys: tuple[Any, ...], value: Any) -> None:
+        """Set what stands at `keys` of a YAML file; an ellipsis removes the last key."""
+        data = inner = read_yaml(self.path / file)
+        for key in keys[:-1]:
+            inner = inner[key]
+        if value is ...:
+            del inner[keys[-1]]
+        else:
+            inner[keys[-1]] = value
+        self.write(file, yaml.safe_dump(data, sort_keys=False))
+
+    def write(self, file: str, text: str) -> None:
+        """Write a file, its folder included."""
+        (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+        (self.path / file).write_text(text)
+
+    def load(self, *extra: Path) -> Experiments:
+        """Read and check everything, every table included."""
+        experiments = Experiments(load_config(self.path, extra))
+        assert experiments.tables
+        return experiments
+
+
+@pytest.fixture
+def config_folder(tmp_path: Path) -> ConfigFolder:
+    """A configuration of three methods, one setting and one table, to be changed at will."""
+    copy = ConfigFolder(tmp_path / "config")
+    files = ["datasets/digits", "teachers/digits", "settings/digits"]
+    files += [f"features/digits-{name}" for name in ("classifier", "random", "judge")]
+    files += [f"methods/{name}" for name in ("gdd", "gdd-i", "direct")]
+    for file in files:
+        target = copy.path / f"{file}.yaml"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "config" / f"{file}.yaml", target)
+    copy.change("settings/digits.yaml", ("methods",), {"gdd-i": {"lr": {"generator": 1e-3}}})
+    copy.write("config.yaml", "seeds: [0]\ntargets: {all: {title: All, page: index, tables: [small]}}\n")
+    copy.write(
+        "ablations/small.yaml",
+        "title: Small\n"
+        "setting: digits\n"
+        "rows:\n"
+        "  GDD: {method: gdd}\n"
+        "  GDD-I: {method: gdd-i, lr: {discriminator: 3e-4}}\n"
+        "  Teacher: {teacher_steps: 18}\n"
+        "columns: [fid, seconds]\n",
+    )
+    return copy

@@ -38,13 +38,20 @@ class Inputs:
     pairs: Path | None = None
 
     def hashes(self, data: ImageArray) -> dict[str, str]:
-        """Return the content hash of every input; they decide the weights as the recipe does."""
+        """Return the content hash of every input; they decide the weights as the recipe does.
+
+        Raises:
+            UserError: a file is missing.
+        """
         files = {
             "teacher": self.teacher,
             **{f"backbone {name}": path for name, path in self.backbones.items()},
         }
         if self.pairs:
             files["pairs"] = self.pairs
+        for name, path in files.items():
+            if not path.is_file():
+                raise UserError(f"The {name} {path} does not exist; make it first or correct the path.")
         return {"data": data.sha256, **{name: sha256(path) for name, path in files.items()}}
 
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,22 +40,22 @@ def test_waits_for_an_earlier_process(tmp_path: Path, caplog: pytest.LogCaptureF
     assert caplog.text.count("waiting for it") == 1
 
 
+def own_and_sleep(folder: Path, owned: Any) -> None:
+    with RunDirectory(folder, "a"):
+        owned.set()
+        time.sleep(60)
+
+
 def test_the_lock_dies_with_its_owner(tmp_path: Path) -> None:
-    code = (
-        "import sys, time\n"
-        "from gdd.training.run_directory import RunDirectory\n"
-        "with RunDirectory(sys.argv[1], 'a'):\n"
-        "    print('owned', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout
-    assert owner.stdout.readline() == "owned\n"
+    forking = multiprocessing.get_context("fork")
+    owned = forking.Event()
+    owner = forking.Process(target=own_and_sleep, args=(tmp_path, owned))
+    owner.start()
+    assert owned.wait(30)
     with pytest.raises(UserError, match=f"process {owner.pid}"):
         RunDirectory(tmp_path, "a", patience=0).__enter__()
     owner.kill()
-    owner.wait()
-    owner.stdout.close()
+    owner.join()
     with RunDirectory(tmp_path, "a", patience=0):
         pass
 
