@@ -228,16 +228,28 @@ def table(name: str, folder: Path, extra: tuple[Path, ...], results: Path) -> No
 
 
 @cli.command()
-@click.argument("kind", type=click.Choice(["curve", "samples"]))
+@click.argument("kind", type=click.Choice(["curve", "spread", "samples"]))
 @click.argument("name")
 @_configured
 def figure(kind: str, name: str, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
-    """Draw the curve or the samples of the ablation NAME as PNG and PDF."""
+    """Draw a figure of the ablation NAME as PNG and PDF: its curve, all its runs, or images of each row."""
     from gdd.report.curves import plot_curve
     from gdd.report.samples import plot_samples
+    from gdd.report.spread import plot_spread
 
-    plot = plot_curve if kind == "curve" else plot_samples
+    plot = {"curve": plot_curve, "spread": plot_spread, "samples": plot_samples}[kind]
     plot(_experiments(folder, extra), name, results, results / "figures" / f"{name}-{kind}")
+
+
+@cli.command()
+@click.argument("name")
+@_configured
+def choose(name: str, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
+    """Write what the ablation NAME chooses per method, as YAML for a setting and as Markdown."""
+    from gdd.report.choice import write_choice
+
+    for path in write_choice(_experiments(folder, extra), name, results):
+        _say(str(path))
 
 
 @cli.command()

@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -45,19 +45,20 @@ class Run:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table: a student over its seeds, or the teacher at some number of steps."""
+    """One line of a table: a student over its runs, or one or more teachers at some number of steps."""
 
     title: str
     setting: str
     method: str | None
-    runs: tuple[Run, ...] = ()
-    teacher: str | None = None
+    runs: tuple[Run, ...] = ()  # teacher by teacher, each from every seed
+    teachers: tuple[str, ...] = ()  # with `teacher_steps` only
     teacher_steps: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict, compare=False)  # the recipe keys it sets
 
     def metrics(self) -> list[str]:
         """Return the metrics files the row is made of, below `results/`."""
         if self.teacher_steps is not None:
-            return [teacher_metrics(self.teacher or "", self.setting, self.teacher_steps)]
+            return [teacher_metrics(teacher, self.setting, self.teacher_steps) for teacher in self.teachers]
         return [f"{run.folder}/metrics.json" for run in self.runs]
 
 
@@ -101,8 +102,8 @@ class Experiments:
         recipe = parse(Recipe, data, where)
         known(self.config, "datasets", recipe.dataset, where, "dataset")
         known(self.config, "teachers", recipe.teacher, where, "teacher")
-        for backbone in set(recipe.backbones) - {TEACHER_ENCODER}:
-            known(self.config, "features", backbone, where, "backbones")
+        for backbone in recipe.backbones:
+            known(self.config, "features", backbone, where, "backbones", also=(TEACHER_ENCODER,))
         return recipe
 
     def run_id(self, setting: str, recipe: Recipe) -> str:
@@ -122,10 +123,15 @@ class Experiments:
         """Return the lines of the table `name`, setting by setting.
 
         Raises:
-            UserError: a row is no valid recipe, or two rows bear one title.
+            UserError: a row is no valid recipe, two rows bear one title, or `choose` stands with several
+                settings.
         """
         ablation: Ablation = self.config.ablations[name]
         where = self.config.where("ablations", name)
+        if ablation.choose and len(ablation.setting_names()) > 1:
+            raise UserError(
+                f"{where}: 'choose' chooses for one setting; write a file for each of 'settings'."
+            )
         rows = []
         for setting in ablation.setting_names():
             for title, row in _titled_rows(ablation, where):
@@ -138,17 +144,24 @@ class Experiments:
 
     def _row(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> TableRow:
         if row.teacher_steps is not None:
-            teacher = row.teacher or self.config.settings[setting].teacher
-            known(self.config, "teachers", teacher, f"{where}, row '{title}'", "teacher")
-            return TableRow(title, setting, None, teacher=teacher, teacher_steps=row.teacher_steps)
+            own = (row.teacher or self.config.settings[setting].teacher,)
+            teachers = own if row.teacher else ablation.teachers or own
+            for teacher in teachers:
+                known(self.config, "teachers", teacher, f"{where}, row '{title}'", "teacher")
+            return TableRow(title, setting, None, teachers=teachers, teacher_steps=row.teacher_steps)
         seeds = ablation.seeds if ablation.seeds is not None else self.config.project.seeds
         runs = []
+        changes = _set_keys(row, Row)
+        if ablation.teachers and "teacher" in changes:
+            raise UserError(
+                f"{where}, row '{title}': give 'teacher' here or 'teachers' for the table, not both."
+            )
         for teacher in ablation.teachers or (None,):
-            changes = _set_keys(row, Row) | ({"teacher": teacher} if teacher else {})
-            recipe = self.recipe(setting, row.method or "", changes, f"{where}, row '{title}'")
+            chosen = changes | ({"teacher": teacher} if teacher else {})
+            recipe = self.recipe(setting, row.method or "", chosen, f"{where}, row '{title}'")
             run_id = self.run_id(setting, recipe)
             runs += [Run(setting, run_id, seed, recipe) for seed in seeds]
-        return TableRow(title, setting, row.method, tuple(runs))
+        return TableRow(title, setting, row.method, tuple(runs), changes=changes)
 
     @cached_property
     def tables(self) -> dict[str, list[TableRow]]:

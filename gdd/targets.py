@@ -7,6 +7,7 @@ an output's path as attributes, as Snakemake's wildcards do.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
@@ -15,6 +16,7 @@ from gdd.experiments import Experiments, TableRow
 
 FIGURE_ENDINGS = ("png", "pdf")
 TABLE_ENDINGS = ("csv", "md", "tex", "json")
+CHOICE_ENDINGS = ("yaml", "md")
 
 
 class Targets:
@@ -35,8 +37,8 @@ class Targets:
         return list(self.config.project.targets)
 
     def of_ablation(self, name: str) -> list[str]:
-        """Return an ablation's table and figures."""
-        return [*self.table_files(name), *self.figure_files(name)]
+        """Return an ablation's table and figures, and what it chooses."""
+        return [*self.table_files(name), *self.figure_files(name), *self.choice_files(name)]
 
     def page(self, target: str) -> str:
         """Return the page of a target of config.yaml."""
@@ -44,11 +46,15 @@ class Targets:
 
     def tables_of(self, target: str) -> list[str]:
         """Return the tables of a target of config.yaml in every format."""
-        return [file for name in self.config.project.targets[target].tables for file in self.table_files(name)]
+        return [
+            file for name in self.config.project.targets[target].tables for file in self.table_files(name)
+        ]
 
     def figures_of(self, target: str) -> list[str]:
         """Return the figures of a target of config.yaml in every format."""
-        return [file for name in self.config.project.targets[target].tables for file in self.figure_files(name)]
+        return [
+            file for name in self.config.project.targets[target].tables for file in self.figure_files(name)
+        ]
 
     def table_files(self, name: str) -> list[str]:
         """Return an ablation's table in every format."""
@@ -56,10 +62,17 @@ class Targets:
 
     def figure_files(self, name: str) -> list[str]:
         """Return an ablation's figures in every format."""
-        stems = [f"{name}-samples"]
-        if self.config.ablations[name].curve:
-            stems.append(f"{name}-curve")
-        return [f"results/figures/{stem}.{ending}" for stem in stems for ending in FIGURE_ENDINGS]
+        kinds = figure_kinds(self.experiments, name)
+        return [f"results/figures/{name}-{kind}.{ending}" for kind in kinds for ending in FIGURE_ENDINGS]
+
+    def choice_files(self, name: str) -> list[str]:
+        """Return what an ablation with `choose` chooses, for a setting's file and for reading."""
+        endings = CHOICE_ENDINGS if self.config.ablations[name].choose else ()
+        return [f"results/tables/{name}-choice.{ending}" for ending in endings]
+
+    def table_names(self) -> str:
+        """Return a pattern of the names of all tables, which no other file beside them matches."""
+        return "|".join(map(re.escape, self.config.ablations))
 
     # Data sets, feature networks, teachers
 
@@ -176,8 +189,9 @@ class Targets:
         files = []
         for row in self.rows(wildcards.table):
             if row.teacher_steps is not None:
+                # One teacher is shown, as one run is of a student.
                 files.append(
-                    f"results/teachers/{row.teacher}/samples/{row.setting}-steps{row.teacher_steps}.npz"
+                    f"results/teachers/{row.teachers[0]}/samples/{row.setting}-steps{row.teacher_steps}.npz"
                 )
             elif row.runs:
                 files.append(f"results/{row.runs[0].folder}/samples")
@@ -216,6 +230,17 @@ class Targets:
                 files += [f"results/{path}" for path in row.metrics()]
                 files += [f"results/{run.folder}/run.json" for run in row.runs]
         return list(dict.fromkeys(files))
+
+
+def figure_kinds(experiments: Experiments, name: str) -> list[str]:
+    """Return which figures an ablation has: `curve`, `spread` over several runs, `samples`.
+
+    A grid has too many rows for a picture of each.
+    """
+    ablation = experiments.config.ablations[name]
+    several = any(len(row.runs) > 1 for row in experiments.rows(name))
+    asked = {"curve": ablation.curve is not None, "spread": several, "samples": not ablation.grid}
+    return [kind for kind, wanted in asked.items() if wanted]
 
 
 def dataset_file(name: str) -> str:

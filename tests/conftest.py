@@ -73,9 +73,15 @@ class ConfigFolder:
 
 
 @pytest.fixture
-def config_folder(tmp_path: Path) -> ConfigFolder:
+def config_folder(tmp_path: Path, pristine_config: ConfigFolder) -> ConfigFolder:
     """A configuration of three methods, one setting and one table, to be changed at will."""
-    copy = ConfigFolder(tmp_path / "config")
+    return ConfigFolder(shutil.copytree(pristine_config.path, tmp_path / "config"))
+
+
+@pytest.fixture(scope="session")
+def pristine_config(tmp_path_factory: pytest.TempPathFactory) -> ConfigFolder:
+    """What `config_folder` is a copy of."""
+    copy = ConfigFolder(tmp_path_factory.mktemp("pristine") / "config")
     files = ["datasets/digits", "teachers/digits", "settings/digits"]
     files += [f"features/digits-{name}" for name in ("classifier", "random", "judge")]
     files += [f"methods/{name}" for name in ("gdd", "gdd-i", "direct")]

@@ -91,18 +91,17 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
     return config
 
 
-def known(config: Config, kind: str, name: str, where: str, key: str) -> Any:
-    """Return the record `name` of `kind`.
+def known(config: Config, kind: str, name: str, where: str, key: str, also: tuple[str, ...] = ()) -> Any:
+    """Return the record `name` of `kind`; None for one of the names in `also`, which need no file.
 
     Raises:
         UserError: there is none; the sentence lists those there are.
     """
     records: Mapping[str, Any] = getattr(config, kind)
-    if name not in records:
-        raise UserError(
-            f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {', '.join(records)}."
-        )
-    return records[name]
+    if name not in records and name not in also:
+        names = ", ".join([*records, *also])
+        raise UserError(f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {names}.")
+    return records.get(name)
 
 
 def _check_names(config: Config, project_file: Path) -> None:

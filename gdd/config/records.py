@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
@@ -37,23 +37,62 @@ Column = Literal[
 
 
 class Part(Record):
-    """A fixed random split: `held-out` is one in `one_in` images, `rest` all the others."""
+    """A fixed random part of a data set, the same wherever it is made.
 
-    one_in: Annotated[int, Field(ge=2)]
-    take: Literal["held-out", "rest"]
+    Either `one_in` and `take`: `held-out` is one in `one_in` images, `rest` all the others. Or
+    `first_shuffled`: the first N images of a random order, so that a smaller part lies inside a larger one.
+    """
+
+    one_in: Annotated[int, Field(ge=2)] | None = None
+    take: Literal["held-out", "rest"] | None = None
+    first_shuffled: Count | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        split = (self.one_in is not None, self.take is not None)
+        if any(split) != all(split) or any(split) == (self.first_shuffled is not None):
+            raise ValueError("a part is either 'one_in' with 'take', or 'first_shuffled'")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class Dataset(Record):
     """An image data set and what it must turn out to be."""
 
     title: str
-    source: Literal["digits"]
+    # folder: images in a folder, .zip or .tar. EDM's own ZIP is taken for `cifar10` and `folder` alike.
+    source: Literal["digits", "cifar10", "folder"]
+    # EDM's preparation: the whole image to resolution x resolution, or the centred square of the short side.
+    # None takes images that have their size already.
+    transform: Literal["resize", "center-crop"] | None = None
     part: Part | None = None  # None is all of it
+    source_images: Count | None = None  # in the source, where `part` leaves some out; None is `images`
     resolution: Count
     channels: Count
     images: Count
-    classes: Annotated[int, Field(ge=0)]
+    classes: Annotated[int, Field(ge=0)]  # 0 has no labels; otherwise a folder's sub-folders name them
     licence: str = ""
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> Self:
+        if self.transform and self.source != "folder":
+            raise ValueError(f"the source '{self.source}' knows no 'transform'")
+        if self.source != "digits" and self.channels != 3:
+            raise ValueError(f"images of the source '{self.source}' are RGB: 'channels' has to be 3")
+        if self.source_images is not None and self.part is None:
+            raise ValueError("'source_images' belongs to a 'part': without one, 'images' says it")
+        if self.source == "folder" and self.part and self.source_images is None:
+            raise ValueError("a 'part' of a folder needs 'source_images', the number of images it is taken of")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A record's text decides whether a data set is made again, so that of older records must stay.
+        unused = ("transform", "source_images")
+        return {key: value for key, value in dump(self).items() if key not in unused or value is not None}
 
 
 class FeatureNetwork(Record):

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from gdd.config.load import Config
 from gdd.report.comparison import Finding, amount, listed, named
+from gdd.report.runs import design
 from gdd.report.table import Line, Table
 
 FAR_FROM_COPIES = 0.8  # of the distance between real images
 COPIES = 0.5
+FEW_RUNS = 3
 
 
 def caveats(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
@@ -20,8 +22,10 @@ def caveats(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
     for table in tables:
         titles |= table.settings
         for line in table.lines:
-            # The same run may stand in several tables; it is spoken of once.
-            lines.setdefault((line.setting, line.run or line.teacher_steps), line)
+            # The same recipe may stand in several tables; it is spoken of once, where it has the most runs.
+            key = (line.setting, line.run or line.teacher_steps)
+            if key not in lines or len(line.runs) > len(lines[key].runs):
+                lines[key] = line
         for floor in table.floors:
             floors.setdefault(floor.setting, floor)
     for setting, title in titles.items():
@@ -31,7 +35,7 @@ def caveats(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
             *_blind_spot(setting, students, config),
             *_floor(inside, floors.get(setting)),
             *_copies(students),
-            *_seeds(students),
+            *_runs(students),
         ]
         for finding in found:
             yield finding if len(titles) == 1 else Finding(finding.kind, f"{title}: {finding.text}")
@@ -109,9 +113,9 @@ def _copies(students: Sequence[Line]) -> Iterator[Finding]:
     )
 
 
-def _seeds(students: Sequence[Line]) -> Iterator[Finding]:
-    single = [line for line in students if len(line.seeds) == 1]
-    several = [line for line in students if len(line.seeds) > 1]
+def _runs(students: Sequence[Line]) -> Iterator[Finding]:
+    single = [line for line in students if len(line.runs) == 1]
+    several = [line for line in students if len(line.runs) > 1]
     if single:
         whom = "" if not several else f" ({listed([line.title for line in single])})"
         yield Finding(
@@ -119,10 +123,22 @@ def _seeds(students: Sequence[Line]) -> Iterator[Finding]:
             f"One training seed proves nothing about the method{whom}: the spreads say how a number varies "
             "with the latents, not how it would vary if the training were repeated.",
         )
-    parts = [
-        f"{cell.training_std:.2f} for {line.title} ({cell.seeds} seeds)"
-        for line in several
-        if (cell := line.cells.get("fid")) is not None and cell.training_std is not None
-    ]
-    if parts:
-        yield Finding("holds", f"Training was repeated: the training spread of FID is {listed(parts)}.")
+    designs: dict[str, list[Line]] = {}
+    for line in several:
+        designs.setdefault(design(line.keys), []).append(line)
+    for words, lines in designs.items():
+        parts = [
+            f"{cell.training_std:.2f} ({line.title})"
+            for line in lines
+            if (cell := line.cells.get("fid")) is not None and cell.training_std is not None
+        ]
+        if not parts:
+            continue
+        count = min(len(line.runs) for line in lines)
+        text = (
+            f"Training was repeated, {count} runs per row ({words}): the training spread of FID, their "
+            f"standard deviation, is {listed(parts)}."
+        )
+        if count < FEW_RUNS:
+            text += f" A standard deviation from {count} runs is itself only a rough guess."
+        yield Finding("open" if count < FEW_RUNS else "holds", text)

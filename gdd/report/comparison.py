@@ -110,7 +110,7 @@ def within(first: Line, second: Line, column: str) -> str:
     """Explain why two lines cannot be told apart."""
     limit = margin(first.cells[column], second.cells[column])
     if limit is None:
-        return "with one block of latents and one training seed no spread is known to judge this by"
+        return "with one block of latents and one training run no spread is known to judge this by"
     difference = abs(first.cells[column].mean - second.cells[column].mean)
     decimals = COLUMNS[column].decimals or 0
     return (
@@ -121,20 +121,34 @@ def within(first: Line, second: Line, column: str) -> str:
 
 def recipe_differences(first: Line, second: Line, ignoring: str) -> list[str]:
     """Return in words the keys in which two recipes differ, except for `ignoring`."""
-    a, b = dict(_leaves(first.recipe)), dict(_leaves(second.recipe))
+    a, b = dict(leaves(first.recipe)), dict(leaves(second.recipe))
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and key != ignoring]
-    return [f"{key} ({_plain(a.get(key))} against {_plain(b.get(key))})" for key in keys]
+    return [f"{key} ({plain(a.get(key))} against {plain(b.get(key))})" for key in keys]
 
 
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def nearest_unfrozen(line: Line, lines: Iterable[Line]) -> Line | None:
+    """Return the unfrozen line of the same objective that is nearest in recipe to a frozen one."""
+    free = [
+        other
+        for other in lines
+        if other.recipe["freeze"] == "none" and other.recipe["objective"] == line.recipe["objective"]
+    ]
+    if line.recipe["freeze"] == "none" or not free:
+        return None
+    return min(free, key=lambda candidate: len(recipe_differences(line, candidate, "freeze")))
+
+
+def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings under their dotted keys."""
     for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Write a recipe's value for a reader."""
     if isinstance(value, list):
         return " + ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +13,44 @@ from gdd.errors import UserError
 from gdd.experiments import Experiments, TableRow
 from gdd.report.inputs import read_input
 from gdd.report.labels import Label, write_labels
-from gdd.report.style import FLOOR, RC, WIDTH, Look, column_title, looks, save_figure
+from gdd.report.runs import numbers, runs_in_words
+from gdd.report.style import (
+    FLOOR,
+    RC,
+    SAMPLING_BAR,
+    WIDTH,
+    Look,
+    column_title,
+    explain_below,
+    log_ticks,
+    looks,
+    sampling_handle,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 HEIGHT = 4.6  # inches
 
 
 @dataclass(frozen=True)
 class Series:
-    """A row's curve: image counts, means over seeds, and their standard deviation (None with one seed)."""
+    """A row's curve: image counts, means over runs, and both spreads.
+
+    `stds` is the training spread at every count (None with one run), `sampling_std` that over blocks of
+    latents at the end (None with one block).
+    """
 
     images: list[int]
     means: list[float]
     stds: list[float] | None
+    sampling_std: float | None = None
+    over: str = ""  # the runs in words
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,7 @@ def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Pat
             _draw(axes, panel, column_title(curve.y))
             if len(panels) > 1:
                 axes.set_title(panel.title, loc="left")
+        _explain_spreads(figure, [series for panel in panels for _, _, series in panel.curves])
         return save_figure(figure, out_stem)
 
 
@@ -104,23 +129,32 @@ def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
 
 def _add(panel: Panel, row: TableRow, look: Look, metrics: list[dict[str, Any]], metric: str) -> None:
     if row.teacher_steps is not None:
-        value = metrics[0]["final"]["mean"].get(metric)
-        if value is not None:
-            panel.teachers.append((row.title, look, value))
+        values = numbers(found["final"]["mean"].get(metric) for found in metrics)
+        if values:
+            panel.teachers.append((row.title, look, statistics.mean(values)))
         return
     series = _series([found.get("curve") or [] for found in metrics], metric)
-    if series.images:
-        panel.curves.append((row.title, look, series))
+    if not series.images:
+        return
+    keys = [(run.recipe.teacher, run.seed) for run in row.runs]
+    stds = numbers((found["final"].get("sampling_std") or {}).get(metric) for found in metrics)
+    series = replace(
+        series,
+        sampling_std=math.sqrt(statistics.mean(std**2 for std in stds)) if stds else None,
+        over=runs_in_words(keys),
+        blocks=max(len(found["final"].get("blocks") or ()) for found in metrics),
+    )
+    panel.curves.append((row.title, look, series))
 
 
 def _series(curves: Sequence[list[dict[str, Any]]], metric: str) -> Series:
-    """Average over seeds where every seed has a value, so that no step comes from a seed dropping out."""
+    """Average over runs where every run has a value, so that no step comes from a run dropping out."""
     points = [
         {point["images"]: point[metric] for point in curve if point.get(metric) is not None}
         for curve in curves
     ]
     common = sorted(set.intersection(*map(set, points)))
-    values = [[seed[images] for seed in points] for images in common]
+    values = [[run[images] for run in points] for images in common]
     stds = [statistics.stdev(each) for each in values] if len(points) > 1 else None
     return Series(common, [statistics.mean(each) for each in values], stds)
 
@@ -147,6 +181,7 @@ def _draw(axes: Axes, panel: Panel, title: str) -> None:
             above = value > visible[1]
             labels.append(Label(f"{name}:\n{_plain(value)}, off scale", colour, "", None, value, above))
     _scale(axes, min(visible), max(visible))
+    _sampling_bars(axes, panel)
     axes.set_xlabel("Images seen in training")
     axes.set_ylabel(title)
     axes.set_xlim(left=0)
@@ -155,12 +190,38 @@ def _draw(axes: Axes, panel: Panel, title: str) -> None:
     write_labels(axes, labels)
 
 
+def _sampling_bars(axes: Axes, panel: Panel) -> None:
+    """Draw the sampling spread of the ends beside each other just right of them, where nothing covers it."""
+    bars = [(look, series) for _, look, series in panel.curves if series.sampling_std is not None]
+    span = max((series.images[-1] for _, series in bars), default=0)
+    for index, (look, series) in enumerate(bars):
+        at = series.images[-1] + span * (0.015 + 0.06 * (index + 0.5) / len(bars))
+        axes.errorbar(at, series.means[-1], series.sampling_std, color=look.colour, marker="", **SAMPLING_BAR)
+        axes.set_xlim(right=span * 1.085)
+
+
+def _explain_spreads(figure: Figure, curves: Sequence[Series]) -> None:
+    """Say below the axes what band and bar are, as far as there are any."""
+    from matplotlib.patches import Patch
+
+    handles: list[Line2D | Patch] = []
+    designs = dict.fromkeys(series.over for series in curves if series.stds is not None)
+    if designs:
+        words = f"Band: training spread (standard deviation over {' or '.join(designs)})"
+        handles.append(Patch(color=FLOOR, alpha=0.3, linewidth=0, label=words))
+    blocks = [series.blocks for series in curves if series.sampling_std is not None]
+    if blocks:
+        words = f"Bar at the end: sampling spread (standard deviation over {max(blocks)} blocks of latents)"
+        handles.append(sampling_handle(words))
+    explain_below(figure, handles)
+
+
 def _scale(axes: Axes, low: float, high: float) -> None:
     """Set the limits from means and levels alone: a band must not stretch a logarithmic axis."""
     if low > 0 and high / low > 10:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.3, high * 1.3)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        log_ticks(axes.yaxis)
     else:
         axes.set_ylim(0, high * 1.08)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gdd.experiments import Experiments
 from gdd.report.caveats import caveats
+from gdd.report.choice import choices
 from gdd.report.comparison import (
     Finding,
     FindingKind,
@@ -14,12 +16,14 @@ from gdd.report.comparison import (
     listed,
     margin,
     named,
+    nearest_unfrozen,
     ranked,
     recipe_differences,
     relation,
     times,
     within,
 )
+from gdd.report.repeats import compare_repeated, repeated
 from gdd.report.style import COLUMNS
 from gdd.report.table import Line, Table
 
@@ -30,7 +34,8 @@ _NOUNS = {"fid": "FID", "pixel_fid": "pixel FID", "recall": "recall"}
 
 def findings(tables: Sequence[Table], experiments: Experiments) -> list[Finding]:
     """Return what the tables show, then what has to be said beside it; nothing twice."""
-    found = []
+    found = [_search(table) for table in tables if _chooses(table, experiments)]
+    tables = [_chosen_only(table, experiments) for table in tables]
     for table in tables:
         for setting, title in table.settings.items():
             lines = [line for line in table.lines if line.setting == setting]
@@ -40,11 +45,36 @@ def findings(tables: Sequence[Table], experiments: Experiments) -> list[Finding]
     return list(dict.fromkeys([*found, *caveats(tables, experiments.config)]))
 
 
+def _chosen_only(table: Table, experiments: Experiments) -> Table:
+    """Leave of a search the row chosen for each method: the others are no one's last word."""
+    if not _chooses(table, experiments):
+        return table
+    chosen = {choice.line.title for choice in choices(table, experiments)}
+    lines = tuple(line for line in table.lines if line.kind == "teacher" or line.title in chosen)
+    return replace(table, lines=lines)
+
+
+def _chooses(table: Table, experiments: Experiments) -> bool:
+    return experiments.config.ablations[table.name].choose is not None
+
+
+def _search(table: Table) -> Finding:
+    return Finding(
+        "open",
+        f"“{table.title}” is a search: of every method only the chosen row is compared, by the numbers that "
+        "chose it, which therefore come out somewhat too good.",
+    )
+
+
 def _compare(lines: Sequence[Line]) -> Iterator[Finding]:
     yield from _one_step_teacher(lines)
-    for column in _NOUNS:
+    if repeated(lines):
+        yield from compare_repeated(lines)
+    else:
+        yield from _objectives(lines, "fid")
+        yield from _frozen(lines)
+    for column in ("pixel_fid", "recall"):
         yield from _objectives(lines, column)
-    yield from _frozen(lines)
     yield from _teacher_and_students(lines)
 
 
@@ -113,14 +143,9 @@ def _frozen(lines: Sequence[Line]) -> Iterator[Finding]:
     """Compare every frozen model with the unfrozen one of the same objective that is nearest in recipe."""
     measured = [line for line in lines if line.kind == "distributional" and "fid" in line.cells]
     for line in measured:
-        free = [
-            other
-            for other in measured
-            if other.recipe["freeze"] == "none" and other.recipe["objective"] == line.recipe["objective"]
-        ]
-        if line.recipe["freeze"] == "none" or not free:
+        other = nearest_unfrozen(line, measured)
+        if other is None:
             continue
-        other = min(free, key=lambda candidate: len(recipe_differences(line, candidate, "freeze")))
         both = f"Frozen layers: {named(line, 'fid')} against {named(other, 'fid')} in FID"
         if not clearly_apart(line.cells["fid"], other.cells["fid"]):
             kind: FindingKind = "open"

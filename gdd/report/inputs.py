@@ -52,9 +52,9 @@ def read_run(results: Path, run: Run, target: str) -> dict[str, Any]:
 
 
 def sample_file(row: TableRow) -> str:
-    """Return the images from fixed latents that show a row, below `results/`; the first seed's."""
+    """Return the images from fixed latents that show a row, below `results/`; the first run's."""
     if row.teacher_steps is not None:
-        return f"teachers/{row.teacher}/samples/{row.setting}-steps{row.teacher_steps}.npz"
+        return f"teachers/{row.teachers[0]}/samples/{row.setting}-steps{row.teacher_steps}.npz"
     run = row.runs[0]
     return f"{run.folder}/samples/{run.recipe.images:09d}.npz"
 
@@ -64,11 +64,11 @@ def table_file(name: str, ending: str) -> str:
     return f"tables/{name}.{ending}"
 
 
-def curve_stem(name: str) -> str:
-    """Return where a table's curve lies, below `results/`, without the ending."""
-    return f"figures/{name}-curve"
+def choice_file(name: str, ending: str) -> str:
+    """Return where what a table chooses lies, below `results/`."""
+    return f"tables/{name}-choice.{ending}"
 
 
-def samples_stem(name: str) -> str:
-    """Return where a table's sample grid lies, below `results/`, without the ending."""
-    return f"figures/{name}-samples"
+def figure_stem(name: str, kind: str) -> str:
+    """Return where a table's figure lies, below `results/`, without the ending."""
+    return f"figures/{name}-{kind}"

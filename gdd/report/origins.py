@@ -58,23 +58,24 @@ def _run(results: Path, run: Run, tables: list[str]) -> dict[str, Any]:
 
 
 def describe_teachers(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
-    """Return what is known about the teacher at each number of steps, once each.
+    """Return what is known about every teacher at each number of steps, once each.
 
     Raises:
         UserError: a metrics file is missing.
     """
-    found: dict[str, tuple[TableRow, str]] = {}
+    found: dict[str, tuple[str, TableRow, str]] = {}
     for name in names:
         for row in experiments.rows(name):
             if row.teacher_steps is not None:
-                found.setdefault(row.metrics()[0], (row, name))
+                for path, teacher in zip(row.metrics(), row.teachers, strict=True):
+                    found.setdefault(path, (teacher, row, name))
     return [
         {
-            "title": f"{row.teacher}, {row.teacher_steps} step{'' if row.teacher_steps == 1 else 's'}",
+            "title": f"{teacher}, {row.teacher_steps} step{'' if row.teacher_steps == 1 else 's'}",
             "setting": row.setting,
             "provenance": _flat(read_input(results, path, name).get("provenance") or {}),
         }
-        for path, (row, name) in found.items()
+        for path, (teacher, row, name) in found.items()
     ]
 
 

@@ -14,18 +14,16 @@ from gdd.config.records import Ablation
 from gdd.experiments import Experiments
 from gdd.files import write_text
 from gdd.report.findings import findings
-from gdd.report.inputs import (
-    curve_stem,
-    require,
-    samples_stem,
-    table_file,
-)
+from gdd.report.inputs import choice_file, figure_stem, require, table_file
+from gdd.report.note import note
 from gdd.report.origins import describe_runs, describe_teachers
+from gdd.report.runs import runs_in_words
 from gdd.report.style import column_title
 from gdd.report.table import Table, cell_text, headings, leads
 from gdd.report.tables import build_table
-from gdd.targets import TABLE_ENDINGS
+from gdd.targets import CHOICE_ENDINGS, TABLE_ENDINGS, figure_kinds
 
+_DOWNLOADS = {"csv": "CSV", "md": "Markdown", "tex": "LaTeX", "json": "JSON", "yaml": "YAML"}
 _VERDICTS = {"holds": "Holds", "turns": "Turns round", "open": "Open"}
 
 
@@ -93,13 +91,18 @@ def render(page: Mapping[str, Any]) -> str:
 
 def _summary(experiments: Experiments, tables: list[Table]) -> str:
     settings = {name: title for table in tables for name, title in table.settings.items()}
-    runs = {(line.setting, line.run, seed) for table in tables for line in table.lines for seed in line.seeds}
-    teachers = [
-        experiments.config.teachers[experiments.config.settings[name].teacher].title for name in settings
-    ]
+    runs = {
+        (line.setting, run.id, run.seed)
+        for table in tables
+        for line in table.lines
+        for run in line.runs
+        if line.kind != "teacher"
+    }
+    names = dict.fromkeys(run.teacher for table in tables for line in table.lines for run in line.runs)
+    teachers = [experiments.config.teachers[name].title for name in names]
     students = f"{len(runs)} trained student{'' if len(runs) == 1 else 's'}"
     return (
-        f"A diffusion model ({', '.join(dict.fromkeys(teachers))}) needs many network evaluations for an "
+        f"A diffusion model ({' or '.join(dict.fromkeys(teachers))}) needs many network evaluations for an "
         "image; here it is trained further into a generator that needs one. The page compares "
         f"{students} on {', '.join(settings.values())} with each other, with the teacher and with real "
         "images, and says which of the expected differences show and which do not."
@@ -107,18 +110,20 @@ def _summary(experiments: Experiments, tables: list[Table]) -> str:
 
 
 def _section(experiments: Experiments, table: Table, results: Path, out: Path) -> dict[str, Any]:
-    ablation = experiments.config.ablations[table.name]
     figures = []
-    if ablation.curve is not None:
-        alt, caption = _curve_in_words(table, ablation.curve.y)
-        figures.append(_figure(results, curve_stem(table.name), table.name, out, alt, caption))
-    titles = ", ".join(dict.fromkeys(line.title for line in table.lines))
-    alt = f"Grid of generated images, one row each for {titles}."
-    caption = (
-        "Images at the end of training, not selected. Every column starts from the same latent; "
-        "of several training seeds the first is shown."
-    )
-    figures.append(_figure(results, samples_stem(table.name), table.name, out, alt, caption))
+    for kind in figure_kinds(experiments, table.name):
+        if kind == "curve":
+            curve = experiments.config.ablations[table.name].curve
+            alt, caption = _curve_in_words(table, curve.y if curve else "fid")
+        else:
+            alt, caption = _spread_in_words(table) if kind == "spread" else _samples_in_words(table)
+        figures.append(_figure(results, figure_stem(table.name, kind), table.name, out, alt, caption))
+    downloads = {_DOWNLOADS[ending]: table_file(table.name, ending) for ending in TABLE_ENDINGS}
+    if experiments.config.ablations[table.name].choose:
+        downloads |= {
+            f"{_DOWNLOADS[ending]} of what is chosen": choice_file(table.name, ending)
+            for ending in CHOICE_ENDINGS
+        }
     return {
         "name": table.name,
         "title": table.title,
@@ -132,7 +137,7 @@ def _section(experiments: Experiments, table: Table, results: Path, out: Path) -
             }
             for line in table.all_lines()
         ],
-        "note": table.note(),
+        "note": note(table),
         "definitions": [
             (column_title(column), table.definitions[column])
             for column in table.columns
@@ -140,8 +145,7 @@ def _section(experiments: Experiments, table: Table, results: Path, out: Path) -
         ],
         "figures": figures,
         "downloads": [
-            (ending, _link(require(results, table_file(table.name, ending), table.name), out))
-            for ending in TABLE_ENDINGS
+            (text, _link(require(results, file, table.name), out)) for text, file in downloads.items()
         ],
     }
 
@@ -169,9 +173,41 @@ def _curve_in_words(table: Table, metric: str) -> tuple[str, str]:
         f"{name} against images seen in training, on the first block of latents only, so that it can differ "
         "a little from the table. Dashed: the teacher. Dotted: real against real images."
     )
-    if any(len(line.seeds) > 1 for line in table.lines):
-        caption += " Lines are means over training seeds, bands their standard deviation."
+    designs = [runs_in_words(line.keys) for line in table.lines if line.run and len(line.runs) > 1]
+    if designs:
+        caption += (
+            f" Lines are means over {' or '.join(dict.fromkeys(designs))}; bands are the training spread, "
+            "their standard deviation."
+        )
+    if any(line.blocks > 1 for line in table.lines):
+        caption += (
+            " Bars right of the ends are the sampling spread: the standard deviation over blocks of latents."
+        )
     return alt, caption
+
+
+def _spread_in_words(table: Table) -> tuple[str, str]:
+    """Return the alternative text, with every run's number, and the caption of the figure of all runs."""
+    parts = []
+    for line in table.lines:
+        values = [f"{run.values['fid']:.2f}" for run in line.runs if "fid" in run.values]
+        if values:
+            parts.append(f"{line.title} {', '.join(values)}")
+    caption = (
+        "FID of every run at the end of training, averaged over its blocks of latents: small marks, shaped "
+        "by teacher. Below them the mean with the training spread (thick: standard deviation over the runs) "
+        "and the sampling spread (thin, capped: standard deviation over blocks of latents within a run)."
+    )
+    return f"Chart of the FID of every run. {'; '.join(parts)}.", caption
+
+
+def _samples_in_words(table: Table) -> tuple[str, str]:
+    titles = ", ".join(dict.fromkeys(line.title for line in table.lines))
+    caption = (
+        "Images at the end of training, not selected. Every column starts from the same latent; "
+        "of several runs the first is shown."
+    )
+    return f"Grid of generated images, one row each for {titles}.", caption
 
 
 def _figure(results: Path, stem: str, target: str, out: Path, alt: str, caption: str) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,18 @@ from gdd.experiments import TableRow
 from gdd.files import atomic_path
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 INK = "#222222"
 TEACHER = ("#000000", "#6e6e6e", "#9a9a9a")  # black first, then greys for further step counts
 FLOOR = "#6e6e6e"
 MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))  # tells rows of one method apart
+# The two spreads never look alike: the training spread is a band or a thick bar, this one thin with caps.
+SAMPLING_BAR: dict[str, Any] = {"linewidth": 0, "elinewidth": 1.4, "capsize": 3.5, "capthick": 1.4}
 WIDTH = 8.0  # inches: the reading width of the site and of a page, so that points are points
 RC: dict[Any, Any] = {
     "font.size": 12,
@@ -58,10 +64,38 @@ class ColumnStyle:
     decimals: int | None = None  # None: whole numbers
     better: Literal["low", "high"] | None = None
     spread: bool = True  # False: the same in every run of a row, so a spread would say nothing
+    signed: bool = False  # a difference: written with its sign and its standard error
+    meaning: str = ""  # what the metrics files do not say of it
 
 
 COLUMNS: dict[str, ColumnStyle] = {
     "fid": ColumnStyle("FID ↓", 2, "low"),
+    "fid_difference": ColumnStyle(
+        "FID change from row above",
+        2,
+        "low",
+        spread=False,
+        signed=True,
+        meaning="Mean FID minus that of the student in the row above; below zero is better.",
+    ),
+    "best_fid": ColumnStyle(
+        "Best FID (block it was chosen on) ↓",
+        2,
+        "low",
+        meaning="FID of every run's best snapshot on the block that chose it; the choice makes it too low.",
+    ),
+    "best_fid_fresh": ColumnStyle(
+        "Best FID (fresh blocks) ↓",
+        2,
+        "low",
+        meaning="FID of the same snapshots on the other blocks of latents, which had no part in the choice.",
+    ),
+    "final_fid_fresh": ColumnStyle(
+        "Final FID (fresh blocks) ↓",
+        2,
+        "low",
+        meaning="FID of the last snapshots on those other blocks, for comparison.",
+    ),
     "precision": ColumnStyle("Precision ↑", 3, "high"),
     "recall": ColumnStyle("Recall ↑", 3, "high"),
     "density": ColumnStyle("Density ↑", 3, "high"),
@@ -112,8 +146,39 @@ def looks(rows: Sequence[TableRow], config: Config) -> list[Look]:
     return result
 
 
+def log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers: 0.5, 1, 2, 5, 10."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def explain_below(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
+    """Write below the axes what marks, lines and bars are; a mark "|" on a line stands at both its ends."""
+    from matplotlib.legend_handler import HandlerLine2D
+    from matplotlib.lines import Line2D
+
+    capped: dict[Any, HandlerLine2D] = {
+        handle: HandlerLine2D(numpoints=2, marker_pad=0)
+        for handle in handles
+        if isinstance(handle, Line2D) and handle.get_marker() == "|" and handle.get_linestyle() != "None"
+    }
+    if handles:
+        figure.legend(handles=handles, loc="outside lower left", frameon=False, handler_map=capped)
+
+
+def sampling_handle(words: str) -> Line2D:
+    """Return what stands for the sampling spread in an explanation."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=FLOOR, linewidth=1.4, marker="|", markersize=8, label=words)
+
+
 def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """Write `<stem>.png` (200 dpi) and `<stem>.pdf`; the same figure gives the same bytes."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph it embeds
     png, pdf = (stem.parent / f"{stem.name}.{ending}" for ending in ("png", "pdf"))
     with atomic_path(png) as path:
         figure.savefig(path, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""A table as data: lines of cells, each with both of its spreads, and how a cell is written."""
+"""A table as data: lines of cells, each with its spreads, and how a cell is written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gdd.report.runs import Key, RunNumbers
 from gdd.report.style import COLUMNS, column_title
 
 Kind = Literal["teacher", "distributional", "instance", "both", "floor"]
@@ -15,33 +16,39 @@ Kind = Literal["teacher", "distributional", "instance", "both", "floor"]
 class Cell:
     """One number of a table.
 
-    `training_std` is the sample standard deviation of the runs' means over seeds (None with one seed).
-    `sampling_std` is the standard deviation over blocks of latents within a run, averaged over runs (None
-    with one block). They answer different questions and are never combined.
+    `training_std` is the sample standard deviation of the runs' means over all runs of the row, seeds and
+    teachers (None with one run). `sampling_std` is the standard deviation over blocks of latents within a
+    run, pooled over runs as the root of the mean variance (None with one block). They answer different
+    questions and are never combined. `standard_error` is that of a difference between two rows.
     """
 
     mean: float
     training_std: float | None = None
     sampling_std: float | None = None
-    seeds: int = 1
-    blocks: int = 1
+    standard_error: float | None = None
+    runs: int = 1
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row: a student over its seeds, the teacher at some number of steps, or real against real images."""
+    """A row: a student over its runs, a teacher at some number of steps, or real against real images."""
 
     title: str
     setting: str
     kind: Kind
     cells: Mapping[str, Cell]  # every number known, whether or not it is among the table's columns
-    run: str | None = None
+    run: str | None = None  # the id of the first run
     method: str | None = None
-    seeds: tuple[int, ...] = ()
+    runs: tuple[RunNumbers, ...] = ()  # of a teacher's row: one per teacher
     blocks: int = 1
     teacher_steps: int | None = None
     parameters: Mapping[str, int] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # of the first run
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Teacher and seed of every run."""
+        return tuple(run.key for run in self.runs)
 
     def value(self, column: str) -> float | None:
         """Return the mean in a column, None where there is none."""
@@ -70,40 +77,21 @@ class Table:
             ordered += [line for line in (*self.lines, *self.floors) if line.setting == setting]
         return ordered
 
-    def note(self) -> str:
-        """Say what the two spreads in the cells are, or that there is none."""
-        blocks = sorted({line.blocks for line in self.lines})
-        seeds = sorted({len(line.seeds) for line in self.lines if line.kind != "teacher"})
-        of = f" of {self.samples:,} images" if self.samples else ""
-        parts = []
-        if blocks and blocks[-1] > 1:
-            parts.append(
-                f"± is the sampling spread: the standard deviation over {_span(blocks)} blocks{of}, each "
-                "generated from its own latents by the same weights, averaged over runs."
-            )
-        else:
-            parts.append(f"One block{of} per run, so the sampling spread is unknown.")
-        if seeds and seeds[-1] > 1:
-            parts.append(
-                f"[ ] is the training spread: the standard deviation over {_span(seeds)} training seeds."
-            )
-        elif seeds:
-            parts.append("One training seed per row, so the training spread is unknown.")
-        return " ".join(parts)
-
 
 @dataclass(frozen=True)
 class CellText:
-    """A cell as text: the value and the two spreads, each empty where there is none."""
+    """A cell as text: the value and what is known of its uncertainty, each empty where there is none."""
 
     value: str = ""
     sampling: str = ""
     training: str = ""
+    error: str = ""
 
     def __str__(self) -> str:
         sampling = f" ± {self.sampling}" if self.sampling else ""
         training = f" [{self.training}]" if self.training else ""
-        return self.value + sampling + training
+        error = f" (SE {self.error})" if self.error else ""
+        return self.value + sampling + training + error
 
 
 def cell_text(line: Line, column: str) -> CellText:
@@ -116,6 +104,8 @@ def cell_text(line: Line, column: str) -> CellText:
     decimals = COLUMNS[column].decimals or 0
     if decimals and abs(cell.mean) >= 100:
         decimals = 1
+    if COLUMNS[column].signed:
+        return CellText(signed(cell.mean, decimals), error=_spread(cell.standard_error, decimals))
     if not COLUMNS[column].spread:
         return CellText(f"{cell.mean:,.{decimals}f}")
     return CellText(
@@ -123,6 +113,12 @@ def cell_text(line: Line, column: str) -> CellText:
         _spread(cell.sampling_std, decimals),
         _spread(cell.training_std, decimals),
     )
+
+
+def signed(value: float, decimals: int) -> str:
+    """Write a difference with its sign, a true minus; what rounds to zero has none."""
+    text = f"{value:+,.{decimals}f}"
+    return text.lstrip("+-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
 
 
 def headings(table: Table) -> list[str]:
@@ -153,7 +149,3 @@ def _trainable(count: float, total: int | None) -> str:
             text = f"{count / size:.{0 if count / size >= 100 else 1}f} {unit}"
             break
     return f"{text} ({100 * count / total:.1f} %)" if total else text
-
-
-def _span(numbers: list[int]) -> str:
-    return str(numbers[0]) if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gdd.files import write_json, write_text
+from gdd.report.note import note
 from gdd.report.style import COLUMNS, column_title
 from gdd.report.table import Table, cell_text, headings, leads
 from gdd.targets import TABLE_ENDINGS
@@ -48,21 +49,23 @@ def write_table(table: Table, folder: Path) -> list[Path]:
 
 
 def to_json(table: Table) -> dict[str, Any]:
-    """Return the whole table as plain JSON values."""
+    """Return the whole table as plain JSON values, the numbers of every single run included."""
     data = dataclasses.asdict(table)
     data["columns"] = [{"key": column, "title": column_title(column)} for column in table.columns]
-    data["note"] = table.note()
+    data["note"] = note(table)
     return data
 
 
 def to_csv(table: Table) -> str:
     """Return every number at full precision, each spread in a column of its own, empty where unknown."""
     columns = [*table.columns, *(column for column in ("images", "seconds") if column not in table.columns)]
-    header = ["setting", "row", "kind", "run", "seeds", "blocks"]
+    header = ["setting", "row", "kind", "run", "teachers", "seeds", "runs", "blocks"]
     for column in columns:
         header.append(column)
         if column == "trainable":
             header.append("total_parameters")
+        if COLUMNS[column].signed:
+            header.append(f"{column}_standard_error")
         if COLUMNS[column].spread:
             header += [f"{column}_sampling_std", f"{column}_training_std"]
     text = io.StringIO()
@@ -74,7 +77,9 @@ def to_csv(table: Table) -> str:
             "row": line.title,
             "kind": line.kind,
             "run": line.run,
-            "seeds": " ".join(map(str, line.seeds)),
+            "teachers": " ".join(dict.fromkeys(teacher for teacher, _ in line.keys)),
+            "seeds": " ".join(dict.fromkeys(str(seed) for _, seed in line.keys if seed is not None)),
+            "runs": len(line.runs) or "",
             "blocks": "" if line.kind == "floor" else line.blocks,
         }
         for column in columns:
@@ -85,6 +90,8 @@ def to_csv(table: Table) -> str:
             record[column] = int(cell.mean) if whole else cell.mean
             if column == "trainable":
                 record["total_parameters"] = line.parameters.get("total")
+            if COLUMNS[column].signed:
+                record[f"{column}_standard_error"] = cell.standard_error
             if COLUMNS[column].spread:
                 record[f"{column}_sampling_std"] = cell.sampling_std
                 record[f"{column}_training_std"] = cell.training_std
@@ -102,7 +109,7 @@ def to_markdown(table: Table) -> str:
         rows.append([cell.replace("|", r"\|") for cell in cells])
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     caption = f"{table.caption}\n\n" if table.caption else ""
-    return f"# {table.title}\n\n{caption}{body}\n\n{table.note()}\n"
+    return f"# {table.title}\n\n{caption}{body}\n\n{note(table)}\n"
 
 
 def to_latex(table: Table) -> str:
@@ -111,7 +118,7 @@ def to_latex(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{latex(f'{table.title}. {table.caption} {table.note()}'.replace('  ', ' '))}}}",
+        rf"  \caption{{{latex(f'{table.title}. {table.caption} {note(table)}'.replace('  ', ' '))}}}",
         rf"  \label{{tab:{table.name}}}",
         rf"  \begin{{tabular}}{{{'l' * names}{'r' * len(table.columns)}}}",
         r"    \toprule",

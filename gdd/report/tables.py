@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gdd.config.recipe import Recipe
 from gdd.experiments import Experiments, TableRow
 from gdd.report.inputs import read_input, read_run
+from gdd.report.paired import compare_runs
+from gdd.report.runs import RunNumbers, measures, run_numbers
 from gdd.report.style import COLUMNS
 from gdd.report.table import Cell, Kind, Line, Table
 from gdd.report.table_files import write_table
 
 __all__ = ["build_table", "write_table"]
 
-MEASURES = (
-    "fid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "pixel_fid",
-    "pixel_precision",
-    "pixel_recall",
-    "nearest",
-)
 FLOOR_TITLE = "Real against real (floor)"
 
 
 def build_table(experiments: Experiments, name: str, results: Path) -> Table:
-    """Gather a table's numbers from the final snapshots of its runs.
+    """Gather a table's numbers from the snapshots of its runs.
 
     Raises:
         UserError: an input file is missing (names it and the target that makes it), or belongs to another
@@ -51,47 +43,49 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
             definitions |= found.get("definitions") or {}
             samples = samples or (found.get("provenance") or {}).get("samples")
         if row.setting not in floors and metrics[0].get("floor"):
-            cells = _measures([{"mean": metrics[0]["floor"]}])
+            values, _ = measures({"mean": metrics[0]["floor"]})
+            cells = {column: Cell(value) for column, value in values.items()}
             floors[row.setting] = Line(FLOOR_TITLE, row.setting, "floor", cells)
+    derived = {column: COLUMNS[column].meaning for column in ablation.columns if COLUMNS[column].meaning}
     return Table(
         name=name,
         title=ablation.title,
         caption=ablation.caption,
         columns=ablation.columns,
-        lines=tuple(lines),
+        lines=tuple(_with_differences(lines)),
         floors=tuple(floors.values()),
         settings={name: experiments.config.settings[name].title for name in ablation.setting_names()},
-        definitions=definitions,
+        definitions=derived | definitions,
         samples=samples,
     )
 
 
 def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: str) -> Line:
-    snapshots = [found["final"] for found in metrics]
-    cells = _measures(snapshots)
-    cells |= _cells({"evaluations": [found.get("evaluations") for found in metrics]})
-    blocks = max(_blocks(snapshot) for snapshot in snapshots)
     if row.teacher_steps is not None:
-        return Line(row.title, row.setting, "teacher", cells, blocks=blocks, teacher_steps=row.teacher_steps)
-    runs = [read_run(results, run, target) for run in row.runs]
-    parameters = runs[0].get("parameters") or {}
-    cells |= _cells(
-        {
-            "trainable": [parameters.get("trainable")],
-            "images": [run.get("images") for run in runs],
-            "seconds": [run.get("seconds") for run in runs],
-        }
-    )
+        judged = zip(metrics, row.teachers, strict=True)
+        runs = tuple(run_numbers(found, teacher) for found, teacher in judged)
+        return Line(
+            title=row.title,
+            setting=row.setting,
+            kind="teacher",
+            cells=_cells(runs),
+            runs=runs,
+            blocks=max(run.blocks for run in runs),
+            teacher_steps=row.teacher_steps,
+        )
+    records = [read_run(results, run, target) for run in row.runs]
+    trained = zip(metrics, row.runs, records, strict=True)
+    runs = tuple(run_numbers(found, run.recipe.teacher, run, record) for found, run, record in trained)
     return Line(
         title=row.title,
         setting=row.setting,
         kind=_kind(row.runs[0].recipe),
-        cells=cells,
+        cells=_cells(runs),
         run=row.runs[0].id,
         method=row.method,
-        seeds=tuple(run.seed for run in row.runs),
-        blocks=blocks,
-        parameters=parameters,
+        runs=runs,
+        blocks=max(run.blocks for run in runs),
+        parameters=records[0].get("parameters") or {},
         recipe=row.runs[0].recipe.model_dump(mode="json"),
     )
 
@@ -102,38 +96,40 @@ def _kind(recipe: Recipe) -> Kind:
     return "distributional" if recipe.objective.distributional else "instance"
 
 
-def _blocks(snapshot: Mapping[str, Any]) -> int:
-    return max(1, len(snapshot.get("blocks") or ()))
-
-
-def _measures(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
-    """Return the cells of all metrics from one evaluated snapshot per seed."""
+def _cells(runs: Sequence[RunNumbers]) -> dict[str, Cell]:
+    """Average every column over the runs that have it, and keep the two spreads apart."""
     cells = {}
-    for measure in MEASURES:
-        means = _numbers(snapshot["mean"].get(measure) for snapshot in snapshots)
-        stds = _numbers((snapshot.get("sampling_std") or {}).get(measure) for snapshot in snapshots)
-        if means:
-            cells[measure] = Cell(
-                mean=statistics.mean(means),
-                training_std=statistics.stdev(means) if len(means) > 1 else None,
-                sampling_std=statistics.mean(stds) if stds else None,
-                seeds=len(means),
-                blocks=max(map(_blocks, snapshots)),
-            )
+    for column in dict.fromkeys(column for run in runs for column in run.values):
+        values = [run.values[column] for run in runs if column in run.values]
+        stds = [run.sampling_std[column] for run in runs if column in run.sampling_std]
+        shown = column not in COLUMNS or COLUMNS[column].spread
+        cells[column] = Cell(
+            mean=statistics.mean(values),
+            training_std=statistics.stdev(values) if len(values) > 1 and shown else None,
+            sampling_std=math.sqrt(statistics.mean(std**2 for std in stds)) if stds else None,
+            runs=len(values),
+        )
     return cells
 
 
-def _cells(columns: Mapping[str, Sequence[Any]]) -> dict[str, Cell]:
-    """Return the cells of what has one value a run."""
-    cells = {}
-    for column, given in columns.items():
-        values = _numbers(given)
-        if values:
-            std = statistics.stdev(values) if len(values) > 1 and COLUMNS[column].spread else None
-            cells[column] = Cell(statistics.mean(values), std, seeds=len(values))
-    return cells
+def _with_differences(lines: Sequence[Line]) -> list[Line]:
+    """Add to every student the change of its mean FID from the student above it in its setting."""
+    above: dict[str, Line] = {}
+    result = []
+    for line in lines:
+        if line.kind != "teacher":
+            if line.setting in above and (cell := _difference(line, above[line.setting])) is not None:
+                line = replace(line, cells={**line.cells, "fid_difference": cell})  # noqa: PLW2901
+            above[line.setting] = line
+        result.append(line)
+    return result
 
 
-def _numbers(values: Iterable[Any]) -> list[float]:
-    """Leave out what was not measured: missing, null, or not finite."""
-    return [float(value) for value in values if value is not None and math.isfinite(value)]
+def _difference(line: Line, above: Line) -> Cell | None:
+    first, second = line.value("fid"), above.value("fid")
+    if first is None or second is None:
+        return None
+    found = compare_runs(line, above, "fid")
+    if found is None or len(found.keys) < 2:
+        return Cell(first - second)
+    return Cell(first - second, standard_error=found.standard_error, runs=len(found.keys))

@@ -10,6 +10,8 @@ rule table:
         "results/logs/tables/{table}.log",
     benchmark:
         "results/benchmarks/tables/{table}.tsv"
+    wildcard_constraints:
+        table=targets.table_names(),  # what a table chooses has a name like a table's
     conda:
         "../../environment.yml"
     threads: 1
@@ -21,6 +23,28 @@ rule table:
         config=targets.config_options,
     shell:
         "gdd --log {log} table {wildcards.table} {params.config}"
+
+
+rule choice:
+    input:
+        targets.table_inputs,
+    output:
+        multiext("results/tables/{table}-choice", ".yaml", ".md"),
+    log:
+        "results/logs/tables/{table}-choice.log",
+    benchmark:
+        "results/benchmarks/tables/{table}-choice.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
+    shell:
+        "gdd --log {log} choose {wildcards.table} {params.config}"
 
 
 rule curve_figure:
@@ -43,6 +67,28 @@ rule curve_figure:
         config=targets.config_options,
     shell:
         "gdd --log {log} figure curve {wildcards.table} {params.config}"
+
+
+rule spread_figure:
+    input:
+        targets.table_inputs,
+    output:
+        multiext("results/figures/{table}-spread", ".png", ".pdf"),
+    log:
+        "results/logs/figures/{table}-spread.log",
+    benchmark:
+        "results/benchmarks/figures/{table}-spread.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        shown=targets.table_params,
+        config=targets.config_options,
+    shell:
+        "gdd --log {log} figure spread {wildcards.table} {params.config}"
 
 
 rule samples_figure:

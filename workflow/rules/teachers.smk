@@ -16,8 +16,7 @@ rule teacher:
     priority: 100
     conda:
         "../../environment.yml"
-    # Everything else waits for it, so it takes both cores of a laptop.
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=120,

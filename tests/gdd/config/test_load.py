@@ -243,6 +243,7 @@ def test_a_mistake_is_one_sentence(
     found = refusal(config_folder.load)
     assert str(config_folder.path / file) in found
     assert sentence in sorted_names(found)
+    assert found.count(str(config_folder.path)) <= 2  # a setting's file and a method's
 
 
 def test_the_folder_the_mistakes_are_made_in_is_right(config_folder: Any) -> None:

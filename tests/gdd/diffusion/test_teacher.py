@@ -28,7 +28,9 @@ RECIPE = TeacherRecipe(
 NOISY: dict[str, Any] = {"conditional": True, "dropout": 0.2, "label_dropout": 0.3}
 
 
-def train(folder: Path, world: Any, arch: dict[str, Any] | None = None, recipe: TeacherRecipe = RECIPE) -> None:
+def train(
+    folder: Path, world: Any, arch: dict[str, Any] | None = None, recipe: TeacherRecipe = RECIPE
+) -> None:
     train_teacher(folder, recipe, world.arch(**(arch or {})), world.data, checkpoint_every=24)
 
 
@@ -42,7 +44,9 @@ def test_the_learning_rate_rises_stays_and_falls_to_a_tenth() -> None:
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_one_step_is_adam_on_the_weighted_denoising_error(world: Any, tmp_path: Path, conditional: bool) -> None:
+def test_one_step_is_adam_on_the_weighted_denoising_error(
+    world: Any, tmp_path: Path, conditional: bool
+) -> None:
     training = TeacherTraining(RECIPE, world.arch(conditional), world.data, tmp_path / "w.safetensors")
     training.images = 16
     before = copy.deepcopy(training.denoiser)
@@ -102,7 +106,7 @@ def test_resuming_changes_no_bit(
     folder = tmp_path / name
     arch = NOISY if name == "noisy" else {}
     interrupt(TeacherTraining, after, how)
-    with pytest.raises(Exception) as error:  # noqa: PT011
+    with pytest.raises(Exception) as error:
         train(folder, world, arch)
     assert error.type.__name__ == ("Crash" if how == "crash" else Stopped.__name__)
     assert not (folder / "model.safetensors").exists()
@@ -170,7 +174,7 @@ def test_another_recipe_architecture_or_data_set_starts_anew(
     }
     arguments = {"recipe": RECIPE, "arch": world.arch(), "data": world.data, changed: others[changed]}
     interrupt(TeacherTraining, 0, "crash")
-    with pytest.raises(Exception) as error:  # noqa: PT011
+    with pytest.raises(Exception) as error:
         train_teacher(folder, **arguments)
     assert error.type.__name__ == "Crash"
     (aside,) = folder.glob("state.*")

@@ -22,20 +22,22 @@ from gdd.training.stop import Stopped
 SEED = 1
 DIRECT = {"instance": "direct", "pairs": 10}
 RECIPES: dict[str, dict[str, Any]] = {
-    "gdd": {},
+    "gdd": {"backbones": ["one", "two"]},
     "gdd-i": {"freeze": "conv", "reuse_fakes": True},
     "direct": {"objective": DIRECT, "adam": {"beta1": 0.9}},
-    "direct, solving": {"objective": {"instance": "direct"}},
     "consistency": {"objective": {"instance": "consistency", "grid": 4}},
-    "both": {"objective": {"distributional": "hinge", **DIRECT}, "reuse_fakes": True},
+    "both": {
+        "objective": {"distributional": "hinge", "instance": "direct"},
+        "backbones": ["teacher-encoder"],
+        "reuse_fakes": True,
+    },
     "conditional": {"precision": "bfloat16", "init": "random"},
-    "teacher's encoder": {"backbones": ["teacher-encoder", "two"]},
 }
 
 
 def train(world: Any, folder: Path, name: str, **changes: Any) -> None:
     recipe = world.recipe(**(RECIPES[name] | changes))
-    distill(folder, recipe, SEED, world.inputs(name == "conditional"), checkpoint_every=24)
+    distill(folder, recipe, SEED, world.inputs(name == "conditional"), checkpoint_every=16)
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +56,13 @@ def uninterrupted(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Calla
 @pytest.mark.parametrize(
     ("name", "after", "how"),
     [
-        ("gdd", 4, "crash"),  # in the middle of everything, a step after the checkpoint
-        ("gdd", 2, "file"),  # before the first R1
-        ("gdd-i", 3, "SIGTERM"),
-        ("direct", 5, "crash"),
-        ("direct, solving", 1, "SIGUSR2"),
-        ("consistency", 4, "crash"),
-        ("both", 3, "file"),
-        ("conditional", 4, "crash"),
-        ("teacher's encoder", 2, "SIGINT"),
+        ("gdd", 3, "crash"),  # after R1, which comes again
+        ("gdd", 2, "file"),  # right before R1
+        ("gdd-i", 3, "SIGTERM"),  # right after R1
+        ("direct", 3, "crash"),
+        ("consistency", 2, "crash"),
+        ("both", 1, "SIGUSR2"),
+        ("conditional", 1, "crash"),  # before there is a checkpoint
     ],
 )
 def test_resuming_changes_no_bit(
@@ -79,7 +79,7 @@ def test_resuming_changes_no_bit(
     expected = uninterrupted(name)
     folder = tmp_path / "tiny" / "run" / "seed1"
     interrupt(Student, after, how)
-    with pytest.raises(Exception) as error:  # noqa: PT011
+    with pytest.raises(Exception) as error:
         train(world, folder, name)
     assert error.type.__name__ == ("Crash" if how == "crash" else Stopped.__name__)
     assert not any((folder / part).exists() for part in ("run.json", "snapshots", "samples", "log.jsonl"))
@@ -87,10 +87,10 @@ def test_resuming_changes_no_bit(
     train(world, folder, name)
 
     files = published(folder)
-    assert len(files) == 6
+    assert len(files) == 4
     assert files == published(expected)
     lines = logged(folder)
-    assert [line["images"] for line in lines] == [8, 16, 24, 32, 40, 48]
+    assert [line["images"] for line in lines] == [8, 16, 24, 32]
     timing = {"images_per_second", "seconds", "peak_memory_mib"}
     for line, before in zip(lines, logged(expected), strict=True):
         assert {key: line[key] for key in line.keys() - timing} == {
@@ -100,12 +100,15 @@ def test_resuming_changes_no_bit(
 
 
 def test_seeds_and_fresh_fakes_matter(
-    world: Any, tmp_path: Path, uninterrupted: Callable[[str], Path], published: Callable[..., dict[str, bytes]]
+    world: Any,
+    tmp_path: Path,
+    uninterrupted: Callable[[str], Path],
+    published: Callable[..., dict[str, bytes]],
 ) -> None:
     train(world, tmp_path / "reused", "gdd", reuse_fakes=True)
-    distill(tmp_path / "seed", world.recipe(), SEED + 1, world.inputs())
+    distill(tmp_path / "seed", world.recipe(**RECIPES["gdd"]), SEED + 1, world.inputs())
     results = [published(folder) for folder in (uninterrupted("gdd"), tmp_path / "reused", tmp_path / "seed")]
-    last = "snapshots/000000048.safetensors"
+    last = "snapshots/000000032.safetensors"
     assert len({result[last] for result in results}) == 3
 
 
@@ -115,7 +118,7 @@ def test_frozen_parameters_stay_to_the_bit_and_all_others_change(
 ) -> None:
     folder = uninterrupted(name)
     before = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False]))
-    after = load_generator(folder / "snapshots" / "000000048.safetensors")
+    after = load_generator(folder / "snapshots" / "000000032.safetensors")
     changed = {
         key
         for (key, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
@@ -133,13 +136,15 @@ def test_frozen_parameters_stay_to_the_bit_and_all_others_change(
     assert bool(frozen) == (name == "gdd-i")
 
 
-def test_every_entry_of_a_trained_parameter_can_change(world: Any, uninterrupted: Callable[[str], Path]) -> None:
+def test_every_entry_of_a_trained_parameter_can_change(
+    world: Any, uninterrupted: Callable[[str], Path]
+) -> None:
     """Adam moves each entry by about the learning rate, so none should stand still by accident."""
     before = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False])).state_dict()
-    after = load_generator(uninterrupted("gdd") / "snapshots" / "000000048.safetensors").state_dict()
+    after = load_generator(uninterrupted("gdd") / "snapshots" / "000000032.safetensors").state_dict()
     moved = torch.cat([(after[key] - before[key]).abs().flatten() for key in before])
     assert (moved > 0).double().mean() > 0.99
-    assert moved.max() < 6 * 1e-3 * 10  # six steps; beta2 = 0.99 bounds a step by ten learning rates
+    assert moved.max() < 4 * 1e-3 * 10  # four steps; beta2 = 0.99 bounds a step by ten learning rates
 
 
 def test_what_a_run_leaves(world: Any, uninterrupted: Callable[[str], Path]) -> None:
@@ -152,15 +157,16 @@ def test_what_a_run_leaves(world: Any, uninterrupted: Callable[[str], Path]) -> 
         "snapshots",
         "state",
     ]
-    names = ["000000016", "000000032", "000000048"]
+    names = ["000000016", "000000032"]
     assert sorted(path.stem for path in (folder / "snapshots").iterdir()) == names
     assert sorted(path.stem for path in (folder / "samples").iterdir()) == names
     assert list((folder / "state" / "checkpoints").iterdir()) == []
     facts = json.loads((folder / "run.json").read_text())
     inputs = world.inputs()
-    assert facts["recipe"] == world.recipe().model_dump(mode="json")
-    assert facts["recipe_hash"] == world.recipe().fingerprint()
-    assert (facts["seed"], facts["images"]) == (SEED, 48)
+    recipe = world.recipe(**RECIPES["gdd"])
+    assert facts["recipe"] == recipe.model_dump(mode="json")
+    assert facts["recipe_hash"] == recipe.fingerprint()
+    assert (facts["seed"], facts["images"]) == (SEED, 32)
     assert facts["inputs"] == {
         "data": world.data.sha256,
         "teacher": sha256(inputs.teacher),
@@ -193,7 +199,11 @@ def test_a_finished_run_is_published_again_without_training(
 
 @pytest.mark.parametrize("changed", ["recipe", "seed", "teacher", "backbone"])
 def test_another_recipe_seed_or_input_starts_anew(
-    world: Any, tmp_path: Path, uninterrupted: Callable[[str], Path], interrupt: Callable[..., None], changed: str
+    world: Any,
+    tmp_path: Path,
+    uninterrupted: Callable[[str], Path],
+    interrupt: Callable[..., None],
+    changed: str,
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted("gdd"), folder)
@@ -206,9 +216,11 @@ def test_another_recipe_seed_or_input_starts_anew(
         inputs = replace(inputs, teacher=other)
     if changed == "backbone":
         inputs = replace(inputs, backbones={"one": inputs.backbones["two"], "two": inputs.backbones["one"]})
-    recipe = world.recipe(lr={"generator": 1e-3, "discriminator": 1e-3}) if changed == "recipe" else world.recipe()
+    recipe = world.recipe(**RECIPES["gdd"])
+    if changed == "recipe":
+        recipe = recipe.model_copy(update={"reuse_fakes": True})
     interrupt(Student, 0, "crash")
-    with pytest.raises(Exception) as error:  # noqa: PT011
+    with pytest.raises(Exception) as error:
         distill(folder, recipe, SEED + 1 if changed == "seed" else SEED, inputs)
     assert error.type.__name__ == "Crash"
     (aside,) = folder.glob("state.*")
@@ -222,6 +234,7 @@ def test_a_full_disk_ends_the_run_and_room_resumes_it(
     monkeypatch: pytest.MonkeyPatch,
     published: Callable[[Path], dict[str, bytes]],
 ) -> None:
+    recipe = world.recipe(**RECIPES["gdd"])
     original, saved = Path.write_bytes, []
 
     def write_bytes(self: Path, content: bytes) -> int:
@@ -234,18 +247,22 @@ def test_a_full_disk_ends_the_run_and_room_resumes_it(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(Path, "write_bytes", write_bytes)
-        distill(tmp_path / "run", world.recipe(), SEED, world.inputs(), checkpoint_every=8)
+        distill(tmp_path / "run", recipe, SEED, world.inputs(), checkpoint_every=8)
     (checkpoint,) = (tmp_path / "run" / "state" / "checkpoints").iterdir()
     assert checkpoint.name.startswith("000000000008-")
-    distill(tmp_path / "run", world.recipe(), SEED, world.inputs(), checkpoint_every=8)
+    distill(tmp_path / "run", recipe, SEED, world.inputs(), checkpoint_every=8)
     assert published(tmp_path / "run") == published(uninterrupted("gdd"))
 
 
 @pytest.mark.parametrize(
     ("recipe", "inputs", "sentence"),
     [
-        ({}, {"teacher": Path("no/teacher.safetensors")}, "The teacher no/teacher.safetensors does not exist"),
-        ({}, {"backbones": {}}, "The recipe's backbone 'one' was given no file"),
+        (
+            {},
+            {"teacher": Path("no/teacher.safetensors")},
+            "The teacher no/teacher.safetensors does not exist",
+        ),
+        ({}, {"backbones": {}}, "The backbone 'one' was given no file"),
         ({"objective": DIRECT}, {"pairs": None}, "pass the file that 'gdd pairs' made as --pairs"),
         (
             {"objective": {"instance": "direct"}, "teacher_sampler": {"steps": 2, "churn": 10.0}},
@@ -266,5 +283,7 @@ def test_bad_input_is_one_sentence(
 
 def test_a_teacher_of_other_images_is_refused(world: Any, tmp_path: Path) -> None:
     data = replace(world.data, images=world.data.images[:, :4, :4])
-    with pytest.raises(UserError, match="makes 1-channel images of 8 pixels, the data set 'blobs' holds 1 of 4"):
+    with pytest.raises(
+        UserError, match="makes 1-channel images of 8 pixels, the data set 'blobs' holds 1 of 4"
+    ):
         prepare(world.recipe(), SEED, world.inputs(), data, tmp_path)

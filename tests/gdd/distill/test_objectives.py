@@ -65,7 +65,9 @@ def test_squared_error_is_a_mean_over_values() -> None:
 def test_every_distributional_objective_of_a_recipe_exists() -> None:
     logits = [torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0]])]
     softplus, hinge = DISTRIBUTIONAL["softplus"], DISTRIBUTIONAL["hinge"]
-    assert softplus.generator(logits).tolist() == pytest.approx([(0.313262 + 0.048587) / 2 + 0.126928], abs=1e-5)
+    assert softplus.generator(logits).tolist() == pytest.approx(
+        [(0.313262 + 0.048587) / 2 + 0.126928], abs=1e-5
+    )
     assert hinge.generator(logits).tolist() == pytest.approx([-2 - 2])
     assert hinge.discriminator(logits, logits).tolist() == pytest.approx([0 + (2 + 4) / 2 + 3])
 

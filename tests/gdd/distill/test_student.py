@@ -26,9 +26,7 @@ BOTH = pytest.mark.parametrize("conditional", [False, True], ids=["unconditional
 
 
 def student_at(world: Any, folder: Path, images: int, conditional: bool = False, **changes: Any) -> Student:
-    student, _ = prepare(
-        world.recipe(**changes), SEED, world.inputs(conditional), world.data, folder
-    )
+    student, _ = prepare(world.recipe(**changes), SEED, world.inputs(conditional), world.data, folder)
     student.images = images
     return student
 
@@ -73,7 +71,7 @@ def adam_step(
 
 @BOTH
 def test_the_generator_takes_the_non_saturating_step(world: Any, tmp_path: Path, conditional: bool) -> None:
-    student = student_at(world, tmp_path, 0, conditional)
+    student = student_at(world, tmp_path, 0, conditional, backbones=["one", "two"])
     generator, discriminator = copy.deepcopy(student.generator), copy.deepcopy(student.discriminator)
     assert discriminator
     loss: Any = 0
@@ -95,7 +93,7 @@ def test_the_generator_takes_the_non_saturating_step(world: Any, tmp_path: Path,
 def test_the_discriminator_takes_its_step_on_the_same_real_images(
     world: Any, tmp_path: Path, conditional: bool, reuse: bool
 ) -> None:
-    student = student_at(world, tmp_path, 0, conditional, reuse_fakes=reuse)
+    student = student_at(world, tmp_path, 0, conditional, reuse_fakes=reuse, backbones=["one", "two"])
     before, discriminator = copy.deepcopy(student.generator), copy.deepcopy(student.discriminator)
     assert discriminator
     assert student.discriminator
@@ -109,7 +107,9 @@ def test_the_discriminator_takes_its_step_on_the_same_real_images(
     scalars = student.step()
     if not reuse:  # fresh noise, through the generator as the step has just left it
         fakes = [
-            student.generator(noise(SEED, "discriminator noise", group, tuple(images.shape)), one_hot).detach()
+            student.generator(
+                noise(SEED, "discriminator noise", group, tuple(images.shape)), one_hot
+            ).detach()
             for images, one_hot, group in groups
         ]
     loss: Any = 0
@@ -124,7 +124,9 @@ def test_the_discriminator_takes_its_step_on_the_same_real_images(
     assert_gradients(optimizer, student.discriminator.trainable_parameters(), gradients)
     every = 2  # the learning rate and beta2 make up for the updates that R1 has of its own
     ratio = every / (every + 1)
-    pairs = zip(discriminator.trainable_parameters(), student.discriminator.trainable_parameters(), strict=True)
+    pairs = zip(
+        discriminator.trainable_parameters(), student.discriminator.trainable_parameters(), strict=True
+    )
     for old, new in pairs:
         expected = adam_step(old, optimizer.state[new], 2e-3 * ratio, 0.99**ratio)
         torch.testing.assert_close(new, expected, rtol=1e-5, atol=1e-7)

@@ -140,7 +140,7 @@ def test_unknown_target_and_missing_figure(made, tmp_path):
 
 def test_the_report_needs_no_torch():
     code = (
-        "import sys; import gdd.report.site, gdd.report.curves, gdd.report.samples; "
+        "import sys; import gdd.report.site, gdd.report.curves, gdd.report.samples, gdd.report.spread; "
         "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

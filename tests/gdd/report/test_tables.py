@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gdd.errors import UserError
+from gdd.report.note import note
 from gdd.report.table import Cell, CellText, Line, cell_text
 from gdd.report.table_files import latex
 from gdd.report.tables import build_table, write_table
@@ -40,7 +41,7 @@ def test_mean_and_both_spreads_are_kept_apart(two_seeds):
     assert cell.mean == pytest.approx(statistics.mean(seeds))
     assert cell.training_std == pytest.approx(statistics.stdev(seeds))
     assert cell.sampling_std == pytest.approx(0.05)
-    assert (cell.seeds, cell.blocks) == (2, 3)
+    assert (cell.runs, line(two_seeds, "GDD").blocks) == (2, 3)
     assert line(two_seeds, "Teacher, 18 steps").cells["fid"].training_std is None
 
 
@@ -65,15 +66,15 @@ def test_one_seed_and_one_block_have_no_spread(one_block):
     cell = line(one_block, "GDD").cells["fid"]
     assert (cell.training_std, cell.sampling_std) == (None, None)
     assert str(cell_text(line(one_block, "GDD"), "fid")) == "0.50"
-    assert "sampling spread is unknown" in one_block.note()
-    assert "training spread is unknown" in one_block.note()
+    assert "sampling spread is unknown" in note(one_block)
+    assert "training spread is unknown" in note(one_block)
 
 
 def test_note_names_both_spreads(two_seeds):
-    assert "± is the sampling spread" in two_seeds.note()
-    assert "3 blocks of 2,000 images" in two_seeds.note()
-    assert "[ ] is the training spread" in two_seeds.note()
-    assert "2 training seeds" in two_seeds.note()
+    assert "± is the sampling spread" in note(two_seeds)
+    assert "3 blocks of 2,000 images" in note(two_seeds)
+    assert "[ ] is the training spread" in note(two_seeds)
+    assert "over 2 runs: 2 seeds, one teacher" in note(two_seeds)
 
 
 @pytest.mark.parametrize(

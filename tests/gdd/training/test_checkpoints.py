@@ -19,7 +19,12 @@ def payload(images: int) -> dict[str, Any]:
     optimizer = torch.optim.Adam([weights], betas=(0.0, 0.99))
     weights.grad = torch.ones(500)
     optimizer.step()
-    return {"images": images, "seconds": 1.5, "weights": weights.detach(), "optimizer": optimizer.state_dict()}
+    return {
+        "images": images,
+        "seconds": 1.5,
+        "weights": weights.detach(),
+        "optimizer": optimizer.state_dict(),
+    }
 
 
 @pytest.fixture

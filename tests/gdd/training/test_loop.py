@@ -42,7 +42,12 @@ class Counting:
 
 
 def run(folder: Path, trainee: Counting, **changes: Any) -> float:
-    options: dict[str, Any] = {"total": 100, "snapshots": [20, 24, 100], "checkpoint_every": 32, "log_every": 8}
+    options: dict[str, Any] = {
+        "total": 100,
+        "snapshots": [20, 24, 100],
+        "checkpoint_every": 32,
+        "log_every": 8,
+    }
     with RunDirectory(folder, "a") as directory:
         return train(trainee, directory, name="test", **(options | changes))
 

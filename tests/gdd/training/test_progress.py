@@ -74,7 +74,11 @@ def test_progress_is_what_watching_needs(tmp_path: Path) -> None:
     progress = follow(folder)
     progress.step(8, {"loss_generator": 0.5, "logits_real": 1.0})
     (running,) = read_progress(tmp_path)
-    assert (running["name"], running["status"], running["pid"]) == ("digits/gdd/seed0", "running", os.getpid())
+    assert (running["name"], running["status"], running["pid"]) == (
+        "digits/gdd/seed0",
+        "running",
+        os.getpid(),
+    )
     assert (running["images"], running["total"]) == (8, 100)
     assert abs(running["updated"] - time.time()) < 10
     for images in range(16, 101, 8):

@@ -1,0 +1,69 @@
+"""`config/sources.yaml`: every file that is downloaded, where it goes and what its bytes have to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from gdd.config.record import Record, parse, read_yaml
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+.-]*$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S+$")]
+
+# `git-blob` is what `git hash-object` prints; `sha256-prefix` stands in the names of torchvision's files.
+Checksum = Annotated[
+    str,
+    Field(
+        pattern="^(sha256:[0-9a-f]{64}|sha256-prefix:[0-9a-f]{8,63}|md5:[0-9a-f]{32}|git-blob:[0-9a-f]{40})$"
+    ),
+]
+
+# No part starts with a dot, so nothing leads out of the folder, and nothing can be one of our temporary files.
+_PART = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
+Below = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
+
+RESERVED = ("lock.yaml", ".part", ".part.json")
+
+
+class Source(Record):
+    """One file; what its publisher does not say is null, and its SHA-256 is then trusted on first use."""
+
+    use: str  # what it is for
+    url: Url
+    path: Below  # below resources/
+    bytes: Annotated[int, Field(gt=0)] | None
+    checksum: Checksum | None
+    licence: str
+
+    @model_validator(mode="after")
+    def _has_a_free_name(self) -> Self:
+        if self.path.endswith(RESERVED):
+            raise ValueError(f"'path' must not end in {', '.join(RESERVED)}, which `gdd fetch` needs itself")
+        return self
+
+
+class Sources(Record):
+    """`sources.yaml`: the files by name."""
+
+    sources: dict[Name, Source]
+
+    @model_validator(mode="after")
+    def _have_own_places(self) -> Self:
+        places: dict[str, str] = {}
+        for name, source in self.sources.items():
+            if source.path in places:
+                raise ValueError(f"'{places[source.path]}' and '{name}' have the same path, {source.path}")
+            places[source.path] = name
+        return self
+
+
+def load_sources(folder: Path) -> dict[str, Source]:
+    """Read `folder/sources.yaml`.
+
+    Raises:
+        UserError: it is missing or wrong.
+    """
+    path = folder / "sources.yaml"
+    return parse(Sources, read_yaml(path), path).sources

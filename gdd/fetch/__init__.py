@@ -1,0 +1,1 @@
+"""`gdd fetch`: the one part of the program that uses a network."""

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gdd.config.recipe import Sampler
+from gdd.config.records import Evaluation
+from gdd.data.quantise import quantise
+from gdd.diffusion.sampling import sample_range
+from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
+from gdd.errors import UserError
+from gdd.files import sha256
+from gdd.metrics import stages
+from gdd.metrics.frechet import Moments, frechet_distance
+from gdd.metrics.reference import build_reference
+from gdd.metrics.stages import evaluate_run, evaluate_teacher, make_extractor, open_references, summary
+from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
+
+EVALUATION = Evaluation(extractor="one", pixels=True, samples=80, blocks=2)
+KEYS = {
+    *("fid", "precision", "recall", "density", "coverage"),
+    *("pixel_fid", "pixel_precision", "pixel_recall", "pixel_density", "pixel_coverage"),
+    "nearest",
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "GENERATION_BATCH", 48)
+
+
+@pytest.fixture(scope="module")
+def files(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("references")
+    # Pixels are 64 features, more than the world has images.
+    data = np.concatenate([np.asarray(world.data.images)] * 2)
+    data[44:] = 255 - data[44:]
+    made = {"judge": folder / "judge.npz", "pixels": folder / "pixels.npz"}
+    for name, judge in (("judge", world.backbones["one"]), ("pixels", None)):
+        extractor = make_extractor(judge, world.data)
+        build_reference(
+            data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=made[name], batch=16
+        )
+    return made
+
+
+@pytest.fixture
+def references(world: Any, files: dict[str, Path]) -> Any:
+    return open_references(world.data, world.backbones["one"], files["judge"], files["pixels"])
+
+
+def make_run(
+    world: Any, folder: Path, conditional: bool = False, counts: tuple[int, ...] = (16, 32, 48)
+) -> Path:
+    """Write snapshots that drift away from the teacher."""
+    for number, images in enumerate(counts):
+        generator = one_step_from_denoiser(world.teachers[conditional])
+        with torch.no_grad():
+            generator.model.dec["8x8_aux_conv"].weight *= 1 + number
+        save_network(folder / "snapshots" / f"{images:09d}.safetensors", generator)
+    return folder
+
+
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+def test_a_run_has_a_curve_a_final_and_a_best_snapshot(
+    world: Any, tmp_path: Path, references: Any, conditional: bool
+) -> None:
+    folder = make_run(world, tmp_path, conditional)
+    metrics = evaluate_run(folder, EVALUATION, references)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert (metrics["kind"], metrics["evaluations"]) == ("student", 1)
+    curve = metrics["curve"]
+    assert [point["images"] for point in curve] == [16, 32, 48]
+    assert all(point.keys() == {"images", "fid", "pixel_fid"} for point in curve)
+    final, best = metrics["final"], metrics["best"]
+    assert final["images"] == 48
+    assert best["images"] == min(curve, key=lambda point: point["fid"])["images"]
+    assert "lowest fid" in best["rule"]
+    for part in (final, best):
+        file = folder / "snapshots" / f"{part['images']:09d}.safetensors"
+        assert part["weights_sha256"] == sha256(file)
+        assert [block["start"] for block in part["blocks"]] == [0, 80]
+        assert part["mean"].keys() == KEYS
+        (point,) = (point for point in curve if point["images"] == part["images"])
+        assert part["blocks"][0]["fid"] == point["fid"]  # curves are of the first block
+        assert part["blocks"][0]["fid"] != part["blocks"][1]["fid"]
+
+
+def test_the_number_is_the_distance_of_the_images_of_fixed_latents(
+    world: Any, tmp_path: Path, references: Any
+) -> None:
+    metrics = evaluate_run(make_run(world, tmp_path), EVALUATION, references)
+    generator = load_generator(tmp_path / "snapshots" / "000000048.safetensors")
+    for number, block in enumerate(metrics["final"]["blocks"]):
+        images = quantise(generate(generator, 80 * number, 80))
+        for space, key in (("judge", "fid"), ("pixels", "pixel_fid")):
+            extractor, reference = references[space]
+            moments = Moments(extractor.dimension)
+            moments.update(extractor(images))
+            expected = frechet_distance(moments.gaussian(), reference.gaussian)
+            assert block[key] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_best_may_be_the_final(world: Any, tmp_path: Path, references: Any) -> None:
+    metrics = evaluate_run(make_run(world, tmp_path, counts=(16,)), EVALUATION, references)
+    assert {key: metrics["best"][key] for key in metrics["final"]} == metrics["final"]
+
+
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+def test_a_teacher_is_judged_at_its_steps(
+    world: Any, tmp_path: Path, references: Any, conditional: bool
+) -> None:
+    model, sampler = world.teachers[conditional], Sampler(steps=3)
+    metrics = evaluate_teacher(model, sampler, EVALUATION, references, tmp_path / "samples.npz")
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert (metrics["kind"], metrics["evaluations"]) == ("teacher", 5)
+    assert metrics["sampler"]["steps"] == 3
+    assert metrics["final"]["weights_sha256"] == sha256(model)
+    assert metrics["final"]["mean"].keys() == KEYS
+    images = np.load(tmp_path / "samples.npz")["images"]
+    expected = quantise(sample_range(load_denoiser(model), sampler, EVALUATION_SEED, 0, SAMPLES))
+    assert np.array_equal(images, expected.numpy())
+
+
+def test_the_judge_alone_is_enough(world: Any, tmp_path: Path, files: dict[str, Path]) -> None:
+    references = open_references(world.data, world.backbones["one"], files["judge"], None)
+    evaluation = Evaluation(extractor="one", samples=40)
+    metrics = evaluate_run(make_run(world, tmp_path, counts=(16,)), evaluation, references)
+    assert metrics["final"]["mean"].keys() == {"fid", "precision", "recall", "density", "coverage"}
+    assert metrics["final"]["sampling_std"]["fid"] is None
+    assert "pixel_fid" not in metrics["floor"]
+
+
+def test_beside_the_numbers_stands_what_they_mean(world: Any, tmp_path: Path, references: Any) -> None:
+    metrics = evaluate_run(make_run(world, tmp_path, counts=(16,)), EVALUATION, references)
+    provenance = metrics["provenance"]
+    assert provenance["dataset_sha256"] == world.data.sha256
+    assert provenance["extractor_sha256"] == sha256(world.backbones["one"])
+    assert (provenance["samples"], provenance["blocks"], provenance["latent_seed"]) == (80, 2, 0)
+    assert provenance["reference_images"] == 88
+    assert provenance.keys() >= {"revision", "torch", "device", "threads", "host"}
+    assert metrics["floor"]["precision"] == references["judge"][1].description.floor.precision
+    assert "penultimate features" in metrics["definitions"]["fid"]
+    assert "raw pixels" in metrics["definitions"]["pixel_fid"]
+
+
+def test_a_summary_is_over_blocks() -> None:
+    blocks = [{"start": 0, "fid": 1.0, "recall": 0.5}, {"start": 9, "fid": 4.0, "recall": 0.5}]
+    found = summary(blocks)
+    assert found["blocks"] == blocks
+    assert found["mean"] == {"fid": 2.5, "recall": 0.5}
+    assert found["sampling_std"] == pytest.approx({"fid": 4.5**0.5, "recall": 0.0})
+    assert found["minimum"] == {"fid": 1.0, "recall": 0.5}
+    assert summary(blocks[:1])["sampling_std"] == {"fid": None, "recall": None}
+
+
+def test_a_run_without_snapshots(tmp_path: Path, references: Any) -> None:
+    with pytest.raises(UserError, match="has no snapshots; train it first"):
+        evaluate_run(tmp_path, EVALUATION, references)
+
+
+def test_a_reference_of_another_judge_is_refused(world: Any, files: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="build the reference again"):
+        open_references(world.data, world.backbones["two"], files["judge"], None)

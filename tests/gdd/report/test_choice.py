@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from gdd.config.load import parse_record
+from gdd.config.records import Setting
+from gdd.errors import UserError
+from gdd.report.choice import choices, write_choice
+from gdd.report.findings import findings
+from gdd.report.tables import build_table
+from gdd.targets import Targets, figure_kinds
+
+SEARCH = """
+title: Rates
+setting: digits
+grid:
+  method: [gdd, direct]
+  lr.generator: [1e-4, 3e-4, 1e-3]
+seeds: [0, 1]
+columns: [fid]
+choose: {per: method, by: fid}
+"""
+# By hand: in the middle and clear; at the edge, and within the spread of the next (variances 0.02 and 0.02).
+FIDS = {
+    "gdd, 0.0001": (0.80, 0.82),
+    "gdd, 0.0003": (0.50, 0.52),
+    "gdd, 0.001": (0.60, 0.62),
+    "direct, 0.0001": (1.9, 2.1),
+    "direct, 0.0003": (1.5, 1.7),
+    "direct, 0.001": (1.4, 1.6),
+}
+
+
+@pytest.fixture
+def searched(make_experiments, write_results, tmp_path):
+    """Return a function from FIDs to the experiments and their folder of results."""
+
+    def make(text=SEARCH, **fids):
+        experiments = make_experiments(search=text)
+        write_results(experiments, tmp_path, names=["search"], fids=FIDS | fids)
+        return experiments, tmp_path
+
+    return make
+
+
+def test_the_lowest_mean_of_every_method_is_chosen(searched):
+    experiments, results = searched()
+    gdd, direct = choices(build_table(experiments, "search", results), experiments)
+    assert (gdd.method, gdd.line.title, gdd.changes) == ("gdd", "gdd, 0.0003", {"lr": {"generator": 3e-4}})
+    assert (gdd.edges, gdd.doubt) == ((), "")
+    assert gdd.runner_up.line.title == "gdd, 0.001"
+    assert direct.line.title == "direct, 0.001"
+    assert direct.edges == ("the largest lr.generator tried",)
+    assert direct.doubt == "within the spread (2 × 0.14)"
+
+
+def test_the_yaml_is_the_methods_of_a_setting(searched):
+    experiments, results = searched()
+    text = write_choice(experiments, "search", results)[0].read_text()
+    assert "gdd: {lr: {generator: 0.0003}}  # FID 0.51 (2 runs: 0.50, 0.52); next: 0.001 with 0.61\n" in text
+    (direct,) = [row for row in text.splitlines() if row.startswith("  direct:")]
+    assert direct.endswith(
+        "next: 0.0003 with 1.60, within the spread (2 × 0.14); the largest lr.generator tried"
+    )
+    block = yaml.safe_load(text)
+    base = experiments.config.settings["digits"].model_dump(mode="json", exclude_unset=True)
+    setting = parse_record(Setting, json.dumps(base | block))
+    assert setting.methods["gdd"].lr.generator == 3e-4
+
+
+def test_the_matrix_for_reading(searched):
+    experiments, results = searched()
+    text = write_choice(experiments, "search", results)[1].read_text()
+    assert "| Method | lr.generator 0.0001 | lr.generator 0.0003 | lr.generator 0.001 |" in text
+    assert "| GDD | 0.81 (0.80, 0.82) | **0.51 (0.50, 0.52)** | 0.61 (0.60, 0.62) |" in text
+    assert "2 runs: 2 seeds, one teacher" in text
+    assert "- Direct imitation: next: 0.0003 with 1.60, within the spread" in text
+    assert "- GDD:" not in text
+    assert len({row.count("|") for row in text.splitlines() if row.startswith("|")}) == 1
+
+
+def test_a_row_that_failed_once_is_not_chosen_for_the_rest(searched):
+    experiments, results = searched()
+    path = results / "runs/digits/gdd.lr.generator-0.0003/seed1/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["final"]["mean"]["fid"] = None
+    path.write_text(json.dumps(metrics))
+    gdd, _ = choices(build_table(experiments, "search", results), experiments)
+    assert gdd.line.title == "gdd, 0.001"
+    assert gdd.edges == ("the largest lr.generator tried",)
+    text = write_choice(experiments, "search", results)[1].read_text()
+    assert "– (0.50, none)" in text
+
+
+def test_one_run_a_row_leaves_the_spread_unknown(searched):
+    experiments, results = searched(SEARCH.replace("[0, 1]", "[0]"))
+    text = write_choice(experiments, "search", results)[0].read_text()
+    assert "# FID 0.50; next: 0.001 with 0.60, the spread is unknown with one run a row" in text
+
+
+def test_a_table_that_chooses_nothing_says_so(make_experiments, tmp_path):
+    with pytest.raises(UserError, match="chooses nothing"):
+        write_choice(make_experiments(), "demo-objectives", tmp_path)
+
+
+def test_one_setting_only(make_experiments):
+    text = SEARCH.replace("setting: digits", "settings: [digits, other]")
+    with pytest.raises(UserError, match="'choose' chooses for one setting"):
+        make_experiments(search=text).rows("search")
+
+
+def test_a_search_has_its_files_and_no_pictures_of_every_row(make_experiments):
+    experiments = make_experiments(search=SEARCH)
+    files = Targets(experiments).of_ablation("search")
+    assert {"results/tables/search-choice.yaml", "results/tables/search-choice.md"} <= set(files)
+    assert figure_kinds(experiments, "search") == ["spread"]
+    assert figure_kinds(experiments, "demo-objectives") == ["curve", "samples"]
+
+
+def test_findings_speak_of_the_chosen_rows_only(searched):
+    experiments, results = searched()
+    every = findings([build_table(experiments, "search", results)], experiments)
+    assert any("is a search" in finding.text for finding in every)
+    (compared,) = [finding for finding in every if "pairs of runs" in finding.text]
+    assert "direct, 0.001 is higher than that of gdd, 0.0003" in compared.text
+    assert "both pairs of runs" in compared.text
+    assert compared.kind == "holds"
+    assert not any("0.0001" in finding.text for finding in every)

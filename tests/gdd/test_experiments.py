@@ -1,0 +1,370 @@
+"""Runs of tables: which they are, what they are called, and that a name stands for one recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from gdd.errors import UserError
+from gdd.experiments import Experiments, Run, teacher_metrics
+
+TABLE = "ablations/small.yaml"
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+ROOT = Path(__file__).resolve().parents[2]
+# What is made once for all examples is only read.
+relaxed = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def experiments(config_folder: Any) -> Experiments:
+    found: Experiments = config_folder.load()
+    return found
+
+
+def run_id(experiments: Experiments, changes: dict[str, Any], method: str = "gdd") -> str:
+    return experiments.run_id("digits", experiments.recipe("digits", method, changes, "here"))
+
+
+# Recipes
+
+
+def test_a_recipe_is_merged_from_setting_method_and_row(experiments: Experiments) -> None:
+    setting = experiments.config.settings["digits"]
+    plain = experiments.recipe("digits", "gdd", {}, "here")
+    assert plain.lr.generator == setting.recipe.lr.generator
+    assert plain.objective.distributional == "softplus"
+    assert plain.teacher_sampler == setting.teacher_sampler
+    # The method's changes in the setting leave the rate that they do not name.
+    partly = experiments.recipe("digits", "gdd-i", {}, "here")
+    assert (partly.lr.generator, partly.lr.discriminator) == (1e-3, setting.recipe.lr.discriminator)
+    # A row has the last word, over the setting's own keys too.
+    row = {"lr": {"generator": 5e-3}, "teacher_sampler": {"churn": 1.0}, "freeze": "none"}
+    changed = experiments.recipe("digits", "gdd-i", row, "here")
+    assert (changed.lr.generator, changed.freeze) == (5e-3, "none")
+    assert (changed.teacher_sampler.steps, changed.teacher_sampler.churn) == (18, 1.0)
+
+
+def test_a_row_can_take_a_loss_away(experiments: Experiments) -> None:
+    changes = {"objective": {"distributional": None, "instance": "direct"}}
+    assert experiments.recipe("digits", "gdd", changes, "here").objective.distributional is None
+
+
+def test_the_teachers_encoder_needs_no_file(experiments: Experiments) -> None:
+    changes = {"backbones": ["teacher-encoder"]}
+    assert experiments.recipe("digits", "gdd", changes, "here").backbones == ("teacher-encoder",)
+    with pytest.raises(UserError, match=r"'backbones' is 'encoder': .* digits-random, teacher-encoder\.$"):
+        experiments.recipe("digits", "gdd", {"backbones": ["encoder"]}, "here")
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "gdd"),
+        ({"batch": 128}, "gdd.batch-128"),
+        ({"lr": {"generator": 5e-5}}, "gdd.lr.generator-5e-05"),
+        ({"r1": {"gamma": 1}, "batch": 128}, "gdd.batch-128.r1.gamma-1.0"),
+        ({"freeze": "conv+qkv"}, "gdd.freeze-conv+qkv"),
+        ({"reuse_fakes": False}, "gdd.reuse_fakes-false"),
+        ({"backbones": ["digits-random"]}, "gdd.backbones-digits-random"),
+        # What another method is, has that method's name.
+        ({"freeze": "conv", "lr": {"generator": 1e-3}}, "gdd-i"),
+        ({"freeze": "conv", "lr": {"generator": 1e-3}, "batch": 128}, "gdd-i.batch-128"),
+    ],
+)
+def test_names_say_what_is_different(experiments: Experiments, changes: dict[str, Any], name: str) -> None:
+    assert run_id(experiments, changes) == name
+
+
+def test_patterns_are_named_by_a_digest(experiments: Experiments) -> None:
+    name = run_id(experiments, {"freeze": ["model.*", "!*.norm?.*"]})
+    assert re.fullmatch(r"gdd\.freeze-model__\+___norm___-[0-9a-f]{8}", name)
+
+
+def test_a_long_name_is_cut(experiments: Experiments) -> None:
+    changes = {
+        "freeze": ["a" * 300],
+        "images": 6400,
+        "batch": 128,
+        "lr": {"generator": 1.2345e-3, "discriminator": 1.2345e-3},
+        "adam": {"beta1": 0.12345, "beta2": 0.98765},
+        "ema": {"half_life": 12345, "ramp": 0.12345},
+        "r1": {"gamma": 0.12345, "every": 7},
+    }
+    name = run_id(experiments, changes)
+    assert len(name) < 200
+    assert name != run_id(experiments, changes | {"r1": {"gamma": 0.12345, "every": 8}})
+
+
+WORDS = [
+    "conv",
+    "qkv",
+    "conv+qkv",
+    "conv.batch-128",
+    "",
+    ".",
+    "..",
+    "/",
+    "a/../b",
+    "*",
+    "!*",
+    "\n",
+    "é",
+    "x" * 99,
+]
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "freeze": st.sampled_from(["none", "conv", "conv+qkv", "conv+qkv+skip"])
+        | st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=3),
+        "batch": st.sampled_from([64, 128]),
+        "init": st.sampled_from(["teacher", "random"]),
+        "reuse_fakes": st.booleans(),
+        "lr": st.fixed_dictionaries(
+            {}, optional={"generator": st.floats(1e-8, 1e8), "discriminator": st.just(1)}
+        ),
+        "backbones": st.lists(
+            st.sampled_from(["digits-random", "digits-judge"]), min_size=1, max_size=2, unique=True
+        ),
+        "objective": st.fixed_dictionaries({}, optional={"instance": st.just("direct"), "pairs": st.just(3)}),
+        "teacher_sampler": st.fixed_dictionaries({"steps": st.integers(1, 20)}),
+    },
+)
+METHODS = st.sampled_from(["gdd", "gdd-i", "direct"])
+
+
+@relaxed
+@given(method=METHODS, changes=CHANGES)
+def test_a_name_is_safe_on_every_file_system(
+    experiments: Experiments, method: str, changes: dict[str, Any]
+) -> None:
+    name = run_id(experiments, changes, method)
+    assert SAFE.fullmatch(name)
+    assert len(name.encode()) < 200
+    assert not name.endswith(".")
+    assert name == run_id(experiments, json.loads(json.dumps(changes)), method)
+
+
+@relaxed
+@given(methods=st.tuples(METHODS, METHODS), changes=st.tuples(CHANGES, CHANGES))
+@example(methods=("gdd", "gdd"), changes=({"freeze": "conv"}, {"freeze": ["conv"]}))
+@example(methods=("gdd", "gdd"), changes=({"freeze": "conv+qkv"}, {"freeze": ["conv", "qkv"]}))
+@example(methods=("gdd", "gdd"), changes=({"freeze": ["a+b"]}, {"freeze": ["a", "b"]}))
+@example(methods=("gdd", "gdd"), changes=({"freeze": []}, {"freeze": [""]}))
+@example(methods=("gdd", "gdd"), changes=({"freeze": ["a.batch-128"]}, {"freeze": ["a"], "batch": 128}))
+@example(methods=("gdd", "gdd"), changes=({"freeze": ["a/b"]}, {"freeze": ["a_b"]}))
+@example(methods=("gdd", "gdd"), changes=({"freeze": ["x" * 99 + "y"]}, {"freeze": ["x" * 99 + "z"]}))
+@example(methods=("gdd", "gdd-i"), changes=({"freeze": "conv", "lr": {"generator": 1e-3}}, {}))
+def test_equal_names_if_and_only_if_equal_recipes(
+    experiments: Experiments, methods: tuple[str, str], changes: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    one, other = (
+        experiments.recipe("digits", method, change, "here")
+        for method, change in zip(methods, changes, strict=True)
+    )
+    equal_names = experiments.run_id("digits", one) == experiments.run_id("digits", other)
+    assert equal_names == (one == other)
+    assert equal_names == (one.fingerprint() == other.fingerprint())
+
+
+def test_tables_share_a_run(config_folder: Any) -> None:
+    config_folder.write(
+        "ablations/another.yaml",
+        "title: T\nsettings: [digits]\ncolumns: [fid]\nrows:\n"
+        "  Detour: {method: gdd, freeze: conv, lr: {generator: 1e-3, discriminator: 3e-4}}\n"
+        "  Plain: {method: gdd, batch: 64}\n",
+    )
+    experiments = config_folder.load()
+    detour, plain = experiments.tables["another"]
+    first, second, _ = experiments.tables["small"]
+    assert detour.runs == second.runs
+    assert plain.runs == first.runs
+    assert {run.id for run in (*detour.runs, *plain.runs)} == {"gdd-i.lr.discriminator-0.0003", "gdd"}
+
+
+def test_the_order_of_keys_does_not_matter(experiments: Experiments) -> None:
+    one = {"batch": 128, "r1": {"gamma": 0.5, "every": 4}, "init": "random"}
+    other = {"init": "random", "r1": {"every": 4, "gamma": 0.5}, "batch": 128}
+    assert run_id(experiments, one) == run_id(experiments, other)
+
+
+# Rows
+
+
+def test_rows(experiments: Experiments) -> None:
+    gdd, gdd_i, teacher = experiments.tables["small"]
+    assert (gdd.title, gdd.setting, gdd.method, gdd.teacher_steps) == ("GDD", "digits", "gdd", None)
+    assert gdd.metrics() == ["runs/digits/gdd/seed0/metrics.json"]
+    assert gdd_i.runs[0].folder == "runs/digits/gdd-i.lr.discriminator-0.0003/seed0"
+    assert (teacher.method, teacher.teachers, teacher.teacher_steps) == (None, ("digits",), 18)
+    assert teacher.metrics() == [teacher_metrics("digits", "digits", 18)]
+    assert teacher_metrics("t", "s", 3) == "teachers/t/metrics/s-steps3.json"
+
+
+def test_seeds(config_folder: Any) -> None:
+    config_folder.change("config.yaml", ("seeds",), [0, 3])
+    rows = config_folder.load().tables["small"]
+    assert [run.seed for run in rows[0].runs] == [0, 3]
+    assert rows[0].metrics() == [f"runs/digits/gdd/seed{seed}/metrics.json" for seed in (0, 3)]
+    config_folder.change(TABLE, ("seeds",), [7])
+    assert [run.seed for run in config_folder.load().tables["small"][0].runs] == [7]
+
+
+def test_teachers(config_folder: Any) -> None:
+    config_folder.write("teachers/other.yaml", (config_folder.path / "teachers" / "digits.yaml").read_text())
+    config_folder.change(TABLE, ("teachers",), ["digits", "other"])
+    config_folder.change(TABLE, ("seeds",), [0, 1])
+    rows = config_folder.load().tables["small"]
+    assert [(run.id, run.seed) for run in rows[0].runs] == [
+        ("gdd", 0),
+        ("gdd", 1),
+        ("gdd.teacher-other", 0),
+        ("gdd.teacher-other", 1),
+    ]
+    assert rows[2].teachers == ("digits", "other")
+    assert rows[2].metrics() == [teacher_metrics(name, "digits", 18) for name in ("digits", "other")]
+    config_folder.change(TABLE, ("rows", "Teacher", "teacher"), "other")
+    assert config_folder.load().tables["small"][2].teachers == ("other",)
+    config_folder.change(TABLE, ("rows", "GDD", "teacher"), "other")
+    with pytest.raises(UserError, match="so no row can name a 'teacher'"):
+        config_folder.load()
+
+
+def test_settings(config_folder: Any) -> None:
+    config_folder.write("settings/more.yaml", (config_folder.path / "settings" / "digits.yaml").read_text())
+    config_folder.change("settings/more.yaml", ("recipe", "batch"), 128)
+    config_folder.change(TABLE, ("setting",), ...)
+    config_folder.change(TABLE, ("settings",), ["digits", "more"])
+    rows = config_folder.load().tables["small"]
+    assert [(row.setting, row.title) for row in rows] == [
+        (setting, title) for setting in ("digits", "more") for title in ("GDD", "GDD-I", "Teacher")
+    ]
+    # An id belongs to its setting: what is plain here need not be so there.
+    assert [rows[0].runs[0].key, rows[3].runs[0].key] == [("digits", "gdd"), ("more", "gdd")]
+    assert [rows[0].runs[0].recipe.batch, rows[3].runs[0].recipe.batch] == [64, 128]
+
+
+def grid(config_folder: Any, values: dict[str, list[Any]]) -> Experiments:
+    config_folder.change(TABLE, ("rows",), ...)
+    config_folder.change(TABLE, ("grid",), values)
+    found: Experiments = config_folder.load()
+    return found
+
+
+def test_a_grid_crosses_values(config_folder: Any) -> None:
+    values = {"method": ["gdd", "gdd-i"], "lr.generator": [1e-4, 1e-2], "reuse_fakes": [False]}
+    rows = grid(config_folder, values).tables["small"]
+    assert [row.title for row in rows] == [
+        "gdd, 0.0001, False",
+        "gdd, 0.01, False",
+        "gdd-i, 0.0001, False",
+        "gdd-i, 0.01, False",
+    ]
+    recipes = [row.runs[0].recipe for row in rows]
+    assert [recipe.lr.generator for recipe in recipes] == [1e-4, 1e-2] * 2
+    # A dotted key leaves its neighbours alone.
+    assert len({recipe.lr.discriminator for recipe in recipes}) == 1
+    assert len({row.runs[0].id for row in rows}) == 4
+
+
+def test_two_dotted_keys_of_one_record(config_folder: Any) -> None:
+    values = {"method": ["gdd"], "lr.generator": [1e-4], "lr.discriminator": [1e-5, 1e-6]}
+    rows = grid(config_folder, values).tables["small"]
+    assert [row.runs[0].recipe.lr.discriminator for row in rows] == [1e-5, 1e-6]
+
+
+def test_a_grid_of_teachers_steps(config_folder: Any) -> None:
+    rows = grid(config_folder, {"teacher_steps": [1, 2, 4]}).tables["small"]
+    assert [row.teacher_steps for row in rows] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"method": "gdd"}, "'grid.method' is 'gdd': input should be a list."),
+        ({"method": []}, "'grid.method' is []: it needs at least one entry."),
+        ({"method": ["gdd", "gdd"]}, "'grid.method' is ['gdd', 'gdd']: 'gdd' stands twice."),
+        ({"batch": [64]}, "grid '64': a row needs either 'method' or 'teacher_steps'."),
+        (
+            {"method": ["gdd"], "lr.gen": [1.0]},
+            "grid 'gdd, 1.0': unknown key 'lr.gen'; allowed here: discriminator, generator.",
+        ),
+        (
+            {"method": ["gdd"], "batch.size": [1]},
+            "grid 'gdd, 1': 'batch' is {'size': 1}: input should be a valid",
+        ),
+        (
+            {"method": ["gdd"], "freeze": ["cnov"]},
+            "grid 'gdd, cnov': 'freeze' is 'cnov': input should be 'none'",
+        ),
+        ({"method": ["gdd", "dmd"]}, "row 'dmd': 'method' is 'dmd': no such file in methods/; there are: "),
+        ({"method": ["gdd"], "batch": [64, 96]}, "row 'gdd, 96': 'batch' (96) cannot be divided into"),
+        ({"method": ["gdd"], "freeze": ["none", ["none"], "['none']"]}, "input should be 'none', 'conv'"),
+    ],
+)
+def test_mistakes_in_a_grid(config_folder: Any, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        grid(config_folder, values)
+    assert str(caught.value).startswith(str(config_folder.path / TABLE))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_choice_is_made_for_one_setting(config_folder: Any) -> None:
+    config_folder.write("settings/more.yaml", (config_folder.path / "settings" / "digits.yaml").read_text())
+    config_folder.change(TABLE, ("choose",), {"per": "method", "by": "fid"})
+    assert config_folder.load().config.ablations["small"].choose
+    config_folder.change(TABLE, ("setting",), ...)
+    config_folder.change(TABLE, ("settings",), ["digits", "more"])
+    with pytest.raises(
+        UserError, match="'choose' chooses for one setting; write a file for each of 'settings'"
+    ):
+        config_folder.load()
+
+
+# Looking runs up
+
+
+def test_every_run_of_every_table_is_found_under_its_name(experiments: Experiments) -> None:
+    runs = [run for rows in experiments.tables.values() for row in rows for run in row.runs]
+    assert len(runs) == 2
+    assert all(experiments.find(run.setting, run.id) == run.recipe for run in runs)
+    assert experiments.find("digits", "direct").objective.instance == "direct"  # in no table
+
+
+def test_a_run_that_nobody_asks_for(experiments: Experiments) -> None:
+    with pytest.raises(UserError) as caught:
+        experiments.find("digits", "gdd.batch-99")
+    assert str(caught.value) == (
+        "No table and no method has a run 'gdd.batch-99' in the setting 'digits'; "
+        f"there are: {', '.join(run for _, run in experiments.recipes)}."
+    )
+    with pytest.raises(UserError, match="There is no 'ffhq' in settings/; there are: digits"):
+        experiments.recipe("ffhq", "gdd", {}, "here")
+    with pytest.raises(UserError, match="There is no 'nothing' in ablations/; there are: small"):
+        experiments.tables["nothing"]
+    with pytest.raises(UserError, match="There is no 'nothing' in ablations/; there are: small"):
+        experiments.rows("nothing")
+
+
+def test_runs_are_values(experiments: Experiments) -> None:
+    run = experiments.tables["small"][0].runs[0]
+    assert Run(run.setting, run.id, run.seed, run.recipe) in {run}
+
+
+def test_no_torch() -> None:
+    code = "import sys, gdd.targets, gdd.experiments, gdd.config.load; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"'torch'", "'matplotlib'", "'snakemake'"} & set(done.stdout.strip("[]\n").split(", "))

@@ -1,0 +1,176 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gdd import files
+from gdd.errors import UserError
+from gdd.files import atomic_path, current_umask, read_json, sha256, write_json, write_npz, write_text
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "some.json"
+    path.write_text("old")
+    return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file, hidden ones included."""
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def interrupted(path: Path, error: type[BaseException]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+def test_success(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "folder" / "some.tar.gz"
+    with atomic_path(final) as temporary:
+        assert temporary.parent == final.parent  # a rename must not cross file systems
+        assert temporary.suffix == ".gz"
+        assert temporary.name.startswith(".")  # `snapshots/*` must not show it
+        temporary.write_text("new")
+        assert not final.exists()
+    assert contents(final.parent) == {"some.tar.gz": "new"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_the_old_file_alone(file: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        interrupted(file, error)
+    assert contents(file.parent) == {"some.json": "old"}
+
+
+def test_an_exception_leaves_no_file_where_none_was(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        interrupted(tmp_path / "some.json", ValueError)
+    assert contents(tmp_path) == {}
+
+
+@pytest.fixture
+def _small_files() -> Iterator[None]:
+    """Let no file grow beyond 50 kB: to whoever writes, that is a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("_small_files")
+def test_a_full_disk_leaves_the_old_file_alone(file: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        write_text(file, "x" * 100_000)
+    assert caught.value.errno == errno.EFBIG
+    with pytest.raises(OSError):
+        write_npz(file.with_name("some.npz"), noise=np.random.default_rng(0).random(100_000))
+    assert contents(file.parent) == {"some.json": "old"}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_at_the_last_step_leaves_the_old_file_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((files.os, "fsync") if step == "fsync" else (Path, "replace")), full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_text(file, "new")
+    monkeypatch.undo()
+    assert contents(file.parent) == {"some.json": "old"}
+
+
+def test_the_bytes_are_on_the_disk_before_the_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        seen.append((os.fstat(handle).st_size, file.read_text()))
+        fsync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", watched)
+    write_text(file, "new content")
+    assert seen == [(len("new content"), "old")]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_mode_follows_the_umask(file: Path, mask: int, mode: int) -> None:
+    previous = os.umask(mask)
+    try:
+        write_text(file, "new")
+        assert current_umask() == mask
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+
+
+def test_two_writers_do_not_mix(file: Path) -> None:
+    texts = [letter * 10_000 for letter in "abcd"]
+    threads = [threading.Thread(target=write_text, args=(file, text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert file.read_text() in texts
+    assert len(contents(file.parent)) == 1
+
+
+# What is written
+
+
+def test_json(tmp_path: Path) -> None:
+    value = {"é": [1, 2.5, None, "x"]}
+    write_json(tmp_path / "some.json", value)
+    assert read_json(tmp_path / "some.json") == value
+    assert (tmp_path / "some.json").read_text().endswith("}\n")
+
+
+def test_json_has_no_nan(file: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(file, {"fid": float("nan")})
+    assert contents(file.parent) == {"some.json": "old"}
+
+
+def test_npz(tmp_path: Path) -> None:
+    write_npz(tmp_path / "some.npz", a=np.arange(3), b=np.eye(2))
+    with np.load(tmp_path / "some.npz") as arrays:
+        assert arrays["a"].tolist() == [0, 1, 2]
+        assert arrays["b"].dtype == np.float64
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff"])
+def test_no_json(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "some.json").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "some.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'some.json'} is not valid JSON (")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.json does not exist\.$"):
+        read_json(tmp_path / "none.json")
+
+
+def test_sha256(tmp_path: Path) -> None:
+    content = json.dumps(list(range(50_000))).encode()
+    (tmp_path / "some").write_bytes(content)
+    assert sha256(tmp_path / "some") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,257 @@
+"""What the rules ask: the files of a target, the parameters and inputs of a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gdd.config.load import parse_record
+from gdd.config.recipe import Recipe, Sampler
+from gdd.config.records import Dataset, Evaluation, FeatureNetwork, Teacher
+from gdd.errors import UserError
+from gdd.targets import Targets, dataset_file
+
+TABLE = "ablations/small.yaml"
+RUN = SimpleNamespace(setting="digits", run="gdd", seed="0")
+
+
+@pytest.fixture
+def targets(config_folder: Any) -> Targets:
+    return Targets(config_folder.load())
+
+
+# What a person asks for
+
+
+def test_tables_and_figures_of_an_ablation(config_folder: Any, targets: Targets) -> None:
+    tables = [f"results/tables/small.{ending}" for ending in ("csv", "md", "tex", "json")]
+    figures = ["results/figures/small-samples.png", "results/figures/small-samples.pdf"]
+    assert targets.ablations() == ["small"]
+    assert targets.of_ablation("small") == tables + figures
+    config_folder.change(TABLE, ("curve",), {"y": "fid"})
+    curves = ["results/figures/small-curve.png", "results/figures/small-curve.pdf"]
+    assert set(Targets(config_folder.load()).of_ablation("small")) == {*tables, *figures, *curves}
+
+
+def test_several_runs_have_a_figure_of_their_spread(config_folder: Any) -> None:
+    config_folder.change(TABLE, ("seeds",), [0, 1])
+    figures = Targets(config_folder.load()).figure_files("small")
+    assert {"results/figures/small-spread.png", "results/figures/small-spread.pdf"} <= set(figures)
+
+
+def test_a_search_chooses_and_shows_no_samples(config_folder: Any, targets: Targets) -> None:
+    assert targets.choice_files("small") == []
+    config_folder.change(TABLE, ("rows",), ...)
+    config_folder.change(TABLE, ("grid",), {"method": ["gdd"], "lr.generator": [1e-4, 1e-3]})
+    config_folder.change(TABLE, ("choose",), {"per": "method", "by": "fid"})
+    search = Targets(config_folder.load())
+    assert search.figure_files("small") == []
+    choice = ["results/tables/small-choice.yaml", "results/tables/small-choice.md"]
+    assert search.of_ablation("small") == [*search.table_files("small"), *choice]
+
+
+def test_the_pattern_of_tables_leaves_out_what_they_choose(targets: Targets) -> None:
+    assert re.fullmatch(targets.table_names(), "small")
+    assert not re.fullmatch(targets.table_names(), "small-choice")
+
+
+def test_pages(config_folder: Any) -> None:
+    config_folder.change(
+        "config.yaml", ("targets", "demo"), {"title": "D", "page": "demo", "tables": ["small"]}
+    )
+    targets = Targets(config_folder.load())
+    assert targets.pages() == ["all", "demo"]
+    assert targets.page("all") == "results/site/index.html"
+    assert targets.page_target(SimpleNamespace(page="index")) == "all"
+    assert targets.page_target(SimpleNamespace(page="demo")) == "demo"
+    assert json.loads(targets.page_params(SimpleNamespace(page="demo")))["title"] == "D"
+
+
+def test_a_page_rests_on_its_tables_and_their_runs(targets: Targets) -> None:
+    inputs = targets.page_inputs(SimpleNamespace(page="index"))
+    assert set(targets.of_ablation("small")) <= set(inputs)
+    assert set(targets.table_inputs(SimpleNamespace(table="small"))) <= set(inputs)
+    assert len(inputs) == len(set(inputs))
+
+
+# The parameters of a file lead back to its record
+
+
+def test_records(targets: Targets) -> None:
+    config = targets.config
+    dataset = parse_record(Dataset, targets.dataset_record(SimpleNamespace(dataset="digits")))
+    network = parse_record(FeatureNetwork, targets.features_record(SimpleNamespace(name="digits-judge")))
+    teacher = parse_record(Teacher, targets.teacher_record(SimpleNamespace(teacher="digits")))
+    assert dataset == config.datasets["digits"]
+    assert network == config.features["digits-judge"]
+    assert teacher == config.teachers["digits"]
+    assert parse_record(Recipe, targets.recipe_json(RUN)) == targets.experiments.find("digits", "gdd")
+    assert parse_record(Evaluation, targets.evaluation(RUN)) == config.settings["digits"].evaluation
+
+
+def test_data_of_networks_and_teachers(targets: Targets) -> None:
+    assert targets.features_data(SimpleNamespace(name="digits-judge")) == dataset_file("digits")
+    assert targets.teacher_data(SimpleNamespace(teacher="digits")) == dataset_file("digits")
+    assert dataset_file("digits") == "results/datasets/digits/dataset.json"
+
+
+def test_the_sampler_of_a_teachers_file(config_folder: Any) -> None:
+    config_folder.change("settings/digits.yaml", ("teacher_sampler",), {"steps": 18, "churn": 2.0})
+    targets = Targets(config_folder.load())
+    sampler = parse_record(Sampler, targets.sampler(SimpleNamespace(setting="digits", steps="4")))
+    assert sampler == Sampler(steps=4, churn=2.0)
+
+
+# The inputs of a run
+
+
+def test_inputs_of_a_run(targets: Targets) -> None:
+    assert targets.run_teacher(RUN) == "results/teachers/digits/model.safetensors"
+    assert targets.run_teacher_identity(RUN) == "results/teachers/digits/model.json"
+    assert targets.run_data(RUN) == dataset_file("digits")
+    assert targets.run_backbones(RUN) == [
+        f"results/features/{name}.safetensors" for name in targets.config.settings["digits"].recipe.backbones
+    ]
+    assert targets.run_pairs(RUN) == []
+
+
+def test_a_run_without_a_discriminator_waits_for_no_backbone(targets: Targets) -> None:
+    direct = SimpleNamespace(setting="digits", run="direct", seed="0")
+    pairs = targets.recipe(direct).objective.pairs
+    assert pairs > 0
+    assert targets.run_backbones(direct) == []
+    assert targets.run_pairs(direct) == [f"results/pairs/digits/steps18-{pairs}.safetensors"]
+
+
+def test_pairs_solved_on_the_way_are_no_input(config_folder: Any) -> None:
+    config_folder.change("methods/direct.yaml", ("objective",), {"instance": "direct"})
+    direct = SimpleNamespace(setting="digits", run="direct", seed="0")
+    assert Targets(config_folder.load()).run_pairs(direct) == []
+
+
+def test_the_teachers_encoder_is_no_file(config_folder: Any) -> None:
+    backbones = ["teacher-encoder", "digits-random"]
+    config_folder.change("settings/digits.yaml", ("recipe", "backbones"), backbones)
+    found = Targets(config_folder.load()).run_backbones(RUN)
+    assert found == ["results/features/digits-random.safetensors"]
+
+
+# Evaluation
+
+
+def test_what_a_setting_is_judged_with(config_folder: Any, targets: Targets) -> None:
+    assert targets.reference_data(RUN) == dataset_file("digits")
+    assert targets.judge(RUN) == "results/features/digits-judge.safetensors"
+    assert targets.judge_reference(RUN) == "results/references/digits/digits-judge.npz"
+    assert targets.pixel_reference(RUN) == ["results/references/digits/pixels.npz"]
+    config_folder.change("settings/digits.yaml", ("evaluation", "pixels"), False)
+    assert Targets(config_folder.load()).pixel_reference(RUN) == []
+
+
+def test_other_images_to_judge_with(config_folder: Any) -> None:
+    config_folder.write("datasets/rest.yaml", (config_folder.path / "datasets" / "digits.yaml").read_text())
+    config_folder.change("settings/digits.yaml", ("evaluation", "dataset"), "rest")
+    targets = Targets(config_folder.load())
+    assert targets.reference_data(RUN) == dataset_file("rest")
+    assert targets.judge_reference(RUN) == "results/references/rest/digits-judge.npz"
+    assert targets.pixel_reference(RUN) == ["results/references/rest/pixels.npz"]
+    assert targets.run_data(RUN) == dataset_file("digits")  # training sees its own
+
+
+# Tables
+
+
+def test_inputs_of_a_table(targets: Targets) -> None:
+    gdd, gdd_i = (f"results/runs/digits/{run}/seed0" for run in ("gdd", "gdd-i.lr.discriminator-0.0003"))
+    teacher = "results/teachers/digits"
+    wanted = SimpleNamespace(table="small")
+    assert set(targets.table_inputs(wanted)) == {
+        f"{gdd}/metrics.json",
+        f"{gdd}/run.json",
+        f"{gdd_i}/metrics.json",
+        f"{gdd_i}/run.json",
+        f"{teacher}/metrics/digits-steps18.json",
+    }
+    assert set(targets.sample_inputs(wanted)) == {
+        f"{gdd}/samples",
+        f"{gdd_i}/samples",
+        f"{teacher}/samples/digits-steps18.npz",
+    }
+
+
+def test_a_shared_run_is_one_input(config_folder: Any) -> None:
+    config_folder.change(TABLE, ("rows", "Same"), {"method": "gdd", "batch": 64})
+    targets = Targets(config_folder.load())
+    for inputs in (targets.table_inputs, targets.sample_inputs):
+        files = inputs(SimpleNamespace(table="small"))
+        assert len(files) == len(set(files))
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value"),
+    [
+        (TABLE, ("caption",), "Another caption"),
+        (TABLE, ("columns",), ["fid"]),
+        ("methods/gdd-i.yaml", ("colour",), "#123456"),
+        ("methods/gdd-i.yaml", ("title",), "Another title"),
+    ],
+)
+def test_a_table_is_made_again_when_what_it_shows_changes(
+    config_folder: Any, targets: Targets, file: str, keys: tuple[str, ...], value: Any
+) -> None:
+    before = targets.table_params(SimpleNamespace(table="small"))
+    config_folder.change(file, keys, value)
+    assert Targets(config_folder.load()).table_params(SimpleNamespace(table="small")) != before
+
+
+def test_a_table_is_left_alone_when_something_else_changes(config_folder: Any, targets: Targets) -> None:
+    before = targets.table_params(SimpleNamespace(table="small"))
+    config_folder.change("methods/direct.yaml", ("colour",), "#123456")
+    config_folder.write("ablations/other.yaml", (config_folder.path / TABLE).read_text())
+    assert Targets(config_folder.load()).table_params(SimpleNamespace(table="small")) == before
+
+
+def test_options_that_name_the_same_configuration(config_folder: Any, tmp_path: Any) -> None:
+    mine = tmp_path / "mine"
+    (mine / "ablations").mkdir(parents=True)
+    assert Targets(config_folder.load()).config_options(None) == f"--config {config_folder.path}"
+    options = Targets(config_folder.load(mine)).config_options(None)
+    assert options == f"--config {config_folder.path} --extra {mine}"
+
+
+# What nobody defined
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind"),
+    [
+        (lambda targets: targets.dataset_record(SimpleNamespace(dataset="x")), "datasets"),
+        (lambda targets: targets.features_record(SimpleNamespace(name="x")), "features"),
+        (lambda targets: targets.features_data(SimpleNamespace(name="x")), "features"),
+        (lambda targets: targets.teacher_record(SimpleNamespace(teacher="x")), "teachers"),
+        (lambda targets: targets.teacher_data(SimpleNamespace(teacher="x")), "teachers"),
+        (lambda targets: targets.evaluation(SimpleNamespace(setting="x")), "settings"),
+        (lambda targets: targets.sampler(SimpleNamespace(setting="x", steps="1")), "settings"),
+        (lambda targets: targets.table_inputs(SimpleNamespace(table="x")), "ablations"),
+        (lambda targets: targets.sample_inputs(SimpleNamespace(table="x")), "ablations"),
+        (lambda targets: targets.table_params(SimpleNamespace(table="x")), "ablations"),
+        (lambda targets: targets.figure_files("x"), "ablations"),
+    ],
+)
+def test_a_file_of_something_unknown(targets: Targets, ask: Callable[[Targets], Any], kind: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ask(targets)
+    names = ", ".join(getattr(targets.config, kind))
+    assert str(caught.value) == f"There is no 'x' in {kind}/; there are: {names}."
+
+
+def test_a_file_of_an_unknown_run(targets: Targets) -> None:
+    with pytest.raises(
+        UserError, match="No table and no method has a run 'x' in the setting 'digits'; there"
+    ):
+        targets.run_teacher(SimpleNamespace(setting="digits", run="x", seed="0"))

@@ -1,0 +1,120 @@
+"""`gdd watch`: what runs say of themselves, in one table."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gdd.errors import UserError
+from gdd.watch import SILENT_AFTER, progress_table, read_progress, watch
+
+FACTS = {
+    "name": "runs/digits/gdd/seed0",
+    "status": "running",
+    "images": 4800,
+    "total": 19_200,
+    "images_per_second": 312.4,
+    "seconds_left": 3671,
+    "losses": {"loss_generator": 0.7071, "logits_real": 2.5},
+    "host": "node17",
+    "pid": 1,
+}
+
+
+def tell(results: Path, name: str, **facts: Any) -> Path:
+    path = results / name / "state" / "progress.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**FACTS, "name": name, "updated": time.time(), **facts}))
+    return path
+
+
+def lines(results: Path) -> list[str]:
+    console = Console(width=160, file=io.StringIO())
+    console.print(progress_table(read_progress(results)))
+    assert isinstance(console.file, io.StringIO)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_a_line_a_run(tmp_path: Path) -> None:
+    tell(tmp_path, "runs/digits/gdd/seed0")
+    assert lines(tmp_path) == [
+        "run status images img/s losses left host",
+        "runs/digits/gdd/seed0 running 4,800 / 19,200 (25%) 312 generator 0.707 1:01:11 node17",
+    ]
+
+
+def test_running_runs_come_first(tmp_path: Path) -> None:
+    tell(tmp_path, "runs/a", status="finished", images=19_200)
+    tell(tmp_path, "runs/b", status="stopped")
+    tell(tmp_path, "teachers/c")
+    tell(tmp_path, "runs/d")
+    assert [facts["name"] for facts in read_progress(tmp_path)] == [
+        "runs/d",
+        "teachers/c",
+        "runs/a",
+        "runs/b",
+    ]
+    assert "1:01:11" not in "".join(lines(tmp_path)[3:])  # what has ended has no time left
+
+
+def test_a_run_without_news_is_in_doubt(tmp_path: Path) -> None:
+    long_ago = time.time() - SILENT_AFTER - 1
+    tell(tmp_path, "runs/dead", updated=long_ago)
+    tell(tmp_path, "runs/done", updated=long_ago, status="finished")
+    tell(tmp_path, "runs/alive", updated=time.time() - SILENT_AFTER / 2)
+    states = {facts["name"]: facts["status"] for facts in read_progress(tmp_path)}
+    assert states == {"runs/dead": "silent", "runs/done": "finished", "runs/alive": "running"}
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    tell(tmp_path, "runs/new", images=0, images_per_second=0.0, seconds_left=None, losses={})
+    assert lines(tmp_path)[1] == "runs/new running 0 / 19,200 (0%) 0 node17"
+
+
+def test_files_that_disappear_or_are_broken_are_passed_over(tmp_path: Path) -> None:
+    tell(tmp_path, "runs/a").write_text('{"name": "ru')
+    gone = tell(tmp_path, "runs/b")
+    gone.unlink()
+    gone.symlink_to(tmp_path / "nowhere")
+    tell(tmp_path, "runs/c")
+    assert [facts["name"] for facts in read_progress(tmp_path)] == ["runs/c"]
+
+
+def test_no_terminal_gets_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    tell(tmp_path, "runs/digits/gdd/seed0")
+    watch(tmp_path, once=False, interval=0.0)
+    assert capsys.readouterr().out.count("runs/digits/gdd/seed0") == 1
+
+
+def test_a_terminal_is_kept_up_to_date_until_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=160, file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("gdd.watch.Console", lambda: console)
+    path = tell(tmp_path, "runs/x")
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        path.write_text(json.dumps({**json.loads(path.read_text()), "images": 9600}))
+
+    monkeypatch.setattr("gdd.watch.time.sleep", sleep)
+    watch(tmp_path, once=False, interval=0.25)
+    assert waits == [0.25, 0.25]
+    assert isinstance(console.file, io.StringIO)
+    assert all(share in console.file.getvalue() for share in ("25%", "50%"))
+
+
+def test_no_results(tmp_path: Path) -> None:
+    watch(tmp_path, once=True, interval=0.0)  # nothing has begun, which is no mistake
+    with pytest.raises(UserError, match=r"nowhere is no folder; give the results folder of a workflow\.$"):
+        watch(tmp_path / "nowhere", once=True, interval=0.0)

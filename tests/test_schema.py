@@ -1,0 +1,81 @@
+"""The JSON schemas that editors read: as new as the records, and true of every file they describe."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from gdd.config.load import KINDS, SCHEMAS, write_schemas
+from gdd.config.record import read_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "config"
+SCHEMA = CONFIG / "schema"
+FILES = sorted(path for path in CONFIG.glob("**/*.yaml") if path.name != "local.yaml")
+
+
+def schema_of(file: Path) -> Any:
+    kind = file.parent.name if file.parent != CONFIG else file.name.split(".")[0]
+    return json.loads((SCHEMA / f"{kind}.json").read_text())
+
+
+def test_the_schemas_are_those_of_the_records(tmp_path: Path) -> None:
+    write_schemas(tmp_path)
+    fresh = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    stored = {path.name: path.read_text() for path in SCHEMA.iterdir()}
+    different = [name for name in {*fresh, *stored} if fresh.get(name) != stored.get(name)]
+    assert not different, f"run `gdd schema`: {different} are older than the records"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_one(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads((SCHEMA / f"{name}.json").read_text()))
+
+
+def test_every_folder_of_config_has_a_schema() -> None:
+    folders = {path.name for path in CONFIG.iterdir() if path.is_dir()}
+    assert folders == {*KINDS, "schema"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIG)))
+def test_a_file_is_what_its_schema_says(file: Path) -> None:
+    jsonschema.validate(read_yaml(file) or {}, schema_of(file))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if file.name != "local.example.yaml"],
+    ids=lambda file: str(file.relative_to(CONFIG)),
+)
+def test_a_file_names_its_schema_to_editors(file: Path) -> None:
+    found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", file.read_text())
+    assert found, "the first line names the schema"
+    assert json.loads((file.parent / found[1]).read_text()) == schema_of(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value"),
+    [
+        ("settings/digits.yaml", ("recipe", "bacth"), 3),
+        ("settings/digits.yaml", ("recipe", "batch"), "many"),
+        ("settings/digits.yaml", ("recipe", "freeze"), "cnov"),
+        ("methods/gdd.yaml", ("objective", "distributional"), "wgan"),
+        ("ablations/demo-objectives.yaml", ("columns",), ["kid"]),
+        ("ablations/demo-objectives.yaml", ("columns",), []),
+        ("ablations/demo-objectives.yaml", ("rows", "X"), {"methd": "gdd"}),
+        ("config.yaml", ("seeds",), [-1]),
+    ],
+)
+def test_an_editor_sees_the_mistake(file: str, keys: tuple[str, ...], value: Any) -> None:
+    data = inner = copy.deepcopy(read_yaml(CONFIG / file))
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, schema_of(CONFIG / file))

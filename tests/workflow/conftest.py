@@ -1,0 +1,132 @@
+"""The workflow on a copy of the configuration, with everything a hundred times smaller."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gdd.config.record import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTHING = "Nothing to be done"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a configuration of its own, worked on by this repository's Snakefile."""
+
+    folder: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of Snakemake."""
+        program = Path(sys.executable).with_name("snakemake")
+        snakefile = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(self.folder)]
+        return [str(program), *snakefile, *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which this interpreter's `gdd` is found, with this checkout's package."""
+        path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        packages = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": os.pathsep.join(packages)}
+
+    def snakemake(self, *arguments: str, status: int = 0) -> str:
+        """Run Snakemake, expect an exit status and return what it printed."""
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def planned(self, *targets: str) -> set[str]:
+        """Return the jobs a dry run names, as `rule: first output`; targets that make nothing are left out."""
+        told = self.snakemake("--dry-run", *targets)
+        if NOTHING in told:
+            return set()
+        jobs = re.findall(
+            r"^(?:local)?rule (\S+):\n(?:    .*\n)*?    output: (\S+?)(?:,|\n)", told, flags=re.MULTILINE
+        )
+        return {f"{rule}: {output}" for rule, output in jobs}
+
+    def edit(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change a file of the configuration."""
+        path = self.folder / "config" / name
+        data = read_yaml(path) if path.exists() else {}
+        change(data)
+        path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+    def results(self, pattern: str) -> dict[str, bytes]:
+        """Return the bytes of the results that match."""
+        folder = self.folder / "results"
+        return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob(pattern))}
+
+
+def cut_down(folder: Path) -> Project:
+    """Copy the repository's configuration to `folder`, everything made tiny."""
+    project = Project(folder)
+    for path in sorted((ROOT / "config").rglob("*.yaml")):
+        name = path.relative_to(ROOT / "config")
+        copy = folder / "config" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+        change = CHANGES.get(name.parts[0])
+        if change:
+            project.edit(str(name), change)
+    return project
+
+
+def _teacher(data: dict[str, Any]) -> None:
+    data["architecture"] |= {"model_channels": 16}
+    data["training"] |= {"images": 512, "batch": 32, "warmup": 0}
+
+
+def _feature_network(data: dict[str, Any]) -> None:
+    data["steps"] = min(data["steps"], 10)
+
+
+def _setting(data: dict[str, Any]) -> None:
+    data["recipe"] |= {"images": 256, "batch": 32, "snapshot_every": 128}
+    data["recipe"] |= {"heads": {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 32}}
+    data["recipe"] |= {"r1": {"gamma": 1e-4, "every": 4}}
+    data["evaluation"] |= {"samples": 100, "blocks": 2}
+
+
+def _method(data: dict[str, Any]) -> None:
+    if data["objective"].get("pairs"):
+        data["objective"]["pairs"] = 50
+
+
+CHANGES = {
+    "teachers": _teacher,
+    "features": _feature_network,
+    "settings": _setting,
+    "methods": _method,
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return cut_down(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose demo has been made; tests that change it put back what they changed."""
+    made = cut_down(tmp_path_factory.mktemp("demo") / "project")
+    made.snakemake("--cores", "2", "demo")
+    return made

@@ -1,0 +1,136 @@
+"""The demo from nothing to its page, and what Snakemake makes again after which change."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdd.config.load import load_config
+from gdd.experiments import Experiments
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+
+DEMO = ("demo-objectives", "demo-frozen-layers")
+PAGE = "page: results/site/index.html"
+
+
+def shown(table: str) -> set[str]:
+    """Return the jobs that write what a person sees of a table."""
+    return {
+        f"table: results/tables/{table}.csv",
+        f"curve_figure: results/figures/{table}-curve.png",
+        f"samples_figure: results/figures/{table}-samples.png",
+    }
+
+
+@contextmanager
+def edited(demo: Any, name: str) -> Iterator[Path]:
+    """Give a file of the configuration to be changed, and put it back as it was."""
+    path = demo.folder / "config" / name
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield path
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
+
+
+def test_everything_is_there(demo: Any) -> None:
+    experiments = Experiments(load_config(demo.folder / "config"))
+    results = demo.folder / "results"
+    html = (results / "site" / "index.html").read_text(encoding="utf-8")
+    for name in DEMO:
+        titles = [row.title for row in experiments.rows(name)]
+        with (results / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            cells = [set(line) for line in csv.reader(file)]
+        for title in titles:
+            assert any(title in line for line in cells)
+            assert title in html
+        for ending in ("md", "tex", "json"):
+            assert (results / "tables" / f"{name}.{ending}").stat().st_size > 0
+        for figure in ("curve", "samples"):
+            for ending in ("png", "pdf"):
+                assert (results / "figures" / f"{name}-{figure}.{ending}").stat().st_size > 1000
+        for run in (run for row in experiments.rows(name) for run in row.runs):
+            facts = json.loads((results / run.folder / "run.json").read_text())
+            assert facts["recipe_hash"] == run.recipe.fingerprint()
+            metrics = json.loads((results / run.folder / "metrics.json").read_text())
+            assert [point["images"] for point in metrics["curve"]] == run.recipe.snapshots()
+
+
+def test_nothing_is_left_to_do(demo: Any) -> None:
+    assert demo.planned("demo") == set()
+
+
+def test_editing_a_row_makes_that_row_again(demo: Any) -> None:
+    name = "ablations/demo-frozen-layers.yaml"
+
+    def change(data: dict[str, Any]) -> None:
+        data["rows"]["GDD-I"]["lr"] = {"generator": 3e-4}
+
+    with edited(demo, name):
+        demo.edit(name, change)
+        planned = demo.planned("demo")
+    run = "results/runs/digits/gdd-i.lr.generator-0.0003/seed0"
+    made = {f"distill: {run}/run.json", f"evaluate_run: {run}/metrics.json"}
+    assert planned == made | shown("demo-frozen-layers") | {PAGE}
+
+
+@pytest.mark.parametrize("files", ["datasets/*/*", "features/*", "teachers/*/*.*", "references/*/*"])
+def test_equal_bytes_with_a_new_time_are_no_change(demo: Any, files: str) -> None:
+    touched = [path for path in (demo.folder / "results").glob(files) if path.is_file()]
+    assert touched
+    for path in touched:
+        path.write_bytes(path.read_bytes())
+    assert demo.planned("demo") == set()
+
+
+def test_other_bytes_are_a_change(demo: Any) -> None:
+    path = demo.folder / "results" / "teachers" / "digits" / "model.json"
+    before = path.read_bytes()
+    path.write_text(json.dumps({"sha256": "0" * 64}))
+    try:
+        planned = demo.planned("demo")
+    finally:
+        path.write_bytes(before)
+    assert {job.split(":")[0] for job in planned} == {
+        *("pairs", "distill", "evaluate_run", "evaluate_teacher"),
+        *("table", "curve_figure", "samples_figure", "page"),
+    }
+
+
+def test_a_caption_costs_no_training(demo: Any) -> None:
+    name = "ablations/demo-objectives.yaml"
+    with edited(demo, name):
+        demo.edit(name, lambda data: data.update(caption="Another caption."))
+        planned = demo.planned("demo")
+    assert planned == shown("demo-objectives") | {PAGE}
+
+
+def test_a_file_of_ten_lines_is_a_new_target(demo: Any) -> None:
+    text = (
+        "title: Fresh fakes\n"
+        "setting: digits\n"
+        "rows:\n"
+        "  Reused: {method: gdd, reuse_fakes: true}\n"
+        "  Fresh: {method: gdd, reuse_fakes: false}\n"
+        "columns: [fid, seconds]\n"
+        "curve: {x: images, y: fid}\n"
+    )
+    with edited(demo, "ablations/fresh-fakes.yaml") as path:
+        path.write_text(text)
+        planned = demo.planned("fresh-fakes")
+        assert demo.planned("demo") == set()
+    runs = {job.split(": ")[1] for job in planned if job.startswith("distill")}
+    # One of the two rows is the table's plain GDD, whichever the setting says.
+    assert len(runs) == 1
+    assert "reuse_fakes" in runs.pop()
+    assert {job for job in planned if not job.startswith(("distill", "evaluate_run"))} == shown("fresh-fakes")
