@@ -283,6 +283,46 @@ def schema(folder: Path) -> None:
 
 
 @cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every file of sources.yaml.")
+@click.option("--list", "listed", is_flag=True, help="Say what each file is, and whether it is there.")
+@click.option("--offline", is_flag=True, help="Use no network; list what is missing and where to put it.")
+@click.option("--verify", is_flag=True, help="Read again what is there, even if it has not changed.")
+@click.option("--resources", type=FILE, default=Path("resources"), show_default=True)
+@click.option("--config", "folder", type=FILE, default=Path("config"), show_default=True)
+def fetch(
+    names: tuple[str, ...],
+    everything: bool,
+    listed: bool,
+    offline: bool,
+    verify: bool,
+    resources: Path,
+    folder: Path,
+) -> None:
+    """Download the files NAMES of sources.yaml, verified; the same command goes on where it stopped."""
+    from gdd.config.local import load_local
+    from gdd.config.sources import load_sources
+    from gdd.fetch.fetch import Resources, choose
+    from gdd.fetch.fetch import fetch as run
+    from gdd.fetch.listing import listing
+    from gdd.fetch.progress import show_progress
+
+    if not (names or everything or listed):
+        raise UserError("Name what to fetch, or use --all; --list shows what there is.")
+    sources = load_sources(folder)
+    wanted = choose(sources, names) if names and not everything else sources
+    if listed:
+        click.echo(listing(wanted, resources))
+        return
+    local = load_local(folder)
+    with show_progress() as progress:
+        fetched = run(
+            wanted, Resources(resources, local), progress, offline=offline or local.offline, verify=verify
+        )
+    _say(f"{len(fetched)} fetched, {len(wanted) - len(fetched)} were there; all verified.")
+
+
+@cli.command()
 @click.argument("results", type=FILE, default=Path("results"))
 @click.option("--once", is_flag=True, help="Print one table and end.")
 @click.option("--interval", type=float, default=2.0, show_default=True, help="Seconds between updates.")

@@ -12,6 +12,7 @@ from typing import Any
 from gdd.config.local import Local
 from gdd.config.record import Record, RecordT, parse, read_yaml
 from gdd.config.records import Ablation, Dataset, FeatureNetwork, Method, Project, Setting, Teacher
+from gdd.config.sources import Sources
 from gdd.errors import UserError
 from gdd.files import write_text
 
@@ -24,7 +25,7 @@ KINDS: dict[str, type[Record]] = {
     "methods": Method,
     "ablations": Ablation,
 }
-SCHEMAS: dict[str, type[Record]] = {**KINDS, "config": Project, "local": Local}
+SCHEMAS: dict[str, type[Record]] = {**KINDS, "config": Project, "local": Local, "sources": Sources}
 
 # Names become parts of paths and of run ids, which join them with dots.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")

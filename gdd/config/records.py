@@ -84,8 +84,8 @@ class Dataset(Record):
             raise ValueError(f"images of the source '{self.source}' are RGB: 'channels' has to be 3")
         if self.source_images is not None and self.part is None:
             raise ValueError("'source_images' belongs to a 'part': without one, 'images' says it")
-        if self.source == "folder" and self.part and self.source_images is None:
-            raise ValueError("a 'part' of a folder needs 'source_images', the number of images it is taken of")
+        if self.source != "digits" and self.part and self.source_images is None:
+            raise ValueError("a 'part' needs 'source_images', the number of images it is taken from")
         return self
 
     @model_serializer(mode="wrap")

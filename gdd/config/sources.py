@@ -20,7 +20,7 @@ Checksum = Annotated[
     ),
 ]
 
-# No part starts with a dot, so nothing leads out of the folder, and nothing can be one of our temporary files.
+# No part starts with a dot, so nothing leads out of the folder.
 _PART = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 Below = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
 

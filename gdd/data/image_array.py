@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from gdd.config.records import Part
 from gdd.errors import UserError
 from gdd.files import atomic_path, read_json, write_json
 from gdd.randomness import stream
+
+
+BLOCK = 1 << 24  # bytes read at a time of arrays larger than memory
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,56 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dic
     return ImageArray.open(folder)
 
 
+def adopt(folder: Path, part: Path, labels: np.ndarray, description: dict[str, Any]) -> ImageArray:
+    """Make a data set of images that are on disk already; `part`, a .npy file in `folder`, becomes its array.
+
+    The files are those `write` would write, but the images are never in memory together.
+    """
+    images = np.load(part, mmap_mode="r")
+    count, height, width, channels = images.shape
+    digest = hashlib.sha256()
+    with part.open("r+b") as file:
+        file.seek(images.offset)
+        # Read, not mapped: mapped pages would count as this process's memory.
+        while block := file.read(BLOCK):
+            digest.update(block)
+        os.fsync(file.fileno())
+    digest.update(labels.astype("<i8").tobytes())
+    with atomic_path(folder / "labels.npy") as temporary:
+        np.save(temporary, labels.astype(np.int64))
+    part.replace(folder / "images.npy")
+    facts = {"images": count, "height": height, "width": width, "channels": channels}
+    write_json(folder / "dataset.json", {**description, **facts, "sha256": digest.hexdigest()})
+    return ImageArray.open(folder)
+
+
+def keep_rows(part: Path, kept: np.ndarray) -> None:
+    """Take the rows out of a .npy file of images that the boolean mask `kept` [N] does not keep."""
+    images = np.load(part, mmap_mode="r")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (int(kept.sum()), *images.shape[1:])}
+    rows = max(1, BLOCK // int(np.prod(images.shape[1:])))
+    with atomic_path(part) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(images), rows):
+            file.write(images[start : start + rows][kept[start : start + rows]].tobytes())
+
+
 def part_indices(count: int, part: Part | None) -> np.ndarray:
-    """Return the ascending indices of a part of `count` images; the split is the same wherever it is made."""
+    """Return the ascending indices of a part of `count` images; the split is the same wherever it is made.
+
+    Raises:
+        UserError: there are fewer images than the part takes.
+    """
     if part is None:
         return np.arange(count)
+    if part.first_shuffled is not None:
+        if part.first_shuffled > count:
+            raise UserError(
+                f"'part.first_shuffled' is {part.first_shuffled:,}, but there are only {count:,} images."
+            )
+        order = torch.randperm(count, generator=stream(0, "part of a data set", count)).numpy()
+        return np.sort(order[: part.first_shuffled])
+    assert part.one_in
     order = torch.randperm(count, generator=stream(0, "held-out images", count)).numpy()
     held_out = count // part.one_in
     return np.sort(order[:held_out] if part.take == "held-out" else order[held_out:])

@@ -1,22 +1,70 @@
-"""From a data set's record to its image array."""
+"""From a data set's record and the user's raw data to its image array."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gdd.config.records import Dataset
+from gdd.data.cifar10 import prepare_cifar10
 from gdd.data.digits import prepare_digits
+from gdd.data.folder import prepare_folder
 from gdd.data.image_array import ImageArray
 from gdd.errors import UserError
 
 
-def prepare(folder: Path, name: str, dataset: Dataset) -> ImageArray:
+def prepare(
+    folder: Path,
+    name: str,
+    dataset: Dataset,
+    raw: Path | None = None,
+    *,
+    workers: int = 1,
+    allow_corrupt: int = 0,
+) -> ImageArray:
     """Make the image array of `dataset` in `folder`.
 
+    Args:
+        folder: receives images.npy, labels.npy and, last, dataset.json.
+        name: what the data set is called.
+        dataset: what it must turn out to be.
+        raw: where its raw data lies; None for the digits, which are part of scikit-learn.
+        workers: processes that convert images.
+        allow_corrupt: unusable images that may be left out.
+
     Raises:
-        UserError: the source does not hold what the record promises.
+        UserError: there is no raw data, or it does not hold what the record promises.
     """
-    array = prepare_digits(folder, name, dataset)
+    if dataset.source == "digits":
+        if raw is not None:
+            raise UserError(f"The data set '{name}' is part of scikit-learn: it takes no raw data ({raw}).")
+        return _checked(folder, name, dataset, prepare_digits(folder, name, dataset))
+    if raw is None or not any(path.exists() for path in [raw, *_archives_above(raw)]):
+        where = f"at {raw}, which does not exist" if raw else "at a path you give"
+        raise UserError(
+            f"The raw data of '{name}' is expected {where}: {expected(dataset)}. "
+            f"Set raw_data.{name} in config/local.yaml, or --raw."
+        )
+    if dataset.source == "cifar10" and not raw.suffix.lower() == ".zip":
+        return _checked(folder, name, dataset, prepare_cifar10(folder, name, dataset, raw))
+    return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
+
+
+def expected(dataset: Dataset) -> str:
+    """Return in words what raw data a data set is made from."""
+    if dataset.source == "cifar10":
+        return "cifar-10-python.tar.gz, the folder it unpacks to, or EDM's ZIP"
+    classes = f" in {dataset.classes:,} sub-folders, one for each class" if dataset.classes else ""
+    return (
+        f"a folder, .zip or .tar of its {dataset.source_images or dataset.images:,} images{classes}, or EDM's ZIP"
+    )
+
+
+def _archives_above(raw: Path) -> list[Path]:
+    """Return the archive in which `raw` may name a folder (`images.zip/train`)."""
+    return [path for path in raw.parents if path.is_file()]
+
+
+def _checked(folder: Path, name: str, dataset: Dataset, array: ImageArray) -> ImageArray:
     found = (len(array), array.shape)
     expected = (dataset.images, (dataset.channels, dataset.resolution, dataset.resolution))
     if found != expected:

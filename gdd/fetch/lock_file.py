@@ -15,8 +15,8 @@ from gdd.files import write_text
 NAME = "lock.yaml"
 
 HEADER = """\
-# Written by `gdd fetch`. A file whose publisher gives no checksum is trusted the first time and has to have the
-# SHA-256 written here ever after. To accept another one, delete the file and its lines here, and fetch again.
+# Written by `gdd fetch`. A file whose publisher gives no checksum is trusted the first time, and has to have
+# the SHA-256 written here ever after. To accept another, delete the file and its lines here, and fetch again.
 """
 
 

@@ -68,8 +68,8 @@ class Part:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
-                f"{self.path}: the disk is full after {self.size:,} bytes; make room and run the same command "
-                "again, which goes on from there."
+                f"{self.path}: the disk is full after {self.size:,} bytes; make room and run the same "
+                "command again, which goes on from there."
             ) from None
 
     def reserve(self, missing: int) -> None:

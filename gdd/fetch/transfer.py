@@ -15,9 +15,13 @@ import requests
 import urllib3
 
 from gdd.errors import UserError
-from gdd.fetch.checksums import CHUNK, Expected
+from gdd.fetch.checksums import CHUNK as FILE_CHUNK
+from gdd.fetch.checksums import Expected
 from gdd.fetch.part import Origin, Part
 from gdd.fetch.progress import Progress
+
+# Bytes asked for at a time: when a connection breaks, up to so many that have come are lost.
+CHUNK = 1 << 16
 
 TOO_EARLY_OR_BUSY = (408, 425, 429)  # as 5xx, worth another try
 
@@ -81,7 +85,7 @@ def receive(
             part.append(chunk)
             progress.update(part.size)
             if total is not None and part.size > total:
-                raise WrongBytes(f"the server sends more than the {total:,} bytes it announced")
+                raise WrongBytes(f"the server sends more than {total:,} bytes")
     if total is not None and part.size < total:
         raise Interrupted(f"the connection ended after {part.size:,} of {total:,} bytes")
 
@@ -98,7 +102,7 @@ def copy(source: Path, part: Part, progress: Progress) -> None:
             part.restart(Origin(source.absolute().as_uri(), None, total))
             part.reserve(total)
             progress.begin(0, total)
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(FILE_CHUNK):
                 part.append(chunk)
                 progress.update(part.size)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -119,7 +123,7 @@ def _check_answer(answer: requests.Response, url: str, part: Part) -> None:
         raise UserError(f"{url} leads to {answer.url}, which is not encrypted; it is not used.")
     if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise UserError(
-            f"{url} answers with a web page instead of the file: perhaps a log-in page of this network or proxy."
+            f"{url} answers with a web page instead of the file; perhaps it is a log-in page of this network."
         )
 
 

@@ -11,7 +11,8 @@ rule distill:
         teacher=ancient(targets.run_teacher),
         teacher_identity=targets.run_teacher_identity,
         backbones=targets.run_backbones,
-        pairs=targets.run_pairs,
+        # Decided by the teacher and by its own name, so its time stamp says nothing new.
+        pairs=ancient(targets.run_pairs),
     output:
         facts="results/runs/{setting}/{run}/seed{seed}/run.json",
         progress="results/runs/{setting}/{run}/seed{seed}/log.jsonl",

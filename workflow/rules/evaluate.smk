@@ -7,8 +7,9 @@ rule evaluate_run:
         snapshots="results/runs/{setting}/{run}/seed{seed}/snapshots",
         data=targets.reference_data,
         judge=targets.judge,
-        judge_reference=targets.judge_reference,
-        pixel_reference=targets.pixel_reference,
+        # Decided by the data set and the judge, so their time stamps say nothing new.
+        judge_reference=ancient(targets.judge_reference),
+        pixel_reference=ancient(targets.pixel_reference),
     output:
         "results/runs/{setting}/{run}/seed{seed}/metrics.json",
     log:
@@ -40,8 +41,9 @@ rule evaluate_teacher:
         identity="results/teachers/{teacher}/model.json",
         data=targets.reference_data,
         judge=targets.judge,
-        judge_reference=targets.judge_reference,
-        pixel_reference=targets.pixel_reference,
+        # Decided by the data set and the judge, so their time stamps say nothing new.
+        judge_reference=ancient(targets.judge_reference),
+        pixel_reference=ancient(targets.pixel_reference),
     output:
         metrics="results/teachers/{teacher}/metrics/{setting}-steps{steps}.json",
         samples="results/teachers/{teacher}/samples/{setting}-steps{steps}.npz",

@@ -1,0 +1,187 @@
+"""A web server on the loopback interface that misbehaves as told."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdd.config.sources import Source
+from gdd.fetch.download import Downloader, Patience
+from gdd.fetch.transfer import open_session
+
+CONTENT = random.Random(0).randbytes(3_000_000)
+
+
+class Server:
+    """Serves `content` under every path; each request uses up one behaviour of `next`, then all are good."""
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.behaviours: list[dict[str, Any]] = []
+        self.requests: list[tuple[str, str | None]] = []  # path and range
+        self.headers: list[dict[str, str]] = []
+        self.release = threading.Event()  # ends a hanging answer
+        http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"server_": self}))
+        http.daemon_threads = True
+        self.http = http
+        self.url = f"http://127.0.0.1:{http.server_port}/file.bin"
+        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def next(self, times: int = 1, **behaviour: Any) -> None:
+        """Behave like this for the next requests.
+
+        status, headers (None removes one), content, drop: end the connection after so many bytes,
+        reset: do so rudely, ranges=False: ignore them, if_range=False: ignore that, announce: Content-Length,
+        chunked, hang: send nothing, before=True: not even an answer, slow: seconds between pieces.
+        """
+        self.behaviours += [behaviour] * times
+
+    def close(self) -> None:
+        self.release.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_: Server
+
+    def do_GET(self) -> None:
+        server = self.server_
+        server.requests.append((self.path, self.headers.get("Range")))
+        server.headers.append(dict(self.headers))
+        do = server.behaviours.pop(0) if server.behaviours else {}
+        self.close_connection = True
+        if do.get("hang") == "before":
+            server.release.wait(10)
+            return
+        if do.get("drop") == "before":
+            return
+        content = do.get("content", server.content)
+        headers: dict[str, Any] = {"ETag": '"1"', "Content-Type": "application/octet-stream"}
+        headers |= do.get("headers", {})
+        status, start = do.get("status", 200), 0
+        asked, held = self.headers.get("Range"), self.headers.get("If-Range")
+        holds = held in (headers["ETag"], headers.get("Last-Modified")) or not do.get("if_range", True)
+        if status == 200 and asked and do.get("ranges", True) and holds:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            status = 206 if start < len(content) else 416
+            headers.setdefault("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        body = content[start:] if status in (200, 206) else b"no"
+        chunked = do.get("chunked", False)
+        headers |= {"Transfer-Encoding": "chunked"} if chunked else {}
+        if not chunked and do.get("announce", True) is not None:
+            headers["Content-Length"] = do.get("announce", len(body))
+        self.send_response(status)
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, str(value))
+        self.end_headers()
+        self.send(body, chunked, do)
+
+    def send(self, body: bytes, chunked: bool, do: dict[str, Any]) -> None:
+        end = do.get("drop", len(body))
+        for start in range(0, end, 200_000):
+            piece = body[start : min(start + 200_000, end)]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if do.get("slow"):
+                self.wfile.flush()
+                time.sleep(do["slow"])
+        if chunked and end == len(body):
+            self.wfile.write(b"0\r\n\r\n")
+        if do.get("hang"):
+            self.wfile.flush()
+            self.server_.release.wait(10)
+        if do.get("reset"):
+            self.wfile.flush()
+            time.sleep(0.05)
+            # Lingering for no time makes the kernel send a reset instead of an end.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.connection.close()
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:
+            pass  # the client has gone
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        except (OSError, ValueError):
+            pass
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    yield server
+    server.close()
+
+
+class Witness:
+    """A progress display that looks at the folder each time it is told something."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.said: list[str] = []
+        self.waits: list[float] = []
+        self.totals: list[int | None] = []
+        self.on_update: Callable[[int], None] = lambda done: None
+
+    def look(self) -> None:
+        there = {path.name for path in self.final.parent.iterdir()} - {"lock.yaml"}
+        visible = {name for name in there if not name.startswith(".")}  # hidden: a sidecar being written
+        allowed = {f"{self.final.name}.part", f"{self.final.name}.part.json"}
+        assert visible <= allowed, "nothing unverified has a name of its own"
+
+    def name(self, name: str) -> None:
+        pass
+
+    def begin(self, done: int, total: int | None) -> None:
+        self.look()
+        self.totals.append(total)
+
+    def update(self, done: int) -> None:
+        self.look()
+        self.on_update(done)
+
+    def say(self, sentence: str) -> None:
+        self.look()
+        self.said.append(sentence)
+
+    def sleep(self, seconds: float) -> None:
+        self.look()
+        self.waits.append(seconds)
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Witness:
+    return Witness(tmp_path / "resources" / "file.bin")
+
+
+@pytest.fixture
+def downloader(witness: Witness) -> Iterator[Downloader]:
+    """A downloader with no patience to speak of, and `witness` watching it."""
+    patience = Patience(attempts=4, connect=0.2, silence=0.2, sleep=witness.sleep)
+    with open_session() as session:
+        yield Downloader(session, witness, patience)
+
+
+@pytest.fixture
+def source(server: Server) -> Source:
+    """The server's file, of which nothing is known."""
+    return Source(use="a test", url=server.url, path="file.bin", bytes=None, checksum=None, licence="none")
