@@ -12,6 +12,7 @@ from typing import Any
 
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.records import Setting
+from gdd.errors import UserError
 from gdd.experiments import Experiments, TableRow
 
 FIGURE_ENDINGS = ("png", "pdf")
@@ -203,6 +204,7 @@ class Targets:
         methods = {row.method for row in self.rows(name) if row.method}
         shown = {
             "ablation": json.loads(self.config.ablations[name].canonical()),
+            "settings": {row.setting: self.config.settings[row.setting].title for row in self.rows(name)},
             "methods": {method: self.config.methods[method].canonical() for method in sorted(methods)},
         }
         return json.dumps(shown, sort_keys=True)
@@ -219,6 +221,8 @@ class Targets:
     def page_target(self, wildcards: Any) -> str:
         """Return the target that a page belongs to."""
         pages = {target.page: name for name, target in self.config.project.targets.items()}
+        if wildcards.page not in pages:
+            raise UserError(f"No target has a page '{wildcards.page}'; there are: {', '.join(pages)}.")
         return pages[wildcards.page]
 
     def page_inputs(self, wildcards: Any) -> list[str]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gdd.errors import UserError
 
+PLAIN_WIDTH = 200  # characters where no terminal limits them, so that names of runs are not cut
 SILENT_AFTER = 60.0  # seconds without news after which a run that says it is running is in doubt
 STYLES = {"running": "green", "finished": "dim", "stopped": "yellow", "failed": "red", "silent": "red"}
 
@@ -64,6 +65,8 @@ def watch(results: Path, *, once: bool, interval: float) -> None:
     if not results.is_dir():
         raise UserError(f"{results} is no folder; give the results folder of a workflow.")
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
     if once or not console.is_terminal:
         console.print(progress_table(read_progress(results)))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class ImageArray:
         try:
             images = np.load(folder / "images.npy", mmap_mode="r")
             labels = np.load(folder / "labels.npy")
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, ValueError, EOFError) as error:
             raise UserError(f"The data set in {folder} cannot be read ({error}); prepare it again.") from None
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
             raise UserError(
@@ -74,9 +75,10 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dic
     """Write a data set; `dataset.json`, which makes it valid, comes last."""
     digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
     digest.update(labels.astype("<i8").tobytes())
+    (folder / "dataset.json").unlink(missing_ok=True)
     for name, array in (("images", images), ("labels", labels.astype(np.int64))):
         with atomic_path(folder / f"{name}.npy") as temporary:
-            np.save(temporary, array)
+            _save(temporary, array)
     count, height, width, channels = images.shape
     facts = {"images": count, "height": height, "width": width, "channels": channels}
     write_json(folder / "dataset.json", {**description, **facts, "sha256": digest.hexdigest()})
@@ -115,6 +117,16 @@ def keep_rows(part: Path, kept: np.ndarray) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(images), rows):
             file.write(images[start : start + rows][kept[start : start + rows]].tobytes())
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    try:
+        np.save(path, array)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # numpy says only that it wrote less than it wanted to, which is a full disk.
+        raise OSError(errno.ENOSPC, "No space left on device", str(path.parent)) from error
 
 
 def part_indices(count: int, part: Part | None) -> np.ndarray:

@@ -25,6 +25,7 @@ from gdd.networks.torch_legacy import read_storage, view
 MAPPINGS = {"collections.OrderedDict", "dnnlib.EasyDict", "dnnlib.util.EasyDict"}
 SCALARS = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
 DTYPE = "numpy.dtype"
+NUMBERS = {code: np.dtype(f"<{code}") for code in ("f8", "f4", "i8", "i4", "b1")}
 ENCODE = "_codecs.encode"
 TENSOR = "torch._utils._rebuild_tensor_v2"
 PARAMETER = "torch._utils._rebuild_parameter"
@@ -38,8 +39,8 @@ MODULES = {
 }
 ALLOWED = {*MAPPINGS, *SCALARS, *MODULES, DTYPE, ENCODE, TENSOR, PARAMETER, STORAGE, PERSISTENT_CLASS}
 
-MOST_MODULES = 10_000
 LONGEST_NAME = 250  # characters of a dotted name
+MOST_ARGUMENTS = 64  # of a constructor, and entries of one that is a list
 EMBEDDING_SHAPE = (1000, 320)  # ImageNet's classes, and the features of EfficientNet-lite0
 
 
@@ -65,12 +66,13 @@ def read_network(path: str | Path, key: str = "ema") -> PickledNetwork:
         reader = _Reader(contents)
         held = _mapping(reader.value)
         if key not in held:
-            there = ", ".join(ascii(name)[1:-1] for name in list(held)[:8])
+            there = ", ".join(ascii(name[:40])[1:-1] for name in list(held)[:8])
             raise PickleProblem(f"holds no '{key}' but {there or 'nothing'}; give the key of a network")
         class_name, state = _persistent_state(held[key])
-        arguments = {name: _plain(name, value) for name, value in _mapping(state.get("_init_kwargs")).items()}
-        if state.get("_init_args"):
-            raise PickleProblem("holds a network with constructor arguments that have no names; save it anew")
+        arguments = _mapping(state.get("_init_kwargs"))
+        if state.get("_init_args") or len(arguments) > MOST_ARGUMENTS:
+            raise PickleProblem("holds a network whose constructor's arguments have no names; save it anew")
+        arguments = {name: _plain(name, value) for name, value in arguments.items()}
         tensors = reader.tensors(held[key])
         return PickledNetwork(class_name, arguments, tensors, hashlib.sha256(contents).hexdigest())
 
@@ -106,6 +108,8 @@ def _contents(path: str | Path) -> Iterator[memoryview]:
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except PickleProblem as problem:
         raise UserError(f"{path} {problem}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 class _Reader:
@@ -120,29 +124,30 @@ class _Reader:
         """Return the parameters and buffers of a module and those inside it, by dotted name."""
         found: dict[str, Tensor] = {}
         pending = [("", module)]
-        seen = 0
         while pending:
             prefix, current = pending.pop()
-            seen += 1
-            if seen > MOST_MODULES or len(prefix) > LONGEST_NAME:
+            if len(prefix) > LONGEST_NAME:
                 raise PickleProblem("holds modules in modules without an end; check where it comes from")
             state = _module_state(current)
+            own = [_mapping(state.get(kind)) for kind in ("_parameters", "_buffers")]
+            children = _mapping(state.get("_modules"))
+            # Visits cost like operations: the same record may stand in any number of places.
+            self._budget.spend(operations=1 + sum(map(len, own)) + len(children))
             passing = state.get("_non_persistent_buffers_set")
-            for name, value in (_mapping(state.get("_parameters")) | _mapping(state.get("_buffers"))).items():
+            for name, value in (entry for tensors in own for entry in tensors.items()):
                 if value is None or (type(passing) is set and name in passing):
                     continue
                 if prefix + name in found:
                     raise PickleProblem(f"holds two tensors named {ascii(prefix + name)}; fetch it again")
                 found[prefix + name] = self.tensor(value)
-            children = _mapping(state.get("_modules")).items()
-            pending += [(f"{prefix}{name}.", child) for name, child in children if child is not None]
+            pending += [(f"{prefix}{name}.", child) for name, child in children.items() if child is not None]
         return found
 
     def tensor(self, value: Any) -> Tensor:
         """Return a parameter's or buffer's tensor."""
+        if type(value) is Record and value.name == PARAMETER and value.arguments:
+            value = value.arguments[0]
         match value:
-            case Record(name="torch._utils._rebuild_parameter", arguments=(data, *_)):
-                return self.tensor(data)
             case Record(
                 name="torch._utils._rebuild_tensor_v2",
                 arguments=(
@@ -187,27 +192,31 @@ def _persistent_state(value: Any) -> tuple[str, dict[str, Any]]:
 
 def _plain(name: str, value: Any) -> Any:
     """Return a constructor's argument as numbers, texts and lists of them."""
-    if type(value) in (list, tuple) and len(value) <= 64:
+    if type(value) in (list, tuple) and len(value) <= MOST_ARGUMENTS:
         return [_single(name, entry) for entry in value]
     return _single(name, value)
 
 
 def _single(name: str, value: Any) -> Any:
-    if value is None or type(value) in (bool, int, float) or (type(value) is str and len(value) <= 100):
+    if value is None or type(value) in (bool, float):
+        return value
+    if (type(value) is int and abs(value) < 2**63) or (type(value) is str and len(value) <= 100):
         return value
     match value:
-        case Record(name=made, arguments=(Record(name="numpy.dtype", arguments=(str(code), *_)), content)):
-            if made in SCALARS and code in ("f8", "f4", "i8", "i4", "b1"):
-                numbers = np.frombuffer(_bytes(content), f"<{code}")
-                if len(numbers) == 1:
-                    return numbers[0].item()
+        case Record(name=kind, arguments=(Record(name="numpy.dtype", arguments=(str(code), *_)), content)):
+            if (
+                kind in SCALARS
+                and code in NUMBERS
+                and len(number := _bytes(content)) == NUMBERS[code].itemsize
+            ):
+                return np.frombuffer(number, NUMBERS[code])[0].item()
     raise PickleProblem(f"has {ascii(name)} among its constructor's arguments, which is no number or text")
 
 
 def _bytes(value: Any) -> bytes:
     match value:
-        case memoryview():
+        case memoryview() if len(value) <= 8:
             return bytes(value)
-        case Record(name="_codecs.encode", arguments=(str(text), "latin1")) if max(text, default="") <= "\xff":
-            return text.encode("latin1")
+        case Record(name="_codecs.encode", arguments=(str(text), "latin1")) if len(text) <= 8:
+            return text.encode("latin1", errors="replace")
     return b""

@@ -79,7 +79,7 @@ def view(storage: Storage, offset: Any, size: Any, stride: Any) -> Tensor:
     Raises:
         PickleProblem: it is no part of the storage, or uses a number more than once.
     """
-    if not (type(offset) is int and _counts(size) and _counts(stride) and len(size) == len(stride)):
+    if not (_counts((offset,)) and _counts(size) and _counts(stride) and len(size) == len(stride)):
         raise PickleProblem(UNKNOWN)
     last = offset + sum((entries - 1) * step for entries, step in zip(size, stride, strict=True))
     if 0 in size or last >= storage.count or math.prod(size) > storage.count:
@@ -89,4 +89,7 @@ def view(storage: Storage, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def _counts(value: Any) -> bool:
-    return type(value) is tuple and len(value) <= 8 and all(type(entry) is int and entry >= 0 for entry in value)
+    """Return whether this is a short tuple of numbers that torch can count to."""
+    if type(value) is not tuple or len(value) > 8:
+        return False
+    return all(type(entry) is int and 0 <= entry < 2**48 for entry in value)

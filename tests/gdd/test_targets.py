@@ -199,6 +199,7 @@ def test_a_shared_run_is_one_input(config_folder: Any) -> None:
         (TABLE, ("columns",), ["fid"]),
         ("methods/gdd-i.yaml", ("colour",), "#123456"),
         ("methods/gdd-i.yaml", ("title",), "Another title"),
+        ("settings/digits.yaml", ("title",), "Another title"),
     ],
 )
 def test_a_table_is_made_again_when_what_it_shows_changes(
@@ -248,6 +249,11 @@ def test_a_file_of_something_unknown(targets: Targets, ask: Callable[[Targets], 
         ask(targets)
     names = ", ".join(getattr(targets.config, kind))
     assert str(caught.value) == f"There is no 'x' in {kind}/; there are: {names}."
+
+
+def test_an_unknown_page(targets: Targets) -> None:
+    with pytest.raises(UserError, match="No target has a page 'x'; there are: index"):
+        targets.page_inputs(SimpleNamespace(page="x"))
 
 
 def test_a_file_of_an_unknown_run(targets: Targets) -> None:

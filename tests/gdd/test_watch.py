@@ -89,10 +89,11 @@ def test_files_that_disappear_or_are_broken_are_passed_over(tmp_path: Path) -> N
 def test_no_terminal_gets_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    tell(tmp_path, "runs/digits/gdd/seed0")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "runs/digits/gdd-i.lr.discriminator-0.0003.batch-128/seed0"
+    tell(tmp_path, name)
     watch(tmp_path, once=False, interval=0.0)
-    assert capsys.readouterr().out.count("runs/digits/gdd/seed0") == 1
+    assert capsys.readouterr().out.count(name) == 1
 
 
 def test_a_terminal_is_kept_up_to_date_until_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,9 @@ def test_editing_a_row_makes_that_row_again(demo: Any) -> None:
     assert planned == made | shown("demo-frozen-layers") | {PAGE}
 
 
-@pytest.mark.parametrize("files", ["datasets/*/*", "features/*", "teachers/*/*.*", "references/*/*", "pairs/*/*"])
+@pytest.mark.parametrize(
+    "files", ["datasets/*/*", "features/*", "teachers/*/*.*", "references/*/*", "pairs/*/*"]
+)
 def test_equal_bytes_with_a_new_time_are_no_change(demo: Any, files: str) -> None:
     touched = [path for path in (demo.folder / "results").glob(files) if path.is_file()]
     assert touched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -74,6 +75,7 @@ def truncate(path: Path) -> None:
         (lambda folder: (folder / "labels.npy").unlink(), "cannot be read ("),
         (lambda folder: truncate(folder / "images.npy"), "cannot be read ("),
         (lambda folder: truncate(folder / "labels.npy"), "cannot be read ("),
+        (lambda folder: (folder / "labels.npy").write_bytes(b""), "cannot be read ("),
         (lambda folder: np.save(folder / "labels.npy", np.array([{}])), "cannot be read ("),
         (
             lambda folder: np.save(folder / "labels.npy", LABELS[:4]),
@@ -105,6 +107,20 @@ def test_a_data_set_is_valid_only_once_it_is_complete(
         write(tmp_path / "set", IMAGES, LABELS, {"name": "set"})
     with pytest.raises(UserError, match=r"dataset\.json does not exist"):
         ImageArray.open(tmp_path / "set")
+
+
+def test_a_data_set_that_is_being_replaced_is_not_valid(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("2560000 requested and 1048448 written")  # numpy's words for a full disk
+
+    monkeypatch.setattr("gdd.data.image_array.np.save", full)
+    with pytest.raises(OSError) as caught:
+        write(folder, IMAGES, LABELS, {"name": "set"})
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(UserError, match=r"dataset\.json does not exist"):
+        ImageArray.open(folder)
 
 
 def test_the_description_is_readable(folder: Path) -> None:

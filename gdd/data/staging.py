@@ -1,0 +1,101 @@
+"""An image array copied to a disk of the machine that trains on it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gdd.data.image_array import BLOCK, ImageArray
+from gdd.errors import UserError
+
+FILES = ("images.npy", "labels.npy", "dataset.json")  # the last one makes it valid
+
+log = logging.getLogger("gdd")
+
+
+def stage(folder: str | Path, scratch: str | Path | None) -> Path:
+    """Copy the image array in `folder` below `scratch`, once for all processes there, and return the copy.
+
+    A copy is named by the content's hash, and checked against it before it gets its name. Without a
+    `scratch`, or where the copy has no room or no permission there, it is `folder` that comes back.
+
+    Raises:
+        UserError: what was copied is not what dataset.json says.
+    """
+    folder = Path(folder)
+    if scratch is None:
+        return folder
+    array = ImageArray.open(folder)
+    # Per user: another one's files could not be trusted nor replaced.
+    shelf = Path(scratch) / f"gdd-{os.getuid()}"
+    copy = shelf / f"{array.name}-{array.sha256[:16]}"
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+        with _locked(shelf / f".{copy.name}.lock"):
+            if not _is_there(copy, folder):
+                _copy(folder, copy, array)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        log.warning("%s is not staged to %s (%s): it is read where it lies.", folder, scratch, error.strerror)
+        return folder
+    return copy
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process after the other through; the kernel frees the lock of one that dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_there(copy: Path, folder: Path) -> bool:
+    return all(
+        (copy / name).is_file() and (copy / name).stat().st_size == (folder / name).stat().st_size
+        for name in FILES[:-1]
+    ) and (copy / FILES[-1]).is_file()
+
+
+def _copy(folder: Path, copy: Path, array: ImageArray) -> None:
+    temporary = copy.with_name(f".{copy.name}.part")
+    for leftover in (temporary, copy):  # nobody else can be at it: the lock is held
+        shutil.rmtree(leftover, ignore_errors=True)
+    needed = sum((folder / name).stat().st_size for name in FILES)
+    if shutil.disk_usage(copy.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy.parent))
+    try:
+        temporary.mkdir()
+        for name in FILES:
+            shutil.copyfile(folder / name, temporary / name)
+        if _content_hash(temporary) != array.sha256:
+            raise UserError(
+                f"The data set in {folder} is not what its dataset.json says, or its copy in {copy.parent} is "
+                "damaged: the hashes differ; check the disks, and prepare the data set again."
+            )
+        temporary.replace(copy)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    log.info("%s is staged to %s.", folder, copy)
+
+
+def _content_hash(folder: Path) -> str:
+    """Return the hash of images and labels as `dataset.json` gives it, in constant memory."""
+    array = ImageArray.open(folder)
+    digest = hashlib.sha256()
+    assert isinstance(array.images, np.memmap)
+    with (folder / "images.npy").open("rb") as file:
+        file.seek(array.images.offset)
+        while block := file.read(BLOCK):
+            digest.update(block)
+    digest.update(array.labels.astype("<i8").tobytes())
+    return digest.hexdigest()

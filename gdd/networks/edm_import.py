@@ -1,0 +1,138 @@
+"""Published networks (EDM's teachers, GDD's and SiD's generators) as files of this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gdd.config.architecture import Architecture
+from gdd.config.record import parse
+from gdd.errors import UserError
+from gdd.networks.checkpoint import KINDS
+from gdd.networks.edm_pickle import read_network
+from gdd.networks.preconditioning import SIGMA_DATA, SIGMA_MAX, Denoiser, OneStepGenerator
+from gdd.networks.weights import save_weights
+
+EDM_LICENCE = "CC BY-NC-SA 4.0 (NVIDIA EDM)"
+
+# The noise level and the form of the preconditioning at which published generators make their one step.
+ONE_STEP = {
+    "GDDPrecond": {"sigma": SIGMA_MAX, "coefficients": "boundary"},  # GDD's release
+    "EDMPrecond": {"sigma": 2.5, "coefficients": "edm"},  # SiD (arXiv:2404.04057), sigma_init
+}
+
+# Arguments of EDM's classes that do not change what a network computes here: precision is chosen at load, and
+# EDM's samplers keep within its noise levels by themselves.
+WITHOUT_EFFECT = ("use_fp16", "sigma_min", "sigma_max")
+
+# What EDM's constructors fall back to where that differs from `Architecture`.
+FALLBACKS: dict[str, dict[str, Any]] = {
+    "SongUNet": {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "dropout": 0.1},
+    "DhariwalUNet": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.1},
+}
+
+
+def import_network(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    key: str = "ema",
+    kind: Literal["denoiser", "generator"] = "denoiser",
+    licence: str = EDM_LICENCE,
+) -> Architecture:
+    """Write a pickled network's weights, in their own dtype, and its architecture to `destination`.
+
+    Nothing in the pickle is run. A generator loses the augmentation mapping, and its noise level is described.
+
+    Args:
+        source: a pickle that holds a dict.
+        destination: a safetensors file.
+        key: where in the dict the network stands.
+        kind: what the network is meant for.
+        licence: of the weights; goes into the description.
+
+    Returns:
+        The architecture that was written.
+
+    Raises:
+        UserError: the source is missing, damaged, hostile, or holds no network of the kind.
+    """
+    pickled = read_network(source, key)
+    _check_class(source, pickled.class_name, kind)
+    arch = _architecture(source, pickled.arguments)
+    tensors = pickled.tensors
+    description: dict[str, Any] = {
+        "source": {
+            "file": Path(source).name,
+            "sha256": pickled.sha256,
+            "key": key,
+            "class_name": pickled.class_name,
+        },
+        "licence": licence,
+    }
+    network_class: type[Denoiser | OneStepGenerator] = Denoiser
+    if kind == "generator":
+        network_class = OneStepGenerator
+        arch = arch.for_one_step()
+        tensors = {
+            name: tensor for name, tensor in tensors.items() if not name.startswith("model.map_augment.")
+        }
+        description["one_step"] = ONE_STEP[pickled.class_name]
+    expected = _expected_shapes(source, arch, network_class, len(tensors))
+    _check_tensors(source, expected, tensors)
+    description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
+    save_weights(destination, {name: tensors[name] for name in expected}, description)
+    return arch
+
+
+def _check_class(source: str | Path, class_name: str, kind: str) -> None:
+    known = ["EDMPrecond"] if kind == "denoiser" else list(ONE_STEP)
+    if class_name not in known:
+        raise UserError(
+            f"{source} holds a {ascii(class_name[:60])[1:-1]}, but a {kind} is imported from "
+            f"{' or '.join(known)}; give the file of one, or another kind."
+        )
+
+
+def _architecture(source: str | Path, arguments: dict[str, Any]) -> Architecture:
+    given = {name: value for name, value in arguments.items() if name not in WITHOUT_EFFECT}
+    if given.pop("sigma_data", SIGMA_DATA) != SIGMA_DATA:
+        raise UserError(f"{source} holds a network for images of another variance; sigma_data must be 0.5.")
+    model_type = given.setdefault("model_type", "DhariwalUNet")
+    fallbacks = FALLBACKS.get(model_type, {}) if isinstance(model_type, str) else {}
+    return parse(Architecture, fallbacks | given, source)
+
+
+def _expected_shapes(
+    source: str | Path, arch: Architecture, network_class: type[Denoiser | OneStepGenerator], tensors: int
+) -> dict[str, torch.Size]:
+    """Return the shapes that `arch` gives, by name, in the order of execution."""
+    # Before the network is built, which would take forever for absurd numbers: every block has eight tensors.
+    if len(arch.widths) * arch.blocks_per_level > tensors or max(arch.widths) > 2**14:
+        raise UserError(
+            f"{source} has an architecture that its {tensors} tensors cannot fill; fetch it again."
+        )
+    with torch.device("meta"):
+        network = network_class(arch)
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _check_tensors(source: str | Path, expected: dict[str, torch.Size], found: dict[str, Tensor]) -> None:
+    for name in expected | found:
+        shown = ascii(name)[1:-1]
+        if name not in found:
+            problem = f"lacks the tensor {shown}"
+        elif name not in expected:
+            problem = f"has a tensor {shown} besides"
+        elif found[name].shape != expected[name]:
+            problem = f"has {shown} as {list(found[name].shape)} instead of {list(expected[name])}"
+        elif not found[name].is_floating_point():
+            problem = f"has {shown} as {found[name].dtype}"
+        else:
+            continue
+        raise UserError(
+            f"{source} {problem}: its weights do not fit the constructor's arguments beside them; fetch it again."
+        )
