@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -46,13 +46,20 @@ def cli(log_file: Path | None, threads: int | None) -> None:
 @click.argument("folder", type=FILE)
 @click.option("--name", required=True, help="What the data set is called in other files.")
 @click.option("--record", required=True, help="A file of config/datasets/, or its content as JSON.")
-def dataset(folder: Path, name: str, record: str) -> None:
-    """Prepare a data set: FOLDER receives images.npy, labels.npy and dataset.json."""
+@click.option("--raw", type=FILE, help="The raw data: a folder or archive, or a folder inside an archive.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that convert images.")
+@click.option("--allow-corrupt", type=click.IntRange(0), default=0, help="Unusable images to leave out.")
+def dataset(folder: Path, name: str, record: str, raw: Path | None, workers: int, allow_corrupt: int) -> None:
+    """Prepare a data set: FOLDER receives images.npy, labels.npy and dataset.json.
+
+    Killed at any time, the same command goes on where it was.
+    """
     from gdd.config.load import parse_record
     from gdd.config.records import Dataset
     from gdd.data.prepare import prepare
 
-    array = prepare(folder, name, parse_record(Dataset, record))
+    wanted = parse_record(Dataset, record)
+    array = prepare(folder, name, wanted, raw, workers=workers, allow_corrupt=allow_corrupt)
     _say(f"{folder}: {len(array):,} images of {array.shape}.")
 
 
@@ -107,6 +114,29 @@ def teacher(folder: Path, data: Path, record: str, checkpoint_every: int | None)
         ImageArray.open(data),
         checkpoint_every=checkpoint_every,
     )
+
+
+@cli.command("import-teacher")
+@click.argument("source", type=FILE)
+@click.argument("destination", type=FILE)
+@click.option("--key", default="ema", show_default=True, help="Which of the networks in the file.")
+@click.option(
+    "--kind",
+    type=click.Choice(["denoiser", "generator"]),
+    default="denoiser",
+    show_default=True,
+    help="What it is: a teacher, or a one-step generator that others published.",
+)
+@click.option("--licence", help="Of the weights; that of EDM's if left out.")
+def import_teacher(
+    source: Path, destination: Path, key: str, kind: Literal["denoiser", "generator"], licence: str | None
+) -> None:
+    """Turn a published network SOURCE (pkl) into DESTINATION (safetensors); no code in SOURCE is run."""
+    from gdd.networks.edm_import import EDM_LICENCE, import_network
+
+    arch = import_network(source, destination, key=key, kind=kind, licence=licence or EDM_LICENCE)
+    side = arch.img_resolution
+    _say(f"{destination}: a {kind} of {side}x{side} images, {arch.label_dim or 'no'} classes.")
 
 
 @cli.command()

@@ -87,8 +87,14 @@ def _batch(content: bytes, classes: int, where: str) -> tuple[np.ndarray, np.nda
         images = batch[b"data"].values.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
         labels = np.array(batch[b"labels"])
     except (TypeError, KeyError, AttributeError, ValueError):
-        raise UserError(f"{where} does not hold images of 3 x {SIZE} x {SIZE} bytes and their labels.") from None
-    if labels.shape != (len(images),) or labels.dtype != np.int64 or not np.isin(labels, range(classes)).all():
+        raise UserError(
+            f"{where} does not hold images of 3 x {SIZE} x {SIZE} bytes and their labels."
+        ) from None
+    if (
+        labels.shape != (len(images),)
+        or labels.dtype != np.int64
+        or not np.isin(labels, range(classes)).all()
+    ):
         raise UserError(f"{where} does not give each of its {len(images):,} images one of {classes} labels.")
     return images, labels
 
@@ -104,4 +110,6 @@ def _load(content: bytes, where: str) -> Any:
     try:
         return load_plain(content)
     except RefusedPickle as reason:
-        raise UserError(f"{where} {reason}: it is not what CIFAR-10's author published, and is refused.") from None
+        raise UserError(
+            f"{where} {reason}: it is not what CIFAR-10's author published, and is refused."
+        ) from None

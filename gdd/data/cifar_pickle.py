@@ -11,12 +11,12 @@ import numpy as np
 
 # What plain containers, numbers, text and the reconstruction of an array need, in every protocol up to 4.
 # Instances (OBJ, INST, NEWOBJ), persistent ids and extension codes are not among it.
-_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT "
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES UNICODE BINUNICODE SHORT_BINUNICODE "
-    "EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD".split()
-)
+_OPCODES = """
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT
+STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES UNICODE BINUNICODE SHORT_BINUNICODE
+EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
+""".split()
 _MEMO_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
@@ -37,7 +37,7 @@ def load_plain(content: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name not in _OPCODES:
                 raise RefusedPickle(f"uses the pickle instruction {opcode.name}")
-            if opcode.name in _MEMO_PUTS and argument > len(content):
+            if opcode.name in _MEMO_PUTS and int(argument or 0) > len(content):
                 raise RefusedPickle("would fill the memory")
         return _Plain(io.BytesIO(content), encoding="bytes").load()
     except RefusedPickle:
@@ -48,7 +48,10 @@ def load_plain(content: bytes) -> Any:
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
+        if (module, name) in {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+        }:
             return _Reconstruct()
         if (module, name) == ("numpy", "ndarray"):
             return None  # only ever handed to the above, which ignores it
@@ -56,7 +59,7 @@ class _Plain(pickle.Unpickler):
             return _MakeDtype()
         raise RefusedPickle(f"asks for {module}.{name}")
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002
         raise RefusedPickle("holds a persistent id")
 
 

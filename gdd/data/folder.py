@@ -75,7 +75,7 @@ def _check_count(listing: Listing, expected: int, raw: Path) -> None:
 
 
 def _gaps(names: list[str], expected: int) -> list[str]:
-    """Return the files missing where all are numbered from 0, as FFHQ's 00000/00000.png to 69000/69999.png."""
+    """Return the files missing where all are numbered from 0, as FFHQ's 00000/00000.png and so on."""
     numbered = [re.fullmatch(r"(?:.*/)?(\D*)(\d+)(\.\w+)", name) for name in names]
     if not all(numbered) or not names:
         return []

@@ -17,7 +17,6 @@ from gdd.errors import UserError
 from gdd.files import atomic_path, read_json, write_json
 from gdd.randomness import stream
 
-
 BLOCK = 1 << 24  # bytes read at a time of arrays larger than memory
 
 
@@ -100,8 +99,9 @@ def adopt(folder: Path, part: Path, labels: np.ndarray, description: dict[str, A
             digest.update(block)
         os.fsync(file.fileno())
     digest.update(labels.astype("<i8").tobytes())
+    (folder / "dataset.json").unlink(missing_ok=True)
     with atomic_path(folder / "labels.npy") as temporary:
-        np.save(temporary, labels.astype(np.int64))
+        _save(temporary, labels.astype(np.int64))
     part.replace(folder / "images.npy")
     facts = {"images": count, "height": height, "width": width, "channels": channels}
     write_json(folder / "dataset.json", {**description, **facts, "sha256": digest.hexdigest()})
@@ -112,11 +112,14 @@ def keep_rows(part: Path, kept: np.ndarray) -> None:
     """Take the rows out of a .npy file of images that the boolean mask `kept` [N] does not keep."""
     images = np.load(part, mmap_mode="r")
     header = {"descr": "|u1", "fortran_order": False, "shape": (int(kept.sum()), *images.shape[1:])}
-    rows = max(1, BLOCK // int(np.prod(images.shape[1:])))
-    with atomic_path(part) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+    size = int(np.prod(images.shape[1:]))
+    rows = max(1, BLOCK // size)
+    with part.open("rb") as old, atomic_path(part) as temporary, temporary.open("wb") as new:
+        old.seek(images.offset)
+        np.lib.format.write_array_header_1_0(new, header)
         for start in range(0, len(images), rows):
-            file.write(images[start : start + rows][kept[start : start + rows]].tobytes())
+            block = np.fromfile(old, np.uint8, rows * size).reshape(-1, size)
+            new.write(block[kept[start : start + rows]].tobytes())
 
 
 def _save(path: Path, array: np.ndarray) -> None:

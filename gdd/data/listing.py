@@ -125,7 +125,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         if member.isreg():
             yield member
-        archive.members = []  # else it keeps them all
+        archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
 
 
 def _sorted(kind: Kind, path: Path, inside: str, found: Found) -> Listing:
@@ -144,8 +144,11 @@ def _sorted(kind: Kind, path: Path, inside: str, found: Found) -> Listing:
             names.append(name)
             places.extend(place)
     order = sorted(range(len(names)), key=names.__getitem__)
-    order = [index for index, after in zip(order, [*order[1:], None], strict=True)
-             if after is None or names[index] != names[after]]
+    order = [
+        index
+        for index, after in zip(order, [*order[1:], None], strict=True)
+        if after is None or names[index] != names[after]
+    ]
     columns = np.array(places, dtype=np.int64).reshape(-1, 4)[order]
     members = np.empty(len(order), MEMBER)
     for column, field in enumerate(MEMBER.names or ()):

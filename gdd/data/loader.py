@@ -108,7 +108,9 @@ class Batches:
                     ready.get_nowait()  # the thread may be waiting for room
             thread.join()
 
-    def _fill(self, ready: queue.Queue[Batch | BaseException], closed: threading.Event, position: int) -> None:
+    def _fill(
+        self, ready: queue.Queue[Batch | BaseException], closed: threading.Event, position: int
+    ) -> None:
         try:
             while not closed.is_set():
                 ready.put(self.at(position))

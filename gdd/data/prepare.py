@@ -44,7 +44,7 @@ def prepare(
             f"The raw data of '{name}' is expected {where}: {expected(dataset)}. "
             f"Set raw_data.{name} in config/local.yaml, or --raw."
         )
-    if dataset.source == "cifar10" and not raw.suffix.lower() == ".zip":
+    if dataset.source == "cifar10" and raw.suffix.lower() != ".zip":
         return _checked(folder, name, dataset, prepare_cifar10(folder, name, dataset, raw))
     return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
 
@@ -54,9 +54,8 @@ def expected(dataset: Dataset) -> str:
     if dataset.source == "cifar10":
         return "cifar-10-python.tar.gz, the folder it unpacks to, or EDM's ZIP"
     classes = f" in {dataset.classes:,} sub-folders, one for each class" if dataset.classes else ""
-    return (
-        f"a folder, .zip or .tar of its {dataset.source_images or dataset.images:,} images{classes}, or EDM's ZIP"
-    )
+    images = f"{dataset.source_images or dataset.images:,} images{classes}"
+    return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"
 
 
 def _archives_above(raw: Path) -> list[Path]:

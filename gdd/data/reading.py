@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 def reader(source: Path) -> Iterator[Callable[[Entry], bytes]]:
     """Yield a function that returns a file's content, or raises `Unusable` if it is not whole."""
     if source.is_dir():
-        yield lambda entry: _whole(lambda: (source / entry.name).read_bytes())
+        yield lambda entry: _whole((source / entry.name).read_bytes)
         return
     with source.open("rb") as archive:
         yield lambda entry: _whole(lambda: _member(archive, entry))

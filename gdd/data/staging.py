@@ -60,10 +60,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _is_there(copy: Path, folder: Path) -> bool:
-    return all(
-        (copy / name).is_file() and (copy / name).stat().st_size == (folder / name).stat().st_size
-        for name in FILES[:-1]
-    ) and (copy / FILES[-1]).is_file()
+    return (
+        all(
+            (copy / name).is_file() and (copy / name).stat().st_size == (folder / name).stat().st_size
+            for name in FILES[:-1]
+        )
+        and (copy / FILES[-1]).is_file()
+    )
 
 
 def _copy(folder: Path, copy: Path, array: ImageArray) -> None:
@@ -79,8 +82,8 @@ def _copy(folder: Path, copy: Path, array: ImageArray) -> None:
             shutil.copyfile(folder / name, temporary / name)
         if _content_hash(temporary) != array.sha256:
             raise UserError(
-                f"The data set in {folder} is not what its dataset.json says, or its copy in {copy.parent} is "
-                "damaged: the hashes differ; check the disks, and prepare the data set again."
+                f"The data set in {folder} is not what its dataset.json says, or its copy in "
+                f"{copy.parent} is damaged: the hashes differ; check the disks, and prepare it again."
             )
         temporary.replace(copy)
     finally:

@@ -117,7 +117,7 @@ class Unfinished:
         free = shutil.disk_usage(self.part.parent).free
         if free < self._size:
             raise UserError(
-                f"{self.part.parent} has {free / 1e9:.1f} GB free, but the images take {self._size / 1e9:.1f} GB; "
-                "make room or change the place."
+                f"{self.part.parent} has {free / 1e9:.1f} GB free, but the images take "
+                f"{self._size / 1e9:.1f} GB; make room or change the place."
             )
         self._file.truncate(self._size)

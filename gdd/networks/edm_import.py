@@ -24,6 +24,8 @@ ONE_STEP = {
     "EDMPrecond": {"sigma": 2.5, "coefficients": "edm"},  # SiD (arXiv:2404.04057), sigma_init
 }
 
+AUGMENTATION = "model.map_augment."  # of no use to a generator, which never sees augmented images
+
 # Arguments of EDM's classes that do not change what a network computes here: precision is chosen at load, and
 # EDM's samplers keep within its noise levels by themselves.
 WITHOUT_EFFECT = ("use_fp16", "sigma_min", "sigma_max")
@@ -45,7 +47,7 @@ def import_network(
 ) -> Architecture:
     """Write a pickled network's weights, in their own dtype, and its architecture to `destination`.
 
-    Nothing in the pickle is run. A generator loses the augmentation mapping, and its noise level is described.
+    Nothing in the pickle is run. A generator loses the augmentation mapping.
 
     Args:
         source: a pickle that holds a dict.
@@ -77,9 +79,7 @@ def import_network(
     if kind == "generator":
         network_class = OneStepGenerator
         arch = arch.for_one_step()
-        tensors = {
-            name: tensor for name, tensor in tensors.items() if not name.startswith("model.map_augment.")
-        }
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(AUGMENTATION)}
         description["one_step"] = ONE_STEP[pickled.class_name]
     expected = _expected_shapes(source, arch, network_class, len(tensors))
     _check_tensors(source, expected, tensors)
@@ -110,11 +110,9 @@ def _expected_shapes(
     source: str | Path, arch: Architecture, network_class: type[Denoiser | OneStepGenerator], tensors: int
 ) -> dict[str, torch.Size]:
     """Return the shapes that `arch` gives, by name, in the order of execution."""
-    # Before the network is built, which would take forever for absurd numbers: every block has eight tensors.
+    # Checked first, because building what absurd numbers ask for takes forever; a block has eight tensors.
     if len(arch.widths) * arch.blocks_per_level > tensors or max(arch.widths) > 2**14:
-        raise UserError(
-            f"{source} has an architecture that its {tensors} tensors cannot fill; fetch it again."
-        )
+        raise UserError(f"{source} has too few tensors for its architecture; fetch it again.")
     with torch.device("meta"):
         network = network_class(arch)
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -134,5 +132,5 @@ def _check_tensors(source: str | Path, expected: dict[str, torch.Size], found: d
         else:
             continue
         raise UserError(
-            f"{source} {problem}: its weights do not fit the constructor's arguments beside them; fetch it again."
+            f"{source} {problem}: weights and constructor's arguments do not fit each other; fetch it again."
         )

@@ -1,7 +1,7 @@
 """Networks out of pickles as EDM (arXiv:2206.00364) publishes them, without running anything in them.
 
-Such a file holds a dict whose `ema` is the network. An object in it is a request to execute the source text of its
-class and to fill an instance with `state`, the instance's `__dict__`; this takes the state and leaves the source.
+Such a file holds a dict whose `ema` is the network. An object in it is a request to execute the source text
+of its class and to fill an instance with `state`, the instance's `__dict__`; this takes the state alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ MODULES = {
     "torch.nn.modules.container.Sequential",
     "torch.nn.modules.sparse.Embedding",
 }
-ALLOWED = {*MAPPINGS, *SCALARS, *MODULES, DTYPE, ENCODE, TENSOR, PARAMETER, STORAGE, PERSISTENT_CLASS}
+SET = "builtins.set"  # of protocol 3, which has no operation for it
+ALLOWED = {*MAPPINGS, *SCALARS, *MODULES, DTYPE, ENCODE, TENSOR, PARAMETER, STORAGE, PERSISTENT_CLASS, SET}
 
 LONGEST_NAME = 250  # characters of a dotted name
 MOST_ARGUMENTS = 64  # of a constructor, and entries of one that is a list
@@ -127,18 +128,18 @@ class _Reader:
         while pending:
             prefix, current = pending.pop()
             if len(prefix) > LONGEST_NAME:
-                raise PickleProblem("holds modules in modules without an end; check where it comes from")
+                raise PickleProblem("holds modules in modules without an end; check its origin")
             state = _module_state(current)
             own = [_mapping(state.get(kind)) for kind in ("_parameters", "_buffers")]
             children = _mapping(state.get("_modules"))
             # Visits cost like operations: the same record may stand in any number of places.
             self._budget.spend(operations=1 + sum(map(len, own)) + len(children))
-            passing = state.get("_non_persistent_buffers_set")
+            passing = _names(state.get("_non_persistent_buffers_set"))
             for name, value in (entry for tensors in own for entry in tensors.items()):
-                if value is None or (type(passing) is set and name in passing):
+                if value is None or name in passing:
                     continue
                 if prefix + name in found:
-                    raise PickleProblem(f"holds two tensors named {ascii(prefix + name)}; fetch it again")
+                    raise PickleProblem(f"holds two tensors named {prefix + name!a}; fetch it again")
                 found[prefix + name] = self.tensor(value)
             pending += [(f"{prefix}{name}.", child) for name, child in children.items() if child is not None]
         return found
@@ -149,21 +150,21 @@ class _Reader:
             value = value.arguments[0]
         match value:
             case Record(
-                name="torch._utils._rebuild_tensor_v2",
+                name=made_by,
                 arguments=(
-                    Record(name="torch.storage._load_from_bytes", arguments=(memoryview() as payload,)),
+                    Record(name=read_by, arguments=(memoryview() as payload,)),
                     offset,
                     size,
                     stride,
                     *_,
                 ),
-            ):
-                # Shared numbers could make a small file into endless weights, and no network of EDM shares any.
+            ) if (made_by, read_by) == (TENSOR, STORAGE):
+                # A small file could become endless weights by sharing, and no network of EDM does.
                 if id(payload) in self._used:
                     raise PickleProblem("holds tensors that share their numbers; save it with copies")
                 self._used.add(id(payload))
                 return view(read_storage(payload, self._budget), offset, size, stride)
-        raise PickleProblem("has something else in the place of a tensor; check where it comes from")
+        raise PickleProblem("has something else in the place of a tensor; check its origin")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -172,6 +173,12 @@ def _mapping(value: Any) -> dict[str, Any]:
     if type(value) is dict:
         return value
     raise PickleProblem("lacks a dict that every network has; check that it is the right file")
+
+
+def _names(value: Any) -> set[str]:
+    if type(value) is Record and value.name == SET and value.arguments:
+        (value,) = value.arguments[:1]
+    return {name for name in value if type(name) is str} if type(value) in (set, list) else set()
 
 
 def _module_state(value: Any) -> dict[str, Any]:
@@ -200,23 +207,22 @@ def _plain(name: str, value: Any) -> Any:
 def _single(name: str, value: Any) -> Any:
     if value is None or type(value) in (bool, float):
         return value
-    if (type(value) is int and abs(value) < 2**63) or (type(value) is str and len(value) <= 100):
+    if (type(value) is int and abs(value) < 2**16) or (type(value) is str and len(value) <= 100):
         return value
     match value:
-        case Record(name=kind, arguments=(Record(name="numpy.dtype", arguments=(str(code), *_)), content)):
-            if (
-                kind in SCALARS
-                and code in NUMBERS
-                and len(number := _bytes(content)) == NUMBERS[code].itemsize
-            ):
-                return np.frombuffer(number, NUMBERS[code])[0].item()
-    raise PickleProblem(f"has {ascii(name)} among its constructor's arguments, which is no number or text")
+        case Record(name=made_by, arguments=(Record(name=dtype, arguments=(str(code), *_)), content)) if (
+            made_by in SCALARS and dtype == DTYPE
+        ):
+            number, layout = _bytes(content), NUMBERS.get(code)
+            if layout and len(number) == layout.itemsize:
+                return _single(name, np.frombuffer(number, layout)[0].item())
+    raise PickleProblem(f"has {name!a} among its constructor's arguments, with a value that no network has")
 
 
 def _bytes(value: Any) -> bytes:
     match value:
         case memoryview() if len(value) <= 8:
             return bytes(value)
-        case Record(name="_codecs.encode", arguments=(str(text), "latin1")) if len(text) <= 8:
+        case Record(name=made_by, arguments=(str(text), "latin1")) if made_by == ENCODE and len(text) <= 8:
             return text.encode("latin1", errors="replace")
     return b""

@@ -1,9 +1,9 @@
 """Pickles read as data: what one asks to be built or called becomes a record of the request.
 
-`pickle` imports what a file names and calls it, so that whoever wrote the file decides what runs. Nothing here
-imports, calls, or sets an attribute of anything: a stream becomes numbers, texts, bytes, tuples, lists, sets,
-dicts, and records. Memory and time are bounded by a budget, whatever the stream holds. The operations are those
-of protocols 2 to 5 (PEP 307, PEP 3154) that torch's networks are made of.
+`pickle` imports what a file names and calls it, so that whoever wrote the file decides what runs. Nothing
+here imports, calls, or sets an attribute of anything: a stream becomes numbers, texts, bytes, tuples, lists,
+sets, dicts, and records. Memory and time are bounded by a budget, whatever the stream holds. The operations
+are those of protocols 2 to 5 (PEP 307, PEP 3154) that torch's networks are made of.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_pickle(
             operation = _OPERATIONS.get(code)
             if operation is None or (operation is _persistent and not persistent_ids):
                 raise PickleProblem(
-                    f"uses the pickle operation 0x{code:02x}, which no network needs; check where it comes from"
+                    f"uses the pickle operation 0x{code:02x}, which no network needs; check its origin"
                 )
             operation(machine)
         return machine.pop(), machine.at
@@ -133,7 +133,7 @@ def _entries(machine: Machine) -> dict[str, Any]:
 def _key(value: Any) -> str:
     # Text alone: tuples and numbers can be chosen so that hashing them, or telling them apart, takes forever.
     if type(value) is not str or len(value) > LONGEST_KEY:
-        raise PickleProblem("has keys that are no short texts, unlike a network; check where it comes from")
+        raise PickleProblem("has keys that are no short texts, unlike a network; check its origin")
     return value
 
 

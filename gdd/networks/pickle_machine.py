@@ -34,7 +34,7 @@ class Budget:
         self.operations -= operations
         self.text -= text
         if self.operations < 0 or self.text < 0:
-            raise PickleProblem("is made of far more parts than a network of EDM; check where it comes from")
+            raise PickleProblem("is made of far more parts than a network of EDM; check its origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Record:
 class Machine:
     """A stream being read: where, a stack in parts (one a mark), and values that it comes back to.
 
-    Methods raise IndexError, KeyError, struct.error or UnicodeDecodeError where the stream ends or makes no sense.
+    Where the stream ends or makes no sense, methods raise what Python raises: IndexError, KeyError,
+    struct.error, UnicodeDecodeError.
     """
 
     def __init__(self, data: memoryview, at: int, allowed: Collection[str], budget: Budget) -> None:

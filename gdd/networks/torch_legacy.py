@@ -1,14 +1,15 @@
 """Tensors inside pickled networks: a storage in torch's legacy format, and a view of it.
 
-`pickle.dump` of a tensor writes its storage as the bytes of a legacy `torch.save`: five pickles (a magic number,
-the format's version, facts about the machine, the storage's description, its key) and the raw numbers.
+`pickle.dump` of a tensor writes its storage as the bytes of a legacy `torch.save`: five pickles (a magic
+number, the format's version, facts about the machine, the storage's description, its key), then raw numbers.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ STORAGES = {f"{module}.{name}": dtype for module in ("torch", "torch.cuda") for 
 UNKNOWN = "holds a tensor in a form that torch does not write; fetch it again"
 
 
-class Storage(NamedTuple):
+@dataclass(frozen=True)
+class Storage:
     """Numbers in the order of memory: `count` of them, in little-endian bytes."""
 
     dtype: torch.dtype

@@ -110,8 +110,8 @@ class Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
-        except OSError:
-            pass  # the client has gone
+        except OSError:  # the client has gone
+            pass
 
     def finish(self) -> None:
         try:
@@ -174,9 +174,20 @@ def witness(tmp_path: Path) -> Witness:
 
 
 @pytest.fixture
-def downloader(witness: Witness) -> Iterator[Downloader]:
-    """A downloader with no patience to speak of, and `witness` watching it."""
-    patience = Patience(attempts=4, connect=0.2, silence=0.2, sleep=witness.sleep)
+def silence() -> float:
+    """Seconds a server may be silent: long enough for a busy machine; tests of silent servers set their own."""
+    return 20.0
+
+
+@pytest.fixture
+def patience(witness: Witness, silence: float) -> Patience:
+    """Hardly any, and `witness` is told instead of waiting."""
+    return Patience(attempts=4, silence=silence, sleep=witness.sleep)
+
+
+@pytest.fixture
+def downloader(witness: Witness, patience: Patience) -> Iterator[Downloader]:
+    """What `witness` watches."""
     with open_session() as session:
         yield Downloader(session, witness, patience)
 

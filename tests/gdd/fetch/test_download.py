@@ -72,7 +72,7 @@ def test_a_good_server(get: Any, server: Any, witness: Any) -> None:
 # Broken connections
 
 
-@pytest.mark.parametrize("how", [{}, {"reset": True}, {"hang": True}])
+@pytest.mark.parametrize(("how", "silence"), [({}, 20), ({"reset": True}, 20), ({"hang": True}, 0.3)])
 def test_a_broken_connection_goes_on_where_it_was(get: Any, server: Any, how: dict[str, Any]) -> None:
     server.next(drop=1_200_000, **how)
     first, second = get()
@@ -140,6 +140,7 @@ def test_a_part_nobody_asked_for(get: Any, server: Any) -> None:
     assert get() == [None, None]
 
 
+@pytest.mark.parametrize("silence", [0.05])
 def test_a_server_that_never_answers(refused: Any, server: Any, witness: Any) -> None:
     server.next(times=4, hang="before")
     sentence, left = refused()
@@ -349,7 +350,9 @@ def test_complete_bytes_are_not_asked_for_again(get: Any, server: Any, downloade
     assert get() == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 1}', '{"url": "http://other/", "validator": "x", "total": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"url": 1}', '{"url": "http://other/", "validator": "x", "total": 1}']
+)
 def test_a_part_of_who_knows_what(get: Any, witness: Any, text: str) -> None:
     witness.final.parent.mkdir()
     (witness.final.parent / "file.bin.part").write_bytes(b"who knows")
