@@ -34,6 +34,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~current_umask())
         temporary.replace(final)
+    except OSError as error:
+        # A full disk shows in a write, which does not know what the file is called.
+        error.filename = error.filename or str(final)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

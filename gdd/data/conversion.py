@@ -32,6 +32,7 @@ from gdd.errors import UserError
 
 CHUNK = 256  # images a worker is given at a time
 GIVE_UP = 1000  # unusable images beyond those allowed; then the rest is not even tried
+NAMED = 20  # unusable images that the refusal names
 SECONDS_BETWEEN_MESSAGES = 15.0
 
 log = logging.getLogger("gdd")
@@ -99,7 +100,7 @@ class Conversion:
                 target.add(chunk.index)
             progress.add(len(chunk.entries))
             if len(unusable) > allowed + GIVE_UP:
-                break
+                raise UserError(_refusal(self.listing.path, unusable, allowed, rest_unknown=True))
         if len(unusable) > allowed:
             raise UserError(_refusal(self.listing.path, unusable, allowed))
         return unusable
@@ -177,13 +178,14 @@ class _Progress:
             log.info("%s of %s images, %.0f a second.", f"{self.done:,}", f"{self.total:,}", rate)
 
 
-def _refusal(source: Path, unusable: dict[str, str], allowed: int) -> str:
-    shown = sorted(unusable)[:20]
+def _refusal(source: Path, unusable: dict[str, str], allowed: int, *, rest_unknown: bool = False) -> str:
+    shown = sorted(unusable)[:NAMED]
     reasons = "; ".join(f"{name} {unusable[name]}" for name in shown)
     more = f"; and {len(unusable) - len(shown):,} more" if len(unusable) > len(shown) else ""
     most = f", of which {allowed:,} may be skipped" if allowed else ""
+    holds = f"{source} holds {'at least ' if rest_unknown else ''}{len(unusable):,} unusable image"
+    skip = "" if rest_unknown else f", or skip them with --allow-corrupt {len(unusable)}"
     return (
-        f"{source} holds {len(unusable):,} unusable image{'s'[: len(unusable) != 1]}{most}: {reasons}{more}. "
-        "Mend them and run the same command again, which reads only what is missing, or skip them with "
-        f"--allow-corrupt {len(unusable)}."
+        f"{holds}{'s'[: len(unusable) != 1]}{most}: {reasons}{more}. "
+        f"Mend them and run the same command again, which reads only what is missing{skip}."
     )

@@ -37,6 +37,10 @@ def prepare_folder(
     _check_count(listing, dataset.source_images or dataset.images, raw)
     labels, classes = labels_of(listing, dataset.classes)
     chosen = part_indices(len(listing), dataset.part)
+    if len(chosen) != dataset.images:
+        raise UserError(
+            f"The part '{name}' of {raw} would be {len(chosen):,} images, not {dataset.images:,}."
+        )
     conversion = Conversion(listing, chosen, dataset.transform, dataset.resolution)
     with conversion.unfinished(folder) as target:
         skipped = conversion.run(target, workers, allow_corrupt)

@@ -9,6 +9,7 @@ from gdd.data.cifar10 import prepare_cifar10
 from gdd.data.digits import prepare_digits
 from gdd.data.folder import prepare_folder
 from gdd.data.image_array import ImageArray
+from gdd.data.listing import LABEL_FILE
 from gdd.errors import UserError
 
 
@@ -41,21 +42,25 @@ def prepare(
     if raw is None or not any(path.exists() for path in [raw, *_archives_above(raw)]):
         where = f"at {raw}, which does not exist" if raw else "at a path you give"
         raise UserError(
-            f"The raw data of '{name}' is expected {where}: {expected(dataset)}. "
+            f"The raw data of '{name}' is expected {where}: {what_is_expected(dataset)}. "
             f"Set raw_data.{name} in config/local.yaml, or --raw."
         )
-    if dataset.source == "cifar10" and raw.suffix.lower() != ".zip":
+    if dataset.source == "cifar10" and not _is_edm_format(raw):
         return _checked(folder, name, dataset, prepare_cifar10(folder, name, dataset, raw))
     return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
 
 
-def expected(dataset: Dataset) -> str:
+def what_is_expected(dataset: Dataset) -> str:
     """Return in words what raw data a data set is made from."""
     if dataset.source == "cifar10":
         return "cifar-10-python.tar.gz, the folder it unpacks to, or EDM's ZIP"
     classes = f" in {dataset.classes:,} sub-folders, one for each class" if dataset.classes else ""
     images = f"{dataset.source_images or dataset.images:,} images{classes}"
     return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"
+
+
+def _is_edm_format(raw: Path) -> bool:
+    return any(path.suffix.lower() == ".zip" for path in [raw, *raw.parents]) or (raw / LABEL_FILE).is_file()
 
 
 def _archives_above(raw: Path) -> list[Path]:

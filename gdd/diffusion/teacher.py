@@ -44,8 +44,8 @@ class TeacherTraining:
         chosen = self.order.indices(self.images, recipe.batch)
         images = to_signed(self.data.images[chosen])
         # Dropout only knows the default generator.
-        with torch.random.fork_rng():
-            torch.manual_seed(derived_seed(recipe.seed, "dropout", self.images))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(recipe.seed, "dropout", self.images))
             loss = edm_loss(
                 self.denoiser,
                 images,

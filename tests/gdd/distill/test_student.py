@@ -187,6 +187,8 @@ def test_r1_is_due_every_so_many_iterations_but_not_at_the_first(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due = []
+    monkeypatch.setattr(Student, "_generator_step", lambda *_: [])
+    monkeypatch.setattr(Student, "_discriminator_step", lambda *_: None)
     monkeypatch.setattr(Student, "_r1_step", lambda self, *_: due.append(self.images // BATCH))
     student = student_at(world, tmp_path, 0)
     for _ in range(6):

@@ -10,9 +10,11 @@ import threading
 from collections import namedtuple
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 
 from gdd.errors import UserError
 from gdd.fetch.checksums import Expected
@@ -366,13 +368,9 @@ def test_one_at_a_time(get: Any, server: Any, witness: Any, downloader: Download
     begun = threading.Event()
     witness.on_update = lambda done: begun.set()
 
-    class Second:
-        def say(self, sentence: str) -> None:
-            said.append(sentence)
-
     def second() -> None:
         begun.wait(5)
-        other = Downloader(downloader.session, Second(), Patience())  # type: ignore[arg-type]
+        other = Downloader(downloader.session, SimpleNamespace(say=said.append), Patience())  # type: ignore[arg-type]
         other.get(server.url, witness.final, Expected(), lambda *_: said.append("fetched"))
 
     thread = threading.Thread(target=second)
@@ -399,6 +397,24 @@ def test_redirects_are_followed(server: Any, witness: Any, downloader: Downloade
     server.next(status=302, headers={"Location": "/elsewhere"})
     downloader.get(server.url, witness.final, Expected(), lambda *_: None)
     assert [path for path, _ in server.requests] == ["/file.bin", "/elsewhere"]
+
+
+def test_a_redirect_must_not_drop_the_encryption(tmp_path: Path) -> None:
+    final = tmp_path / "file.bin"
+
+    def answer(*_: Any, **__: Any) -> Any:
+        made = requests.Response()
+        made.status_code, made.url, made._content = 200, "http://b.invalid/x", b""
+        made._content_consumed = True  # type: ignore[attr-defined]
+        return made
+
+    session = SimpleNamespace(get=answer)
+    downloader = Downloader(session, SimpleNamespace(), Patience())  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"https://a.invalid/x leads to http://b.invalid/x, which is not encr"
+    ):
+        downloader.get("https://a.invalid/x", final, Expected(), lambda *_: None)
+    assert names(tmp_path) == set()
 
 
 def test_a_file_of_this_machine(tmp_path: Path, witness: Any, downloader: Downloader, server: Any) -> None:

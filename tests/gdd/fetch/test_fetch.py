@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import os
 import signal
 import socket
@@ -15,6 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
+from rich.progress import Progress as RichProgress
 
 import gdd.fetch.fetch as module
 from gdd.config.local import Local
@@ -23,7 +27,7 @@ from gdd.errors import UserError
 from gdd.fetch.fetch import Resources, choose, fetch
 from gdd.fetch.listing import listing
 from gdd.fetch.lock_file import Entry, read_lock, record
-from gdd.fetch.progress import Lines, readable
+from gdd.fetch.progress import Bar, Lines, readable
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -97,7 +101,7 @@ def test_a_changed_file_is_refused_and_left_alone(run: Any, folder: Path, source
     run({"x": source})
     (folder / "file.bin").write_bytes(b"changed")
     with pytest.raises(
-        UserError, match="is not the expected file: its SHA-256 is .* delete it and fetch again"
+        UserError, match=r"is not the expected file: its SHA-256 is .* delete it and fetch again"
     ):
         run({"x": source})
     assert (folder / "file.bin").read_bytes() == b"changed"  # whoever changed it may want it
@@ -115,7 +119,7 @@ def test_a_file_put_there_by_hand_is_trusted_like_a_first_copy(
 def test_a_published_checksum_counts_from_the_first_time(run: Any, folder: Path, source: Source) -> None:
     (folder / "file.bin").write_bytes(b"by hand")
     strict = source.model_copy(update={"checksum": f"md5:{'0' * 32}"})
-    with pytest.raises(UserError, match="its MD5 is .* instead of 0000"):
+    with pytest.raises(UserError, match=r"its MD5 is .* instead of 0000"):
         run({"x": strict})
     assert not (folder / "lock.yaml").exists()
 
@@ -323,14 +327,30 @@ def test_the_listing_shows_how_far_each_is(source: Source, folder: Path) -> None
 
 
 def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    now = 0.0
-    lines = Lines(lambda: now)
+    lines = Lines(iter([0.0, 1.0, 11.0, 12.0]).__next__)
     caplog.set_level("INFO", "gdd")
     lines.name("x")
     lines.begin(500, 2000)
-    for now, done in ((1.0, 600), (11.0, 1000), (12.0, 1500)):
+    for done in (600, 1000, 1500):
         lines.update(done)
     assert [entry.message for entry in caplog.records] == ["x: 2 kB, 500 bytes are there", "x: 1 kB (50%)"]
+
+
+def test_a_bar_on_a_terminal() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with RichProgress(console=console) as bars:
+        bar = Bar(bars)
+        for name in ("one.bin", "two.bin"):
+            bar.name(name)
+            bar.begin(500, 2000)
+            bar.update(2000)
+        bar.say("a [sentence]")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.index("a [sentence]") < shown.rindex("two.bin")
+    assert [(task.description, task.completed, task.total) for task in bars.tasks] == [
+        ("one.bin", 2000, 2000),
+        ("two.bin", 2000, 2000),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -352,15 +372,34 @@ def config(tmp_path: Path, source: Source) -> Path:
     return path
 
 
-def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gdd.cli", "fetch", "--config", str(config)]
-    command += ["--resources", str(config.parent / "resources"), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def gdd(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """Call `gdd fetch` in this process; returns its status and what it says."""
+    from gdd import cli
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        options = ["--config", str(config), "--resources", str(folder)]
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
+        monkeypatch.setattr(logging, "captureWarnings", lambda _: None)
+        monkeypatch.setattr(sys, "argv", ["gdd", "fetch", *options, *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
 
 
-def test_ctrl_c_leaves_what_the_same_command_goes_on_from(config: Path, server: Any, folder: Path) -> None:
-    server.next(slow=0.3)
-    process = start(config, "x")
+def test_ctrl_c_leaves_what_the_same_command_goes_on_from(
+    config: Path, server: Any, folder: Path, gdd: Any
+) -> None:
+    server.next(slow=0.1)
+    command = [sys.executable, "-m", "gdd.cli", "fetch", "x", "--config", str(config)]
+    process = subprocess.Popen(
+        [*command, "--resources", str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     part = folder / "file.bin.part"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 500_000):
@@ -370,36 +409,29 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(config: Path, server: 
     assert process.returncode == 130
     assert err.endswith("gdd: interrupted.\n")
     assert {path.name for path in folder.iterdir()} == {"file.bin.part", "file.bin.part.json"}
-    process = start(config, "--all")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    status, _, err = gdd("--all")
+    assert status == 0
     assert err.endswith("1 fetched, 0 were there; all verified.\n")
     assert (folder / "file.bin").read_bytes() == server.content
     assert int((server.requests[1][1] or "").removeprefix("bytes=").removesuffix("-")) > 500_000
 
 
 @pytest.mark.parametrize("how", ["flag", "local"])
-def test_the_command_offline(
-    config: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, no_network: None
-) -> None:
-    from gdd import cli
-
-    arguments = ["gdd", "fetch", "--all", "--config", str(config), "--resources", str(config / "r")]
-    if how == "flag":
-        arguments.append("--offline")
-    else:
+def test_the_command_offline(config: Path, how: str, gdd: Any, folder: Path, no_network: None) -> None:
+    if how == "local":
         (config / "local.yaml").write_text("offline: true\n")
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 2
-    assert "gdd: Offline, and 1 file is missing." in capsys.readouterr().err
+    status, out, err = gdd("--all", *(["--offline"] if how == "flag" else []))
+    assert (status, out) == (2, "")
+    assert err.startswith("gdd: Offline, and 1 file is missing. Put each where its first line says")
+    assert f"\n  {folder / 'file.bin'}\n" in err
 
 
-def test_nothing_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from gdd import cli
+def test_the_command_lists(gdd: Any, no_network: None) -> None:
+    status, out, err = gdd("--list")
+    assert (status, err) == (0, "")
+    assert out.startswith("x: missing\n    a test\n")
 
-    monkeypatch.setattr(sys, "argv", ["gdd", "fetch", "--config", str(config)])
-    with pytest.raises(SystemExit):
-        cli.main()
-    assert capsys.readouterr().err == "gdd: Name what to fetch, or use --all; --list shows what there is.\n"
+
+def test_nothing_asked_for(gdd: Any) -> None:
+    sentence = "gdd: Name what to fetch, or use --all; --list shows what there is.\n"
+    assert gdd() == (2, "", sentence)

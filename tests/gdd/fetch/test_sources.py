@@ -46,6 +46,7 @@ def test_a_prefix_is_that_of_the_file_name(sources: dict[str, Source]) -> None:
         assert Path(source.url).stem.split("-")[-1] == (source.checksum or "").partition(":")[2]
 
 
+@pytest.mark.slow  # to import
 def test_torchvision_and_timm_name_the_same_files(sources: dict[str, Source]) -> None:
     import timm
     import torchvision

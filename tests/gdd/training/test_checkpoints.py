@@ -109,6 +109,7 @@ def test_a_full_disk_leaves_the_older_ones(store: CheckpointStore) -> None:
     with largest_file(3_000), pytest.raises(OSError) as error:
         store.save(24, payload(24))
     assert error.value.errno == errno.EFBIG
+    assert "000000000024-" in error.value.filename
     assert sorted(store.folder.iterdir()) == before
     assert loaded(store)["images"] == 16
 

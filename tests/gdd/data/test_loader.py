@@ -1,0 +1,179 @@
+"""Batches: what one process would see, however many share the work and wherever a run begins again."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdd.data.image_array import EpochOrder, ImageArray, write
+from gdd.data.loader import Batches, flips
+
+quick = settings(max_examples=60, deadline=None)
+
+
+def numbered(count: int) -> ImageArray:
+    """Images that say which they are, in memory: pixel (0, 0) is the number's low byte, (0, 1) its high one."""
+    images = np.zeros((count, 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 1, 0] = np.arange(count) % 256, np.arange(count) // 256
+    return ImageArray(images, np.arange(count) * 10, {"name": "numbered"})
+
+
+def numbers(images: torch.Tensor) -> list[int]:
+    wide = images.long()
+    return (wide[:, 0, 0, 0] + 256 * wide[:, 0, 1, 0]).tolist()
+
+
+@quick
+@given(
+    count=st.integers(1, 400),
+    groups=st.integers(1, 9),
+    group=st.integers(1, 5),
+    world=st.integers(1, 11),
+    seed=st.integers(0, 5),
+    batches=st.integers(1, 6),
+    first=st.integers(0, 2000),
+)
+def test_the_ranks_together_see_what_one_process_sees(
+    count: int, groups: int, group: int, world: int, seed: int, batches: int, first: int
+) -> None:
+    array, batch = numbered(count), groups * group
+    ranks = [Batches(array, seed, batch, rank, world, group=group) for rank in range(world)]
+    seen, labels = [], []
+    for position in range(first, first + batches * batch, batch):
+        expected = position
+        for rank in ranks:
+            share = rank.at(position)
+            assert share.position == expected
+            assert len(share.images) % group == 0
+            seen += numbers(share.images)
+            labels += share.labels.tolist()
+            expected += len(share.images)
+    assert seen == EpochOrder(count, seed).indices(first, batches * batch).tolist()
+    assert labels == [10 * number for number in seen]
+
+
+@quick
+@given(count=st.integers(1, 300), batch=st.integers(1, 50), world=st.integers(1, 8), epoch=st.integers(0, 5))
+def test_every_epoch_holds_every_image_once(count: int, batch: int, world: int, epoch: int) -> None:
+    array = numbered(count)
+    ranks = [Batches(array, 3, batch, rank, world) for rank in range(world)]
+    start, stop = epoch * count, (epoch + 1) * count
+    seen = []
+    for position in range(start // batch * batch, stop, batch):
+        for rank in ranks:
+            share = rank.at(position)
+            stream = range(share.position, share.position + len(share.images))
+            seen += [n for n, at in zip(numbers(share.images), stream, strict=True) if start <= at < stop]
+    assert sorted(seen) == list(range(count))
+
+
+@quick
+@given(batch=st.integers(1, 100), world=st.integers(1, 16))
+def test_the_work_is_shared_evenly(batch: int, world: int) -> None:
+    sizes = [len(Batches(numbered(9), 0, batch, rank, world).at(0).images) for rank in range(world)]
+    assert sum(sizes) == batch
+    assert max(sizes) - min(sizes) <= 1
+
+
+# Flips
+
+
+def test_flips_depend_on_seed_and_position_alone() -> None:
+    whole = flips(4, 0, 10_000)
+    assert whole.dtype == np.bool_
+    assert 0.48 < whole.mean() < 0.52
+    assert 0.48 < (whole[1:] == whole[:-1]).mean() < 0.52
+    assert np.array_equal(flips(4, 777, 50), whole[777:827])
+    for other in (0, 3, 5, 2**63 - 1):
+        assert 0.48 < (flips(other, 0, 10_000) == whole).mean() < 0.52
+    assert 0.4 < (flips(4, 2**40, 1000) == whole[:1000]).mean() < 0.6
+    assert flips(4, 7, 0).shape == (0,)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_an_image_is_mirrored_in_width(world: int) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 4, 5, 3), dtype=np.uint8)
+    array = ImageArray(images, np.arange(40), {"name": "random"})
+    original = images.copy()
+    order, mirrored = EpochOrder(40, 6), flips(6, 0, 100)
+    for rank in range(world):
+        share = Batches(array, 6, 100, rank, world, flip=True).at(0)
+        for offset, image in enumerate(share.images.numpy(), start=share.position):
+            expected = images[order.indices(offset, 1)[0]]
+            assert np.array_equal(image, expected[:, ::-1] if mirrored[offset] else expected)
+    assert np.array_equal(images, original)
+
+
+# The stream
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_a_stream_is_one_batch_after_the_other(prefetch: int) -> None:
+    batches = Batches(numbered(50), 1, 8, 1, 2, flip=True)
+    stream = batches.stream(16, prefetch=prefetch)
+    for number, share in enumerate(itertools.islice(stream, 20)):
+        expected = batches.at(16 + 8 * number)
+        assert share.position == expected.position
+        assert torch.equal(share.images, expected.images)
+        assert torch.equal(share.labels, expected.labels)
+    before = threading.active_count()
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before - bool(prefetch)
+
+
+def test_what_goes_wrong_ahead_is_raised_where_it_is_wanted() -> None:
+    batches = Batches(numbered(10), 0, 4)
+    calls = 0
+    original = batches.at
+
+    def at(position: int) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError("the disk is gone")
+        return original(position)
+
+    batches.at = at  # type: ignore[method-assign]
+    stream = batches.stream(prefetch=2)
+    assert [next(stream).position, next(stream).position] == [0, 4]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(stream)
+    assert threading.active_count() == 1
+
+
+def test_from_the_memory_map(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
+    array = write(tmp_path, images, np.arange(30), {"name": "set"})
+    share = Batches(array, 2, 12, pin=False).at(24)
+    assert share.images.dtype == torch.uint8
+    assert share.labels.dtype == torch.int64
+    assert share.images.is_contiguous()
+    assert np.array_equal(share.images.numpy(), images[EpochOrder(30, 2).indices(24, 12)])
+    share.images.zero_()  # the batch is the caller's
+    assert np.array_equal(array.images, images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pinned_memory() -> None:
+    share = Batches(numbered(30), 2, 12).at(0)
+    assert share.images.is_pinned()
+    assert share.labels.is_pinned()
+    assert torch.equal(
+        share.images.to("cuda", non_blocking=True).cpu(), Batches(numbered(30), 2, 12, pin=False).at(0).images
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 2, "world": 2}, {"rank": -1}, {"batch": 0}, {"group": 5}])
+def test_impossible_shares(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"rank .* of .*, batch .* in groups of"):
+        Batches(numbered(10), 0, **{"batch": 8, **wrong})

@@ -1,0 +1,152 @@
+"""Pixels: EDM's to the byte, whatever the colour mode, or a reason."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdd.data.transforms import Unusable, decode, fit
+
+Encode = Callable[..., bytes]
+RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+
+
+def test_edm_pixels(golden: Path, encode: Encode) -> None:
+    stored = np.load(golden / "datasets" / "transforms.npz")
+    compared = 0
+    for key in stored.files:
+        if key.startswith("source"):
+            continue
+        transform, number = key.rsplit("_64_", 1)
+        source = stored[f"source{number}"]
+        result = decode(encode(source), transform.replace("_", "-"), 64)  # type: ignore[arg-type]
+        assert result.tobytes() == stored[key].tobytes(), key
+        compared += 1
+    assert compared == 6
+
+
+@pytest.mark.parametrize(("height", "width"), [(21, 34), (34, 21), (20, 25), (25, 20), (9, 9), (1, 7)])
+def test_the_crop_is_centred(height: int, width: int) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    assert np.array_equal(fit(Image.fromarray(pixels), "center-crop", side), square)
+    assert np.array_equal(
+        fit(Image.fromarray(pixels), "center-crop", 8), fit(Image.fromarray(square), "resize", 8)
+    )
+
+
+def test_nothing_is_scaled_that_has_its_size(encode: Encode) -> None:
+    square = RGB[:16, :16]
+    for transform in (None, "resize", "center-crop"):
+        assert np.array_equal(decode(encode(square), transform, 16), square)  # type: ignore[arg-type]
+    with pytest.raises(Unusable, match="is 34x21, not 16x16"):
+        decode(encode(RGB), None, 16)
+
+
+def of_mode(mode: str) -> Image.Image:
+    image = Image.fromarray(RGB[:16, :16])
+    if mode == "P":
+        return image.quantize(17)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(RGB[:16, 16:32, 0]))
+        return image
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [
+        ("1", "PNG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("LA", "PNG"),
+        ("RGBA", "PNG"),
+        ("RGB", "PNG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("CMYK", "TIFF"),
+        ("YCbCr", "TIFF"),
+    ],
+)
+@pytest.mark.parametrize("transform", ["resize", "center-crop"])
+def test_every_colour_mode_becomes_what_pillow_makes_of_it(
+    mode: str, format: str, transform: Any, encode: Encode, tmp_path: Path
+) -> None:
+    content = encode(of_mode(mode), format)
+    (tmp_path / "file").write_bytes(content)
+    with Image.open(tmp_path / "file") as image:
+        assert image.mode == mode
+        rgb = np.asarray(image.convert("RGB"))
+    assert np.array_equal(decode(content, transform, 16), rgb)
+    expected = np.asarray(Image.fromarray(rgb).resize((5, 5), Image.Resampling.LANCZOS))
+    assert np.array_equal(decode(content, transform, 5), expected)
+
+
+def test_grey_is_repeated_alpha_dropped_and_a_palette_looked_up(encode: Encode) -> None:
+    grey = decode(encode(RGB[:16, :16, 0]), None, 16)
+    assert np.array_equal(grey, np.repeat(RGB[:16, :16, :1], 3, axis=2))
+    assert np.array_equal(decode(encode(of_mode("RGBA")), None, 16), RGB[:16, :16])
+    transparent = Image.new("P", (4, 4), 1)
+    transparent.putpalette([9, 9, 9, 200, 100, 50])
+    content = encode(transparent, transparency=1)
+    assert decode(content, None, 4)[0, 0].tolist() == [200, 100, 50]
+
+
+def test_sixteen_bits_of_colour_lose_the_lower_eight() -> None:
+    # Pillow cannot write such a file: a 1x1 PNG with the samples 0x12ff, 0x3400, 0xffff.
+    def piece(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    content = b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    content += piece(b"IDAT", zlib.compress(bytes.fromhex("0012ff3400ffff"))) + piece(b"IEND", b"")
+    assert decode(content, None, 1).flatten().tolist() == [0x12, 0x34, 0xFF]
+
+
+@pytest.mark.parametrize(("mode", "format"), [("I;16", "PNG"), ("I", "TIFF"), ("F", "TIFF"), ("LAB", "TIFF")])
+def test_what_has_no_faithful_rgb_is_refused(mode: str, format: str, encode: Encode) -> None:
+    with pytest.raises(Unusable, match=f"has the colour mode {mode}.*, which has no faithful 8-bit RGB"):
+        decode(encode(Image.new(mode, (16, 16)), format), "resize", 8)
+
+
+def test_orientation_is_not_applied(encode: Encode) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    turned = encode(RGB[:16, :16], "JPEG", exif=exif)
+    assert np.array_equal(decode(turned, None, 16), decode(encode(RGB[:16, :16], "JPEG"), None, 16))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("keep", [0, 1, 30, 0.5, 0.9])
+def test_a_truncated_file_has_a_reason(format: str, keep: float, encode: Encode) -> None:
+    content = encode(np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8), format)
+    short = content[: int(keep if keep >= 1 else keep * len(content))]
+    with pytest.raises(Unusable) as caught:
+        decode(short, "resize", 8)
+    assert str(caught.value).startswith(("is damaged (", "is not an image that Pillow can read", "is empty"))
+    assert "0x" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(encode: Encode) -> None:
+    content = bytearray(encode(RGB))
+    content[len(content) // 2] ^= 4
+    with pytest.raises(Unusable, match="is damaged"):
+        decode(bytes(content), "resize", 8)
+
+
+def test_an_enormous_image_is_refused_before_it_is_decoded(
+    encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(Unusable, match=r"is damaged .*exceeds limit"):
+        decode(encode(RGB), "resize", 8)
+    assert decode(encode(RGB[:20, :20]), "resize", 8).shape == (8, 8, 3)  # only a warning, and not shown
