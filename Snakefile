@@ -1,4 +1,6 @@
 # What a person can ask for: demo, all, one target per ablation, tables, figures.
+import os
+
 from snakemake.utils import min_version
 
 from gdd.config.load import load_config
@@ -6,6 +8,9 @@ from gdd.experiments import Experiments
 from gdd.targets import Targets
 
 min_version("9.10")
+
+# Several jobs share one terminal, where two live bars would overwrite each other; `gdd watch` shows all runs.
+os.environ.setdefault("GDD_PROGRESS", "plain")
 
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
 # `--config folder=FOLDER` replaces config/.
@@ -57,9 +62,9 @@ for ablation in targets.ablations():
 
 rule tables:
     input:
-        targets.tables_of("all"),
+        targets.all_tables(),
 
 
 rule figures:
     input:
-        targets.figures_of("all"),
+        targets.all_figures(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -207,7 +208,8 @@ def evaluate_run(folder: Path, **options: Any) -> None:
     evaluation, references = _references(**options)
     metrics = run(folder, evaluation, references)
     write_json(folder / "metrics.json", metrics)
-    _say(f"{folder}: FID {metrics['final']['mean']['fid']:.3f} after {metrics['final']['images']:,} images.")
+    fid = metrics["final"]["mean"].get("fid", math.nan)
+    _say(f"{folder}: FID {fid:.3f} after {metrics['final']['images']:,} images.")
 
 
 @cli.command("evaluate-teacher")
@@ -297,6 +299,12 @@ def page(target: str, out: Path, folder: Path, extra: tuple[Path, ...], results:
 @_configured
 def check(folder: Path, extra: tuple[Path, ...], results: Path) -> None:  # noqa: ARG001
     """Check the whole configuration, and say what it adds up to."""
+    from gdd.config.local import load_local
+    from gdd.config.sources import load_sources
+
+    load_local(folder)
+    if (folder / "sources.yaml").exists():
+        load_sources(folder)
     experiments = _experiments(folder, extra)
     runs = {run for rows in experiments.tables.values() for row in rows for run in row.runs}
     click.echo(f"{len(experiments.tables)} tables of {len(runs)} runs, all in order.")

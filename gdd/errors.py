@@ -8,3 +8,7 @@ class UserError(Exception):
 
     The command line prints the sentence without a traceback and exits with status 2.
     """
+
+
+class DivergedError(UserError):
+    """A network gave images that are no numbers."""

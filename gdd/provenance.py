@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,15 @@ def git_revision() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, revision, host and device as plain JSON values."""
+    """Return versions, revision and device as plain JSON values; host names stay out of what is published."""
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     return {
         "revision": git_revision(),
         "gdd": importlib.metadata.version("gdd"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": importlib.metadata.version("numpy"),
-        "host": socket.gethostname(),
-        "device": device,
+        "device": f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }

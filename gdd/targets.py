@@ -38,6 +38,10 @@ class Targets:
         return list(self.config.project.targets)
 
     def of_ablation(self, name: str) -> list[str]:
+        """Return what the target of an ablation makes: table, figures, choice, and a page of their own."""
+        return [*self.made_from_metrics(name), f"results/site/{name}.html"]
+
+    def made_from_metrics(self, name: str) -> list[str]:
         """Return an ablation's table and figures, and what it chooses."""
         return [*self.table_files(name), *self.figure_files(name), *self.choice_files(name)]
 
@@ -45,17 +49,17 @@ class Targets:
         """Return the page of a target of config.yaml."""
         return f"results/site/{self.config.project.targets[target].page}.html"
 
-    def tables_of(self, target: str) -> list[str]:
-        """Return the tables of a target of config.yaml in every format."""
-        return [
-            file for name in self.config.project.targets[target].tables for file in self.table_files(name)
-        ]
+    def all_tables(self) -> list[str]:
+        """Return the tables of all targets of config.yaml in every format."""
+        return [file for name in self._shown() for file in self.table_files(name)]
 
-    def figures_of(self, target: str) -> list[str]:
-        """Return the figures of a target of config.yaml in every format."""
-        return [
-            file for name in self.config.project.targets[target].tables for file in self.figure_files(name)
-        ]
+    def all_figures(self) -> list[str]:
+        """Return the figures of all targets of config.yaml in every format."""
+        return [file for name in self._shown() for file in self.figure_files(name)]
+
+    def _shown(self) -> list[str]:
+        targets = self.config.project.targets.values()
+        return list(dict.fromkeys(name for target in targets for name in target.tables))
 
     def table_files(self, name: str) -> list[str]:
         """Return an ablation's table in every format."""
@@ -82,8 +86,8 @@ class Targets:
         return self.config.datasets[wildcards.dataset].canonical()
 
     def features_record(self, wildcards: Any) -> str:
-        """Return a feature network's record as JSON."""
-        return self.config.features[wildcards.name].canonical()
+        """Return a feature network's record as JSON, its title aside, which must not cost a training."""
+        return self.config.features[wildcards.name].model_copy(update={"title": ""}).canonical()
 
     def features_data(self, wildcards: Any) -> str:
         """Return the data set a feature network is trained on."""
@@ -216,20 +220,27 @@ class Targets:
 
     def page_params(self, wildcards: Any) -> str:
         """Return the part of config.yaml that a page shows, as JSON."""
-        return self.config.project.targets[self.page_target(wildcards)].canonical()
+        target = self.config.project.targets.get(self.page_target(wildcards))
+        return target.canonical() if target else self.config.ablations[wildcards.page].canonical()
 
     def page_target(self, wildcards: Any) -> str:
         """Return the target that a page belongs to."""
         pages = {target.page: name for name, target in self.config.project.targets.items()}
+        pages |= {name: name for name in self.config.ablations}
         if wildcards.page not in pages:
             raise UserError(f"No target has a page '{wildcards.page}'; there are: {', '.join(pages)}.")
         return pages[wildcards.page]
 
+    def page_tables(self, wildcards: Any) -> tuple[str, ...]:
+        """Return the tables on a page: a target's, or the one ablation that the page is named after."""
+        target = self.config.project.targets.get(self.page_target(wildcards))
+        return target.tables if target else (wildcards.page,)
+
     def page_inputs(self, wildcards: Any) -> list[str]:
         """Return the tables and figures a page shows, and the runs it tells of."""
         files = []
-        for name in self.config.project.targets[self.page_target(wildcards)].tables:
-            files += self.of_ablation(name)
+        for name in self.page_tables(wildcards):
+            files += self.made_from_metrics(name)
             for row in self.rows(name):
                 files += [f"results/{path}" for path in row.metrics()]
                 files += [f"results/{run.folder}/run.json" for run in row.runs]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from gdd.config.load import Config, load_config
+from gdd.config.load import RULES, Config, load_config
 from gdd.experiments import Experiments
 
 
@@ -43,3 +46,8 @@ def test_the_judge_is_independent_of_the_discriminator(config: Config) -> None:
             network = config.features[name]
             assert network.architecture != judge.architecture
             assert network.seed != judge.seed
+
+
+def test_the_names_of_rules_are_reserved() -> None:
+    text = "".join(path.read_text() for path in [Path("Snakefile"), *Path("workflow/rules").glob("*.smk")])
+    assert set(re.findall(r"^rule (\w+):", text, flags=re.MULTILINE)) == RULES

@@ -25,6 +25,26 @@ KINDS: dict[str, type[Record]] = {
     "methods": Method,
     "ablations": Ablation,
 }
+# The names of the workflow's rules, which are targets too (a test compares them with the rule files).
+RULES = {
+    "choice",
+    "curve_figure",
+    "dataset",
+    "distill",
+    "evaluate_run",
+    "evaluate_teacher",
+    "feature_network",
+    "figures",
+    "page",
+    "pairs",
+    "pixel_reference",
+    "reference",
+    "samples_figure",
+    "spread_figure",
+    "table",
+    "tables",
+    "teacher",
+}
 SCHEMAS: dict[str, type[Record]] = {**KINDS, "config": Project, "local": Local, "sources": Sources}
 
 # Names become parts of paths and of run ids, which join them with dots.
@@ -115,12 +135,20 @@ def _check_names(config: Config, project_file: Path) -> None:
         known(config, "features", setting.evaluation.extractor, where, "evaluation.extractor")
         if setting.evaluation.dataset is not None:
             known(config, "datasets", setting.evaluation.dataset, where, "evaluation.dataset")
+            if setting.evaluation.pixels:
+                raise UserError(
+                    f"{where}: 'evaluation.pixels' compares with the training images, so it cannot stand beside "
+                    "'evaluation.dataset'; leave one out."
+                )
         for method in setting.methods:
             known(config, "methods", method, where, f"methods.{method}")
     for name, ablation in config.ablations.items():
         for setting_name in ablation.setting_names():
             key = "setting" if ablation.setting else "settings"
             known(config, "settings", setting_name, config.where("ablations", name), key)
+    for name in (*config.ablations, *config.project.targets):
+        if name in RULES:
+            raise UserError(f"'{name}' cannot name an ablation or a target: a rule of the workflow has it.")
     pages: dict[str, str] = {}
     for name, target in config.project.targets.items():
         for table in target.tables:

@@ -21,6 +21,9 @@ Precision = Literal["float32", "bfloat16"]
 TEACHER_ENCODER = "teacher-encoder"
 
 
+GRID = 18  # steps of the teacher's sampler on CIFAR-10 (EDM)
+
+
 class LearningRates(Record):
     """Adam's learning rates."""
 
@@ -65,7 +68,7 @@ class Objective(Record):
     instance: Instance | None = None
     instance_weight: Positive = 1.0
     pairs: Annotated[int, Field(ge=0)] = 0  # direct: ODE pairs solved beforehand; 0 solves them as it goes
-    grid: Count = 18  # consistency: steps of the noise grid from 0.002 to 80
+    grid: Count = GRID  # consistency: steps of the noise grid from 0.002 to 80
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -74,6 +77,14 @@ class Objective(Record):
                 "an objective needs 'distributional' (softplus, hinge), 'instance' (direct, consistency) "
                 "or both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _uses_what_it_sets(self) -> Self:
+        if self.pairs and self.instance != "direct":
+            raise ValueError("'pairs' belongs to 'instance: direct'")
+        if self.grid != GRID and self.instance != "consistency":
+            raise ValueError("'grid' belongs to 'instance: consistency'")
         return self
 
 

@@ -32,7 +32,6 @@ Column = Literal[
     "trainable",
     "images",
     "seconds",
-    "reported_fid",
 ]
 
 

@@ -33,7 +33,7 @@ class Listing:
     """The images of a source, sorted by name as EDM's preparation sorts them.
 
     Names are relative, with '/' between folders; `members` says where each lies in the archive. They are all
-    that grows with the number of images: about 150 bytes for each.
+    that grows with the number of images: about 150 bytes for each, and 600 while a ZIP is listed.
     """
 
     kind: Kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdd.errors import UserError
+from gdd.errors import DivergedError
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -15,11 +15,11 @@ def quantise(images: Tensor) -> Tensor:
     level darker, which shifts the Frechet distance.
 
     Raises:
-        UserError: an image holds NaN or infinity.
+        DivergedError: an image holds NaN or infinity.
     """
     if not torch.isfinite(images).all():
         broken = int((~torch.isfinite(images)).flatten(1).any(dim=1).sum())
-        raise UserError(
+        raise DivergedError(
             f"{broken} of {len(images)} generated images hold NaN or infinity: "
             "the network has diverged; go back to an earlier snapshot or lower the learning rate."
         )

@@ -72,7 +72,7 @@ def distill(
         recipe: what to train.
         seed: of every random stream.
         inputs: the files to start from.
-        checkpoint_every: images between checkpoints; None is the snapshots' interval.
+        checkpoint_every: images between checkpoints; None is the snapshots' interval, at most a tenth.
 
     Raises:
         UserError: an input is missing or does not fit the recipe.
@@ -92,7 +92,7 @@ def distill(
                 name="/".join(folder.parts[-3:]),
                 total=recipe.images,
                 snapshots=recipe.snapshots(),
-                checkpoint_every=checkpoint_every or recipe.snapshot_every,
+                checkpoint_every=checkpoint_every or min(recipe.snapshot_every, max(recipe.images // 10, 1)),
                 log_every=max(recipe.images // 100, recipe.batch),
             )
             total = sum(parameter.numel() for parameter in student.generator.parameters())
@@ -131,6 +131,8 @@ def prepare(
         )
     generator = _initial_generator(recipe, teacher, seed)
     frozen = freeze(generator, recipe.freeze)
+    if len(frozen) == len(list(generator.parameters())):
+        raise UserError("The recipe's 'freeze' leaves nothing to train; except some names with '!'.")
     discriminator = _discriminator(recipe, seed, inputs, teacher)
     instance = _instance_loss(recipe, seed, inputs, teacher)
     return Student(recipe, generator, discriminator, instance, data, seed, state), frozen

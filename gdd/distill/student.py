@@ -192,7 +192,8 @@ class Student:
         """Write the average's weights and its images from fixed latents."""
         description = {"images": images, "recipe_hash": self.recipe.fingerprint(), "seed": self.seed}
         save_network(self.folder / "snapshots" / f"{images:09d}.safetensors", self.average, **description)
-        samples = quantise(generate(self.average, 0, SAMPLES))
+        # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
+        samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())
         write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.numpy())
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One pass over generated images that feeds every metric, and the summary over several such passes."""
+"""One pass over generated images that feeds every metric."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from gdd.metrics.reference import Reference, check_extractor
 NEIGHBOUR_METRICS = ("precision", "recall", "density", "coverage")
 METRICS = ("fid", *NEIGHBOUR_METRICS, "inception_score", "nearest")
 NEAREST = "nearest_training_image"
-# What `summarise_blocks` averages; everything else in a block describes it.
-_VALUES = ("fid", *NEIGHBOUR_METRICS, "inception_score", "median_rms", "ratio_to_real")
 
 
 @dataclass
@@ -86,50 +84,6 @@ def evaluate_block(
     return block
 
 
-def summarise_blocks(blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise blocks of different latents of one generator.
-
-    Each metric becomes {mean, sampling_std, min}: `sampling_std` is the sample standard deviation over blocks
-    (null for one block) and says how much the metric varies with the latents alone; `min` is what EDM
-    reports for FID. Beside them stand `blocks`, the number of blocks, and what describes every block alike.
-
-    Raises:
-        UserError: no blocks, or blocks evaluated in different ways.
-    """
-    if not blocks:
-        raise UserError("There are no evaluated blocks to summarise; evaluate at least one.")
-    summary: dict[str, Any] = {}
-    for key, first in blocks[0].items():
-        parts = [block.get(key, {}) for block in blocks]
-        if any(part.keys() != first.keys() for part in parts) or any(
-            len(b) != len(blocks[0]) for b in blocks
-        ):
-            raise UserError(
-                f"The blocks differ in what was evaluated under '{key}'; evaluate them all alike."
-            )
-        summary[key] = {"blocks": len(blocks)}
-        if "start" in first:
-            starts = sorted(part["start"] for part in parts)
-            if any(low + first["count"] > high for low, high in pairwise(starts)):
-                raise UserError(
-                    f"The blocks starting at the latents {starts} share latents, so their spread would be "
-                    "too small; give every block its own."
-                )
-            summary[key]["starts"] = starts
-        for name in first:
-            values = [part[name] for part in parts]
-            if name in _VALUES:
-                summary[key][name] = _spread(values)
-            elif name not in ("start", "inception_score_std"):
-                if any(value != values[0] for value in values):
-                    raise UserError(
-                        f"The blocks differ in the {name} of '{key}', among them {values[0]}; "
-                        "evaluate them all alike."
-                    )
-                summary[key][name] = values[0]
-    return summary
-
-
 def _check_request(
     references: Mapping[str, tuple[FeatureExtractor, Reference]], metrics: set[str], count: int
 ) -> None:
@@ -185,15 +139,4 @@ def _nearest(pixels: Tensor, reference: Reference) -> dict[str, Any]:
         "count": len(pixels),
         "searched": len(reference.features),
         "definition": "median RMS distance over pixels in [-1, 1] to the nearest training image",
-    }
-
-
-def _spread(values: list[float | None]) -> dict[str, float | None]:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return {"mean": None, "sampling_std": None, "min": None}
-    return {
-        "mean": statistics.fmean(known),
-        "sampling_std": statistics.stdev(known) if len(known) > 1 else None,
-        "min": min(known),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,13 +19,15 @@ from gdd.data.quantise import quantise
 from gdd.diffusion.sampler import function_evaluations
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
-from gdd.errors import UserError
+from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
 from gdd.metrics.evaluation import NEAREST, evaluate_block
 from gdd.metrics.extractors import ClassifierExtractor, FeatureExtractor, PixelExtractor
 from gdd.metrics.reference import Reference, check_compatible, load_reference
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.provenance import environment
+
+log = logging.getLogger(__name__)
 
 GENERATION_BATCH = 250
 JUDGE, PIXELS = "judge", "pixels"
@@ -72,7 +76,8 @@ def evaluate_run(folder: str | Path, evaluation: Evaluation, references: Referen
     for file in files:
         block = _block(_student_images(file), 0, evaluation, references, CURVE_METRICS)
         curve.append({"images": int(file.stem), **block})
-    best = min(range(len(files)), key=lambda index: curve[index]["fid"])
+    # What diverged has no FID and cannot be best; if all did, the last stands for them.
+    best = min(range(len(files)), key=lambda index: (curve[index].get("fid", math.inf), -index))
     final_blocks = _all_blocks(_student_images(files[-1]), evaluation, references)
     best_blocks = (
         final_blocks
@@ -113,8 +118,11 @@ def evaluate_teacher(
 
 
 def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the blocks with mean, sample standard deviation (None for one block) and minimum per metric."""
-    keys = [key for key in blocks[0] if key != "start"]
+    """Return the blocks with mean, sample standard deviation (None for one block) and minimum per metric.
+
+    A metric that a block lacks, because its images were no numbers, is left out.
+    """
+    keys = [key for key in blocks[0] if key != "start" and all(key in block for block in blocks)]
     values = {key: torch.tensor([block[key] for block in blocks], dtype=torch.float64) for key in keys}
     several = len(blocks) > 1
     return {
@@ -142,16 +150,21 @@ def _block(
     images: Generate, index: int, evaluation: Evaluation, references: References, metrics: set[str]
 ) -> dict[str, Any]:
     """Return one block's metrics under the names that tables use."""
-    result = evaluate_block(
-        images,
-        start=index * evaluation.samples,
-        count=evaluation.samples,
-        batch=GENERATION_BATCH,
-        references=references,
-        metrics=metrics,
-    )
+    start = index * evaluation.samples
+    try:
+        result = evaluate_block(
+            images,
+            start=start,
+            count=evaluation.samples,
+            batch=GENERATION_BATCH,
+            references=references,
+            metrics=metrics,
+        )
+    except DivergedError as error:
+        log.warning("Block %d has no metrics: %s", index, error)
+        return {"start": start}
     wanted = ("fid", "precision", "recall", "density", "coverage")
-    flat: dict[str, Any] = {"start": index * evaluation.samples}
+    flat: dict[str, Any] = {"start": start}
     for space, prefix in ((JUDGE, ""), (PIXELS, "pixel_")):
         if space in result:
             flat |= {prefix + key: result[space][key] for key in wanted if key in result[space]}

@@ -110,8 +110,9 @@ def _expected_shapes(
     source: str | Path, arch: Architecture, network_class: type[Denoiser | OneStepGenerator], tensors: int
 ) -> dict[str, torch.Size]:
     """Return the shapes that `arch` gives, by name, in the order of execution."""
-    # Checked first, because building what absurd numbers ask for takes forever; a block has eight tensors.
-    if len(arch.widths) * arch.blocks_per_level > tensors or max(arch.widths) > 2**14:
+    # Checked first, because building what absurd numbers ask for takes forever; a block has ten tensors.
+    blocks = len(arch.widths) * (2 * arch.blocks_per_level + 1)
+    if 10 * blocks > tensors or max(arch.widths) > 2**14:
         raise UserError(f"{source} has too few tensors for its architecture; fetch it again.")
     with torch.device("meta"):
         network = network_class(arch)

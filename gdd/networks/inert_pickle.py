@@ -51,7 +51,7 @@ def read_pickle(
             operation = _OPERATIONS.get(code)
             if operation is None or (operation is _persistent and not persistent_ids):
                 raise PickleProblem(
-                    f"uses the pickle operation 0x{code:02x}, which no network needs; check its origin"
+                    f"has the pickle operation 0x{code:02x}, unlike any network; fetch it again or check its origin"
                 )
             operation(machine)
         return machine.pop(), machine.at

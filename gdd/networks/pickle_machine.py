@@ -17,12 +17,12 @@ class PickleProblem(Exception):
 
 @dataclass
 class Budget:
-    """What one file may still cost, nested streams included; EDM's largest network needs a tenth of it.
+    """What one file may still cost, nested streams included; several times the need of EDM's largest network.
 
     Every operation takes a microsecond or two and at most some 300 bytes, and text up to four times its size.
     """
 
-    operations: int = 1_000_000
+    operations: int = 500_000
     text: int = 16 * 2**20  # bytes
 
     def spend(self, operations: int = 0, text: int = 0) -> None:

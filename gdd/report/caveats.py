@@ -44,10 +44,11 @@ def caveats(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
 def _blind_spot(setting: str, students: Sequence[Line], config: Config) -> Iterator[Finding]:
     record = config.settings[setting]
     judge = record.evaluation.extractor
+    source = config.datasets[record.dataset].source
 
     def learned(name: str) -> bool:
         network = config.features.get(name)
-        return network is not None and network.steps > 0 and network.dataset == record.dataset
+        return network is not None and network.steps > 0 and config.datasets[network.dataset].source == source
 
     seen = {
         name
@@ -74,7 +75,10 @@ def _floor(lines: Sequence[Line], floor: Line | None) -> Iterator[Finding]:
     if floor is None or limit is None or not measured:
         return
     low = [line for line in measured if line.cells["fid"].mean <= 2 * limit]
-    text = f"Real images against other real images have an FID of {amount(floor, 'fid')}, the floor. "
+    text = (
+        f"Real images against other real images have an FID of {amount(floor, 'fid')}, the floor: one half of "
+        "the data set against the other, fewer images than in the other comparisons, which raises it. "
+    )
     if low:
         verb = "lies" if len(low) == 1 else "lie"
         text += (

@@ -34,7 +34,8 @@ _NOUNS = {"fid": "FID", "pixel_fid": "pixel FID", "recall": "recall"}
 
 def findings(tables: Sequence[Table], experiments: Experiments) -> list[Finding]:
     """Return what the tables show, then what has to be said beside it; nothing twice."""
-    found = [_search(table) for table in tables if _chooses(table, experiments)]
+    searches = [table for table in tables if _chooses(table, experiments)]
+    found = [finding for table in searches for finding in _search(table, experiments)]
     tables = [_chosen_only(table, experiments) for table in tables]
     for table in tables:
         for setting, title in table.settings.items():
@@ -58,12 +59,18 @@ def _chooses(table: Table, experiments: Experiments) -> bool:
     return experiments.config.ablations[table.name].choose is not None
 
 
-def _search(table: Table) -> Finding:
-    return Finding(
+def _search(table: Table, experiments: Experiments) -> Iterator[Finding]:
+    yield Finding(
         "open",
         f"“{table.title}” is a search: of every method only the chosen row is compared, by the numbers that "
         "chose it, which therefore come out somewhat too good.",
     )
+    for choice in choices(table, experiments):
+        for edge in choice.edges:
+            yield Finding(
+                "open",
+                f"{choice.line.title}: chosen is {edge}, so a value beyond the grid might have done better.",
+            )
 
 
 def _compare(lines: Sequence[Line]) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ def _training(students: Sequence[Line], teachers: Sequence[Line]) -> list[str]:
     text = f"[ ] is the training spread: the standard deviation over {designs}"
     if own := _designs(teachers):
         text += f", in the teachers' rows over {own}"
+    text += "; the runs of a teacher share it, its solved pairs, the feature networks and the data"
     return [f"{text}."]
 
 

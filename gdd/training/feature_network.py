@@ -42,5 +42,11 @@ def make_feature_network(path: str | Path, record: FeatureNetwork, data: ImageAr
     with torch.no_grad():
         spread = net.features(to_signed(images)).double().std(dim=0).mean()
     outcome["feature_scale"] = float(1 / spread)
-    save_classifier(path, net, record=record.model_dump(mode="json"), data_sha256=data.sha256, **outcome)
+    save_classifier(
+        path,
+        net,
+        record=record.model_dump(mode="json", exclude={"title"}),
+        data_sha256=data.sha256,
+        **outcome,
+    )
     return outcome

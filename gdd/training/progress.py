@@ -14,20 +14,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gdd.files import write_json, write_text
 
+PROGRESS_VARIABLE = "GDD_PROGRESS"  # "plain": lines instead of a bar, also on a terminal
 PLAIN_INTERVAL = 10.0  # seconds between two lines where nobody watches
 WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
 
 
 def peak_memory() -> float:
-    """Return the most memory used so far, in MiB: the GPU's if there is one, else the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+    """Return the most memory the process has used so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -58,7 +56,7 @@ class TrainingProgress:
         _drop_lines_after(folder / "log.jsonl", start)
         self._bar: Progress | None = None
         console = Console(stderr=True)
-        if console.is_terminal:
+        if console.is_terminal and os.environ.get(PROGRESS_VARIABLE) != "plain":
             columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")]
             self._bar = Progress(*columns, console=console, transient=True)
             self._task = self._bar.add_task(name, total=total, completed=start, facts="")

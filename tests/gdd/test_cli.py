@@ -217,7 +217,8 @@ def test_a_full_disk(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr("gdd.files.os.fsync", full)
     status, _, err = call("dataset", tmp_path / "out", "--name", "digits", "--record", RECORD)
     assert status == 1
-    assert err == "gdd: No space left on device: while writing; make room or change the place.\n"
+    place = tmp_path / "out" / "images.npy"
+    assert err == f"gdd: No space left on device: {place}; make room or change the place.\n"
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -32,10 +32,11 @@ def test_tables_and_figures_of_an_ablation(config_folder: Any, targets: Targets)
     tables = [f"results/tables/small.{ending}" for ending in ("csv", "md", "tex", "json")]
     figures = ["results/figures/small-samples.png", "results/figures/small-samples.pdf"]
     assert targets.ablations() == ["small"]
-    assert targets.of_ablation("small") == tables + figures
+    page = ["results/site/small.html"]
+    assert targets.of_ablation("small") == tables + figures + page
     config_folder.change(TABLE, ("curve",), {"y": "fid"})
     curves = ["results/figures/small-curve.png", "results/figures/small-curve.pdf"]
-    assert set(Targets(config_folder.load()).of_ablation("small")) == {*tables, *figures, *curves}
+    assert set(Targets(config_folder.load()).of_ablation("small")) == {*tables, *figures, *curves, *page}
 
 
 def test_several_runs_have_a_figure_of_their_spread(config_folder: Any) -> None:
@@ -52,7 +53,8 @@ def test_a_search_chooses_and_shows_no_samples(config_folder: Any, targets: Targ
     search = Targets(config_folder.load())
     assert search.figure_files("small") == []
     choice = ["results/tables/small-choice.yaml", "results/tables/small-choice.md"]
-    assert search.of_ablation("small") == [*search.table_files("small"), *choice]
+    page = "results/site/small.html"
+    assert search.of_ablation("small") == [*search.table_files("small"), *choice, page]
 
 
 def test_the_pattern_of_tables_leaves_out_what_they_choose(targets: Targets) -> None:
@@ -74,7 +76,8 @@ def test_pages(config_folder: Any) -> None:
 
 def test_a_page_rests_on_its_tables_and_their_runs(targets: Targets) -> None:
     inputs = targets.page_inputs(SimpleNamespace(page="index"))
-    assert set(targets.of_ablation("small")) <= set(inputs)
+    assert set(targets.made_from_metrics("small")) <= set(inputs)
+    assert inputs == targets.page_inputs(SimpleNamespace(page="small"))
     assert set(targets.table_inputs(SimpleNamespace(table="small"))) <= set(inputs)
     assert len(inputs) == len(set(inputs))
 
@@ -88,7 +91,7 @@ def test_records(targets: Targets) -> None:
     network = parse_record(FeatureNetwork, targets.features_record(SimpleNamespace(name="digits-judge")))
     teacher = parse_record(Teacher, targets.teacher_record(SimpleNamespace(teacher="digits")))
     assert dataset == config.datasets["digits"]
-    assert network == config.features["digits-judge"]
+    assert network == config.features["digits-judge"].model_copy(update={"title": ""})
     assert teacher == config.teachers["digits"]
     assert parse_record(Recipe, targets.recipe_json(RUN)) == targets.experiments.find("digits", "gdd")
     assert parse_record(Evaluation, targets.evaluation(RUN)) == config.settings["digits"].evaluation
@@ -156,10 +159,13 @@ def test_what_a_setting_is_judged_with(config_folder: Any, targets: Targets) -> 
 def test_other_images_to_judge_with(config_folder: Any) -> None:
     config_folder.write("datasets/rest.yaml", (config_folder.path / "datasets" / "digits.yaml").read_text())
     config_folder.change("settings/digits.yaml", ("evaluation", "dataset"), "rest")
+    with pytest.raises(UserError, match="cannot stand beside"):
+        config_folder.load()
+    config_folder.change("settings/digits.yaml", ("evaluation", "pixels"), False)
     targets = Targets(config_folder.load())
     assert targets.reference_data(RUN) == dataset_file("rest")
     assert targets.judge_reference(RUN) == "results/references/rest/digits-judge.npz"
-    assert targets.pixel_reference(RUN) == ["results/references/rest/pixels.npz"]
+    assert targets.pixel_reference(RUN) == []
     assert targets.run_data(RUN) == dataset_file("digits")  # training sees its own
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdd.errors import UserError
-from gdd.metrics.evaluation import METRICS, evaluate_block, summarise_blocks
+from gdd.metrics.evaluation import METRICS, evaluate_block
 from gdd.metrics.extractors import PixelExtractor
 from gdd.metrics.inception_score import inception_score
 from gdd.metrics.neighbours import nearest_distance, neighbour_metrics
@@ -158,37 +158,3 @@ def test_a_generator_that_breaks_its_word_is_an_error(references: dict[str, tupl
             lambda first, count: images_of(first, count).float(),
             start=0, count=32, batch=16, references=references, metrics={"fid"},
         )  # fmt: skip
-
-
-def test_summary_over_blocks(references: dict[str, tuple[Any, Reference]]) -> None:
-    blocks = [evaluate(references, start=start) for start in (0, 50, 100)]
-    summary = summarise_blocks(blocks)
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    values = [block["pixels"]["fid"] for block in blocks]
-    assert summary["pixels"]["fid"] == {
-        "mean": pytest.approx(np.mean(values)),
-        "sampling_std": pytest.approx(np.std(values, ddof=1)),
-        "min": min(values),
-    }
-    assert (summary["pixels"]["blocks"], summary["pixels"]["count"]) == (3, 50)
-    assert summary["pixels"]["starts"] == [0, 50, 100]
-    assert summary["pixels"]["definition"] == PixelExtractor.definition
-    ratios = [block["nearest_training_image"]["ratio_to_real"] for block in blocks]
-    assert summary["nearest_training_image"]["ratio_to_real"]["mean"] == pytest.approx(np.mean(ratios))
-    alone = summarise_blocks(blocks[:1])["pixels"]["recall"]
-    assert alone == {"mean": alone["min"], "sampling_std": None, "min": blocks[0]["pixels"]["recall"]}
-
-
-def test_blocks_that_differ_or_overlap_are_not_summarised(
-    references: dict[str, tuple[Any, Reference]],
-) -> None:
-    fid = {"fid"}
-    first = evaluate(references, metrics=fid)
-    with pytest.raises(UserError, match="no evaluated blocks"):
-        summarise_blocks([])
-    with pytest.raises(UserError, match="share latents"):
-        summarise_blocks([first, evaluate(references, metrics=fid, start=49)])
-    with pytest.raises(UserError, match="differ in the count"):
-        summarise_blocks([first, evaluate(references, metrics=fid, start=50, count=40)])
-    with pytest.raises(UserError, match="evaluate them all alike"):
-        summarise_blocks([first, evaluate(references, start=50)])

@@ -10,6 +10,7 @@ from gdd.data.quantise import quantise
 from gdd.errors import UserError
 from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor
 from gdd.networks.classifier import SmallClassifier, save_classifier
+from gdd.networks.seeded import seeded_weights
 
 
 def some_images(count: int, resolution: int = 8, channels: int = 1, seed: int = 0) -> torch.Tensor:
@@ -18,8 +19,13 @@ def some_images(count: int, resolution: int = 8, channels: int = 1, seed: int = 
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
+def classifier(seed: int = 0) -> SmallClassifier:
+    with seeded_weights(seed):
+        return SmallClassifier("residual", 4, 1, 10, 8).eval()
+
+
 def saved_classifier(path: Path, seed: int = 0, **description: object) -> Path:
-    save_classifier(path, SmallClassifier("residual", 4, 1, 10, 8, seed=seed), **description)
+    save_classifier(path, classifier(seed), **description)
     return path
 
 
@@ -51,7 +57,7 @@ def test_classifier_features_are_scaled_and_named(tmp_path: Path) -> None:
     assert features.dtype == torch.float64
     assert not features.requires_grad
     torch.testing.assert_close(three(images), 3 * features, rtol=1e-14, atol=0)
-    net = SmallClassifier("residual", 4, 1, 10, 8, seed=0).eval()
+    net = classifier()
     direct = net.features(images.permute(0, 3, 1, 2) / 127.5 - 1)
     torch.testing.assert_close(features.float(), direct, rtol=1e-4, atol=1e-5)
     assert one.sha256 == files.sha256(tmp_path / "one.safetensors") != three.sha256

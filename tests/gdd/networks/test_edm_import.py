@@ -189,6 +189,7 @@ def test_what_edm_falls_back_to(change: Change) -> None:
         ({"sigma_data": 1.0}, r"sigma_data must be 0.5"),
         ({"model_channels": "wide"}, r"'model_channels' is 'wide'"),
         ({"num_blocks": 60_000}, r"too few tensors"),
+        ({"num_blocks": 20}, r"too few tensors"),
         ({"channel_mult": [1] * 4}, r"too few tensors|lacks|besides|instead of"),
         ({"model_channels": 60_000}, r"too few tensors"),
         ({"model_channels": 2**40}, r"'model_channels' among its constructor's arguments"),

@@ -108,10 +108,11 @@ def test_the_watch_sees_what_pickle_does(watch: Watch) -> None:
     assert {"pickle.find_class", "exec"} <= {event for event, *_ in watch.events}
 
 
-def test_a_network_cut_off_anywhere(tiny: Path, sentence: Callable[[Path], str]) -> None:
+@pytest.mark.parametrize("step", [8192, pytest.param(1024, marks=pytest.mark.slow)])
+def test_a_network_cut_off_anywhere(tiny: Path, sentence: Callable[[Path], str], step: int) -> None:
     content = tiny.read_bytes()
     assert len(content) > 50_000
-    for size in range(0, len(content), 1024):
+    for size in range(0, len(content), step):
         tiny.write_bytes(content[:size])
         sentence(tiny)
 
