@@ -51,7 +51,7 @@ def read_pickle(
             operation = _OPERATIONS.get(code)
             if operation is None or (operation is _persistent and not persistent_ids):
                 raise PickleProblem(
-                    f"has the pickle operation 0x{code:02x}, unlike any network; fetch it again or check its origin"
+                    f"has the pickle operation 0x{code:02x}, unlike a network; fetch it again or check it"
                 )
             operation(machine)
         return machine.pop(), machine.at
