@@ -137,8 +137,8 @@ def _check_names(config: Config, project_file: Path) -> None:
             known(config, "datasets", setting.evaluation.dataset, where, "evaluation.dataset")
             if setting.evaluation.pixels:
                 raise UserError(
-                    f"{where}: 'evaluation.pixels' compares with the training images, so it cannot stand beside "
-                    "'evaluation.dataset'; leave one out."
+                    f"{where}: 'evaluation.pixels' compares with the training images, so it cannot stand "
+                    "beside 'evaluation.dataset'; leave one out."
                 )
         for method in setting.methods:
             known(config, "methods", method, where, f"methods.{method}")
@@ -146,6 +146,10 @@ def _check_names(config: Config, project_file: Path) -> None:
         for setting_name in ablation.setting_names():
             key = "setting" if ablation.setting else "settings"
             known(config, "settings", setting_name, config.where("ablations", name), key)
+    _check_targets(config, project_file)
+
+
+def _check_targets(config: Config, project_file: Path) -> None:
     for name in (*config.ablations, *config.project.targets):
         if name in RULES:
             raise UserError(f"'{name}' cannot name an ablation or a target: a rule of the workflow has it.")
@@ -155,6 +159,8 @@ def _check_names(config: Config, project_file: Path) -> None:
             known(config, "ablations", table, str(project_file), f"targets.{name}.tables")
         if name in config.ablations:
             raise UserError(f"{project_file}: the target '{name}' has the name of an ablation; rename one.")
+        if target.page in config.ablations:
+            raise UserError(f"{project_file}: the page '{target.page}' is an ablation's own; rename it.")
         if target.page in pages:
             raise UserError(
                 f"{project_file}: '{name}' and '{pages[target.page]}' have the same page; rename one."

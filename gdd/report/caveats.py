@@ -76,8 +76,8 @@ def _floor(lines: Sequence[Line], floor: Line | None) -> Iterator[Finding]:
         return
     low = [line for line in measured if line.cells["fid"].mean <= 2 * limit]
     text = (
-        f"Real images against other real images have an FID of {amount(floor, 'fid')}, the floor: one half of "
-        "the data set against the other, fewer images than in the other comparisons, which raises it. "
+        f"Real images against other real images have an FID of {amount(floor, 'fid')}, the floor: one half "
+        "of the data set against the other, fewer images than in the other comparisons, which raises it. "
     )
     if low:
         verb = "lies" if len(low) == 1 else "lie"

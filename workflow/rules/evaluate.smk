@@ -51,7 +51,8 @@ rule evaluate_teacher:
         "results/logs/teachers/{teacher}-{setting}-steps{steps}.log",
     benchmark:
         "results/benchmarks/teachers/{teacher}-{setting}-steps{steps}.tsv"
-    priority: 45
+    # The longest job after the teacher: started last, it would leave a core idle.
+    priority: 70
     conda:
         "../../environment.yml"
     threads: 1

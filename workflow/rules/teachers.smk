@@ -38,7 +38,7 @@ rule pairs:
         "results/logs/pairs/{teacher}-steps{steps}-{pairs}.log",
     benchmark:
         "results/benchmarks/pairs/{teacher}-steps{steps}-{pairs}.tsv"
-    priority: 60
+    priority: 80
     conda:
         "../../environment.yml"
     threads: 1
