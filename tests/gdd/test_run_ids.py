@@ -98,7 +98,7 @@ CHANGES = st.fixed_dictionaries(
         "backbones": st.lists(
             st.sampled_from(["digits-random", "digits-judge"]), min_size=1, max_size=2, unique=True
         ),
-        "objective": st.fixed_dictionaries({}, optional={"instance": st.just("direct"), "pairs": st.just(3)}),
+        "objective": st.sampled_from([{}, {"instance": "direct"}, {"instance": "direct", "pairs": 3}]),
         "teacher_sampler": st.fixed_dictionaries({"steps": st.integers(1, 20)}),
     },
 )
