@@ -398,7 +398,12 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(
     server.next(slow=0.1)
     command = [sys.executable, "-m", "gdd.cli", "fetch", "x", "--config", str(config)]
     process = subprocess.Popen(
-        [*command, "--resources", str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "--resources", str(folder)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has them ignore Ctrl-C, which a child inherits.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     part = folder / "file.bin.part"
     deadline = time.monotonic() + 60
