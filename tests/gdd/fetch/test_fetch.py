@@ -403,7 +403,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(
         stderr=subprocess.PIPE,
         text=True,
         # Whoever runs the tests in the background has them ignore Ctrl-C, which a child inherits.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     part = folder / "file.bin.part"
     deadline = time.monotonic() + 60
