@@ -16,10 +16,12 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -51,8 +53,15 @@ class Chunk:
     resolution: int
 
 
-def convert_chunk(chunk: Chunk) -> dict[str, str]:
-    """Write a chunk's rows; return the names of unusable images, whose rows are black, and why."""
+class Converted(NamedTuple):
+    """What became of a chunk."""
+
+    unusable: dict[str, str]  # the names of images whose rows are black, and why
+    checksum: int  # CRC-32 of the rows
+
+
+def convert_chunk(chunk: Chunk) -> Converted:
+    """Write a chunk's rows."""
     rows = np.zeros((len(chunk.entries), chunk.resolution, chunk.resolution, 3), np.uint8)
     unusable = {}
     with reader(chunk.source) as read:
@@ -64,7 +73,7 @@ def convert_chunk(chunk: Chunk) -> dict[str, str]:
     with chunk.part.open("r+b") as file:
         file.seek(chunk.offset)
         file.write(rows.tobytes())
-    return unusable
+    return Converted(unusable, zlib.crc32(rows.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Conversion:
         shape = (len(self.chosen), self.resolution, self.resolution, 3)
         facts = [self.listing.fingerprint(), hashlib.sha256(self.chosen.tobytes()).hexdigest()]
         text = json.dumps([*facts, shape, self.transform, CHUNK, PIL.__version__])
-        return Unfinished(folder, shape, hashlib.sha256(text.encode()).hexdigest())
+        return Unfinished(folder, shape, CHUNK, hashlib.sha256(text.encode()).hexdigest())
 
     def run(self, target: Unfinished, workers: int, allowed: int) -> dict[str, str]:
         """Fill what is missing in `target`; return the unusable images and why, at most `allowed`.
@@ -93,11 +102,11 @@ class Conversion:
         """
         progress = _Progress(len(self.chosen), min(len(target.done) * CHUNK, len(self.chosen)))
         unusable: dict[str, str] = {}
-        for chunk, failed in _converted(self._chunks(target), workers):
-            if failed:
-                unusable |= failed
+        for chunk, result in _converted(self._chunks(target), workers):
+            if result.unusable:
+                unusable |= result.unusable
             else:
-                target.add(chunk.index)
+                target.add(chunk.index, result.checksum)
             progress.add(len(chunk.entries))
             if len(unusable) > allowed + GIVE_UP:
                 raise UserError(_refusal(self.listing.path, unusable, allowed, rest_unknown=True))
@@ -116,7 +125,10 @@ class Conversion:
                 )
 
 
-def _converted(chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, dict[str, str]]]:
+Pending = dict[concurrent.futures.Future[Converted], Chunk]
+
+
+def _converted(chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, Converted]]:
     """Convert the chunks in this process or in `workers` others; they come back in any order."""
     if workers == 1:
         yield from ((chunk, convert_chunk(chunk)) for chunk in chunks)
@@ -124,7 +136,7 @@ def _converted(chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, d
     # Spawned, because a process with threads, as torch starts them, cannot be forked safely.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker)
-    pending: dict[concurrent.futures.Future[dict[str, str]], Chunk] = {}
+    pending: Pending = {}
     try:
         for chunk in chunks:
             pending[pool.submit(convert_chunk, chunk)] = chunk
@@ -141,9 +153,7 @@ def _converted(chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, d
         pool.shutdown(cancel_futures=True)
 
 
-def _first_done(
-    pending: dict[concurrent.futures.Future[dict[str, str]], Chunk],
-) -> Iterator[tuple[Chunk, dict[str, str]]]:
+def _first_done(pending: Pending) -> Iterator[tuple[Chunk, Converted]]:
     for future in concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED).done:
         yield pending.pop(future), future.result()
 

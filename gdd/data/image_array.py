@@ -17,7 +17,7 @@ from gdd.errors import UserError
 from gdd.files import atomic_path, read_json, write_json
 from gdd.randomness import stream
 
-BLOCK = 1 << 24  # bytes read at a time of arrays larger than memory
+BLOCK = 1 << 22  # bytes read at a time of arrays larger than memory
 
 
 @dataclass(frozen=True)

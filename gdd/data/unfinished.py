@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TextIO
@@ -21,22 +23,25 @@ class Unfinished:
     """`images.npy.part` in `folder`, whose rows come chunk by chunk, and a journal of the chunks done.
 
     It is entered to take up what an earlier process left, if that was made from the same `fingerprint`, or
-    else to start with an empty file. Only one process at a time can.
+    else to start with an empty file. Only one process at a time can. Nothing waits for the disk: chunks that
+    a crash of the machine lost do not match their checksum in the journal, and count as not done.
 
     Args:
         folder: where both files lie.
         shape: of the whole array, `[N, H, W, C]`.
+        chunk: images in a chunk; the last one can have fewer.
         fingerprint: decides whether what is there belongs to the same preparation.
 
     Raises:
         UserError: another process is at it, or the array does not fit on the disk (both on entering).
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], fingerprint: str) -> None:
+    def __init__(self, folder: Path, shape: tuple[int, ...], chunk: int, fingerprint: str) -> None:
         self.part = folder / PART
         self.shape = shape
         self.done: set[int] = set()
         self.offset = 0  # of the first row, in bytes
+        self._chunk_bytes = chunk * int(np.prod(shape[1:]))
         self._fingerprint = fingerprint
         self._journal_path = folder / JOURNAL
         self._file: BinaryIO
@@ -63,10 +68,9 @@ class Unfinished:
         self._journal.close()
         self._file.close()
 
-    def add(self, chunk: int) -> None:
-        """Note that the rows of a chunk are written."""
-        os.fdatasync(self._file.fileno())  # rows first: a journal that survives a crash must not run ahead
-        self._journal.write(f"{chunk}\n")
+    def add(self, chunk: int, checksum: int) -> None:
+        """Note that the rows of a chunk are written, and the CRC-32 of their bytes."""
+        self._journal.write(f"{chunk} {checksum}\n")
         self._journal.flush()
         self.done.add(chunk)
 
@@ -107,9 +111,18 @@ class Unfinished:
     def _finished_chunks(self) -> set[int]:
         if os.fstat(self._file.fileno()).st_size != self._size or not self._journal_path.exists():
             return set()
+        text = self._journal_path.read_text(encoding="ascii", errors="replace")
         # What stands behind the last line end was cut off while it was written.
-        first, *lines = self._journal_path.read_text(encoding="ascii").split("\n")[:-1] or [""]
-        return set(map(int, lines)) if first == self._fingerprint else set()
+        first, *lines = text.split("\n")[:-1] or [""]
+        if first != self._fingerprint:
+            return set()
+        matches = [re.fullmatch(r"(\d+) (\d+)", line) for line in lines]
+        done = {int(match[1]): int(match[2]) for match in matches if match}
+        return {chunk for chunk, checksum in sorted(done.items()) if self._checksum(chunk) == checksum}
+
+    def _checksum(self, chunk: int) -> int:
+        self._file.seek(self.offset + chunk * self._chunk_bytes)
+        return zlib.crc32(self._file.read(self._chunk_bytes))
 
     def _start(self) -> None:
         self._journal_path.write_text(f"{self._fingerprint}\n", encoding="ascii")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gdd.config.records import Dataset, Part
 from gdd.data import conversion
-from gdd.data.conversion import Chunk
+from gdd.data.conversion import Chunk, Converted
 from gdd.data.image_array import ImageArray, part_indices, write
 from gdd.data.prepare import prepare
 from gdd.data.unfinished import Unfinished
@@ -245,7 +245,7 @@ def test_a_preparation_that_was_killed_goes_on(
     seen: list[int] = []
     original = conversion.convert_chunk
 
-    def convert_chunk(chunk: Chunk) -> dict[str, str]:
+    def convert_chunk(chunk: Chunk) -> Converted:
         if len(seen) == after:
             raise Killed
         seen.append(chunk.index)
@@ -267,7 +267,7 @@ def half_done(folder: Path, source: Path, wanted: Dataset) -> None:
     """Leave what a preparation leaves that was killed after two chunks."""
     original = conversion.convert_chunk
 
-    def convert_chunk(chunk: Chunk) -> dict[str, str]:
+    def convert_chunk(chunk: Chunk) -> Converted:
         if chunk.index == 2:
             raise Killed
         return original(chunk)
@@ -282,6 +282,8 @@ def half_done(folder: Path, source: Path, wanted: Dataset) -> None:
     [
         ("nothing", 8),
         ("torn journal", 8),
+        ("rubbish in the journal", 8),
+        ("lost rows", 4),
         ("resolution", 0),
         ("transform", 0),
         ("other files", 0),
@@ -299,12 +301,18 @@ def test_what_was_left_is_taken_up_only_if_it_fits(
     half_done(folder, source, left)
     part, journal = folder / "images.npy.part", folder / "images.npy.journal"
     if change == "torn journal":
-        journal.write_text(journal.read_text() + "3")  # of "34"
+        journal.write_text(journal.read_text() + "3 17")
     elif change == "other files":
         old = min((source / "a").glob("[Ii]mage*"))
         old.rename(old.with_stem("Imagine"))
     elif change == "short array":
         os.truncate(part, part.stat().st_size - 1)
+    elif change == "rubbish in the journal":
+        journal.write_bytes(journal.read_bytes() + b"\0\xff 7\n\n3\n")
+    elif change == "lost rows":
+        with part.open("r+b") as file:
+            file.seek(128 + 5 * 192)
+            file.write(bytes(192))
     elif change == "no journal":
         journal.unlink()
     elif change == "rubbish":
@@ -315,13 +323,14 @@ def test_what_was_left_is_taken_up_only_if_it_fits(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         prepare(folder, "photos", wanted, source)
-    assert ("Going on after 8 of 19 images." in caplog.text) == bool(kept)
+    assert (f"Going on after {kept} of 19 images." in caplog.text) == bool(kept)
+    assert caplog.text.count("Going on") == bool(kept)
     assert bytes_of(folder) == bytes_of(tmp_path / "whole")
 
 
 def test_only_one_process_at_a_time(source: Path, tmp_path: Path) -> None:
     with (
-        Unfinished(tmp_path / "set", (19, 8, 8, 3), "x"),
+        Unfinished(tmp_path / "set", (19, 8, 8, 3), 4, "x"),
         pytest.raises(UserError, match="by another process"),
     ):
         prepare(tmp_path / "set", "photos", record(), source)
