@@ -3,7 +3,8 @@
     python benchmarks/preparation.py --images 20000 --rounds 5 --json preparation.json
 
 A tree of JPEGs of mixed size, as ImageNet has them, is made first. Runs with one and with two workers take
-turns; the ratio of a round is free of slow changes in what else the machine does. A quarter of the images
+turns; the ratio of a round is free of slow changes in what else the machine does, but two workers can only
+show their worth where two cores are free: each round says how busy others kept them. A quarter of the images
 takes as much memory as all of them where memory is constant.
 """
 
@@ -78,11 +79,24 @@ def workers_of(pid: int) -> list[int]:
         return []
 
 
+def busy() -> float:
+    """Return the processor time of the whole machine so far in seconds."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def own() -> float:
+    """Return the processor time of this process and of all that have ended below it, in seconds."""
+    times = psutil.Process().cpu_times()
+    return float(sum(times[:4]))
+
+
 def run(scratch: Path, raw: Path, images: int, workers: int) -> dict[str, Any]:
     """Prepare the images once; return seconds, the content's hash, and the largest process of each kind."""
     out = scratch / "out"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-c", RUN, str(out), str(raw), str(images), str(workers)]
+    start, busy_before, own_before = time.perf_counter(), busy(), own()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     parent = child = 0.0
     while process.poll() is None:
@@ -92,7 +106,9 @@ def run(scratch: Path, raw: Path, images: int, workers: int) -> dict[str, Any]:
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(process.returncode)
-    return {**json.loads(output), "parent_mb": parent, "worker_mb": child, "images": images}
+    others = (busy() - busy_before - (own() - own_before)) / (time.perf_counter() - start)
+    facts = {"parent_mb": parent, "worker_mb": child, "images": images, "others_cores": max(others, 0.0)}
+    return {**json.loads(output), **facts}
 
 
 def main() -> None:
@@ -116,8 +132,11 @@ def main() -> None:
             order = (1, 2) if number % 2 == 0 else (2, 1)
             rounds.append({workers: run(scratch, raw, images, workers) for workers in order})
             one, two = rounds[-1][1], rounds[-1][2]
+            others = max(one["others_cores"], two["others_cores"])
             print(
-                f"round {number + 1}: {one['seconds']:.1f} s with one worker, {two['seconds']:.1f} s with two"
+                f"round {number + 1}: {one['seconds']:.1f} s with one worker, {two['seconds']:.1f} s with two; "
+                f"the rest of the machine kept up to {others:.1f} cores busy",
+                flush=True,
             )
     finally:
         shutil.rmtree(scratch)

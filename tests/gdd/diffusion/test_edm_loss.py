@@ -51,6 +51,7 @@ def test_the_generator_decides_everything() -> None:
     assert not torch.equal(losses[0], losses[2])
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_one_image() -> None:
     torch.manual_seed(0)
     arch = Architecture(
