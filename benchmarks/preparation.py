@@ -134,8 +134,9 @@ def main() -> None:
             one, two = rounds[-1][1], rounds[-1][2]
             others = max(one["others_cores"], two["others_cores"])
             print(
-                f"round {number + 1}: {one['seconds']:.1f} s with one worker, {two['seconds']:.1f} s with two; "
-                f"the rest of the machine kept up to {others:.1f} cores busy",
+                f"round {number + 1}: {one['seconds']:.1f} s with one worker, "
+                f"{two['seconds']:.1f} s with two, "
+                f"others kept up to {others:.1f} cores busy",
                 flush=True,
             )
     finally:

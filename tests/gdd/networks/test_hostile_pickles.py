@@ -22,6 +22,9 @@ from gdd.errors import UserError
 from gdd.networks.edm_import import import_network
 
 
+pytestmark = pytest.mark.slow  # two hundred files, none of which may run anything
+
+
 class Watch:
     """An audit hook. It stays for good, as hooks do, and does nothing but while it is entered."""
 
