@@ -171,8 +171,8 @@ class EpochOrder:
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
         self.seed = seed
-        self._epoch = -1
-        self._permutation = np.empty(0, dtype=np.int64)
+        # One assignment, so that a thread reading ahead never sees an epoch with another's permutation.
+        self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def indices(self, position: int, count: int) -> np.ndarray:
         """Return the indices of images `position` to `position + count` of the endless stream."""
@@ -186,8 +186,9 @@ class EpochOrder:
         return np.concatenate(parts)
 
     def _of_epoch(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
+        cached, permutation = self._cached
+        if cached != epoch:
             generator = stream(self.seed, "epoch order", epoch)
-            self._permutation = torch.randperm(self.count, generator=generator).numpy()
-            self._epoch = epoch
-        return self._permutation
+            permutation = torch.randperm(self.count, generator=generator).numpy()
+            self._cached = (epoch, permutation)
+        return permutation

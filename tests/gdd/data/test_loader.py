@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,9 @@ def test_a_stream_is_one_batch_after_the_other(prefetch: int) -> None:
         assert torch.equal(share.labels, expected.labels)
     before = threading.active_count()
     stream.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before - bool(prefetch) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() == before - bool(prefetch)
 
 
@@ -147,6 +151,9 @@ def test_what_goes_wrong_ahead_is_raised_where_it_is_wanted() -> None:
     assert [next(stream).position, next(stream).position] == [0, 4]
     with pytest.raises(OSError, match="the disk is gone"):
         next(stream)
+    deadline = time.monotonic() + 10
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() == 1
 
 

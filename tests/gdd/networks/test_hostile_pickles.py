@@ -21,7 +21,6 @@ from pickle_operations import CANARY, call, stream, text
 from gdd.errors import UserError
 from gdd.networks.edm_import import import_network
 
-
 pytestmark = pytest.mark.slow  # two hundred files, none of which may run anything
 
 
