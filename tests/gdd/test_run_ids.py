@@ -15,7 +15,7 @@ from gdd.experiments import Experiments
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # What is made once for all examples is only read.
 relaxed = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

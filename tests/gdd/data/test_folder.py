@@ -22,6 +22,8 @@ from gdd.data.prepare import prepare
 from gdd.data.unfinished import Unfinished
 from gdd.errors import UserError
 
+pytestmark = pytest.mark.slow  # pools of processes
+
 Files = dict[str, bytes]
 Source = Callable[[str, Path, Files], Path]
 

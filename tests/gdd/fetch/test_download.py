@@ -20,6 +20,8 @@ from gdd.errors import UserError
 from gdd.fetch.checksums import Expected
 from gdd.fetch.download import Downloader, Patience, Unreachable
 
+pytestmark = pytest.mark.slow  # real connections, broken in many ways
+
 Usage = namedtuple("Usage", "total used free")
 
 

@@ -29,6 +29,8 @@ from gdd.fetch.listing import listing
 from gdd.fetch.lock_file import Entry, read_lock, record
 from gdd.fetch.progress import Bar, Lines, readable
 
+pytestmark = pytest.mark.slow  # real connections, broken in many ways
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
