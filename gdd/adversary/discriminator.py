@@ -81,9 +81,9 @@ class ProjectedDiscriminator(nn.Module):
         return self
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Return the state of heads and projections; the backbones' weights stay in their own files."""
-        state = self.state_dict()
-        return {name: tensor for name, tensor in state.items() if not name.startswith("backbones.")}
+        """Return the state of all that is trained or random; the rest of the backbones has its own files."""
+        from_files = tuple(f"backbones.{name}.frozen." for name in self.backbones)
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(from_files)}
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `trainable_state` gave.

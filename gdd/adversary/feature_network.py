@@ -14,6 +14,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
 
+# Of images in [0, 1], by channel; what networks trained on ImageNet mostly want (see `mean` and `std` below).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class FeatureNetwork(nn.Module):
     """The interface of every backbone: images in [-1, 1] to features at several depths.
@@ -23,7 +27,8 @@ class FeatureNetwork(nn.Module):
     only ever know images in [-1, 1] at their own resolution.
 
     Args:
-        frozen: everything with weights or buffers; its parameters are frozen in place.
+        frozen: everything with weights from a file; its parameters are frozen in place. A network may have
+            random ones beside it, which then belong to the discriminator's own state.
         channels: of the taps, shallow to deep.
         img_channels: the number of channels the backbone takes.
         resolution: to which images are resized (bilinear); None leaves them as they are.
@@ -90,15 +95,8 @@ class FeatureNetwork(nn.Module):
         return super().requires_grad_(False)
 
 
-class SmallBackbone(FeatureNetwork):
-    """The three stages of a small classifier, trained or random (then with calibrated batch norms)."""
-
-    def __init__(self, net: SmallClassifier) -> None:
-        net.eval()
-        stages = [folded(stage) if isinstance(stage, nn.Sequential) else stage for stage in net.stages]
-        super().__init__(
-            nn.ModuleList(stages), net.channels, img_channels=net.img_channels, resolution=net.img_resolution
-        )
+class StagedNetwork(FeatureNetwork):
+    """Stages that follow one another, the children of `frozen`, with a tap after each."""
 
     def taps(self, prepared: Tensor) -> list[Tensor]:
         """Return what the stages make of the images, shallow to deep."""
@@ -107,6 +105,17 @@ class SmallBackbone(FeatureNetwork):
             prepared = stage(prepared)
             taps.append(prepared)
         return taps
+
+
+class SmallBackbone(StagedNetwork):
+    """The three stages of a small classifier, trained or random (then with calibrated batch norms)."""
+
+    def __init__(self, net: SmallClassifier) -> None:
+        net.eval()
+        stages = [folded(stage) if isinstance(stage, nn.Sequential) else stage for stage in net.stages]
+        super().__init__(
+            nn.ModuleList(stages), net.channels, img_channels=net.img_channels, resolution=net.img_resolution
+        )
 
 
 def folded(layers: nn.Sequential) -> nn.Sequential:

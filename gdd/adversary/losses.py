@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Logits = Sequence[Tensor]
 
@@ -49,7 +50,8 @@ def r1_penalty(
         images: real images [B, C, H, W] in [-1, 1].
         labels: as the discriminator takes them.
     """
-    with torch.enable_grad():
+    # The fused kernels of attention (DeiT's, a teacher's encoder's) have no second derivative; this one has.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         images = images.detach().requires_grad_(True)
         total = torch.stack([logits.sum() for logits in discriminator(images, labels)]).sum()
         (gradient,) = torch.autograd.grad(total, images, create_graph=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,14 +23,12 @@ class TeacherEncoder(FeatureNetwork):
 
     def __init__(self, teacher: Denoiser) -> None:
         arch = teacher.arch
-        unet: UNet = copy.deepcopy(teacher.model).eval()
         super().__init__(
-            unet,
+            copy.deepcopy(teacher.model),
             arch.widths,
             img_channels=arch.img_channels,
             resolution=arch.img_resolution,
         )
-        self.unet = unet
         self.sigma = torch.tensor(SIGMA)
         self.label_dim = arch.label_dim
 
@@ -37,4 +36,5 @@ class TeacherEncoder(FeatureNetwork):
         """Return features `[B, C_i, H_i, W_i]` of the encoder, one a resolution."""
         coefficients = denoiser_coefficients(self.sigma.to(prepared.device))
         labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
-        return self.unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)
+        unet = cast(UNet, self.frozen)
+        return unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)

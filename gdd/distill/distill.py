@@ -152,7 +152,7 @@ def _discriminator(
     if recipe.objective.distributional is None:
         return None
     return build_discriminator(
-        load_backbones(recipe.backbones, inputs.backbones, teacher),
+        load_backbones(recipe.backbones, inputs.backbones, teacher, derived_seed(seed, "discriminator")),
         head=recipe.heads.kind,
         projection_channels=recipe.heads.projection_channels,
         head_channels=recipe.heads.channels,

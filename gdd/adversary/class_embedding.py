@@ -1,0 +1,32 @@
+"""What a class-conditional discriminator's class embeddings start from (StyleGAN-XL, arXiv:2202.00273)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from gdd.errors import UserError
+from gdd.networks.edm_pickle import read_embedding
+
+SOURCE = "stylegan-xl-class-embeddings"
+
+
+def load_class_embedding(path: str | Path, label_dim: int) -> Tensor:
+    """Return the first `label_dim` rows of StyleGAN-XL's table, [label_dim, 320] in float32.
+
+    Row k is the mean of EfficientNet-lite0's last features over ImageNet's class k. For another data set the
+    rows mean nothing, but GDD's release starts from them there too (CIFAR-10: the first ten).
+
+    Raises:
+        UserError: the file is missing, damaged or something else, or has fewer rows than there are classes.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"The class embeddings {path} do not exist; run `gdd fetch {SOURCE}`.")
+    table = read_embedding(path)
+    if label_dim > len(table):
+        raise UserError(
+            f"The class embeddings {path} have {len(table)} rows, but there are {label_dim} classes; "
+            "start from random ones instead."
+        )
+    return table[:label_dim].clone()

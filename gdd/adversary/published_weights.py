@@ -1,0 +1,56 @@
+"""Published weights out of their files, into networks that were built without any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+COUNTER = "num_batches_tracked"  # of batch norm in training; files from before torch 0.4.1 have none
+
+
+class WeightsProblem(Exception):
+    """What is wrong with a file, to follow its name in a sentence."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict saved by torch, also one that lies under `model` (DeiT), without running code in it.
+
+    Raises:
+        WeightsProblem: the file is damaged or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's two formats and their pickles fail in every way
+        raise WeightsProblem(f"cannot be read as weights ({type(error).__name__})") from None
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsProblem("holds no tensors by name")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def fill(net: nn.Module, state: Mapping[str, Tensor], unneeded: tuple[str, ...]) -> None:
+    """Give every parameter and buffer of `net`, which may be on the meta device, its weights in float32.
+
+    Args:
+        net: counters of batch norm stay as they are.
+        state: tensors by the network's own names.
+        unneeded: how the names begin that `net` has no use for; all others must be there and fit.
+
+    Raises:
+        WeightsProblem: a tensor is missing, too many, or of another shape.
+    """
+    expected = {name: tensor.shape for name, tensor in net.state_dict().items() if not name.endswith(COUNTER)}
+    given = {
+        name: tensor.float()
+        for name, tensor in state.items()
+        if not name.startswith(unneeded) and not name.endswith(COUNTER)
+    }
+    shapes = {name: tensor.shape for name, tensor in given.items()}
+    if wrong := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
+        first = ascii(wrong[0][:80])
+        raise WeightsProblem(f"is another network's ({len(wrong)} tensors differ, the first is {first})")
+    net.load_state_dict(given, strict=False, assign=True)
