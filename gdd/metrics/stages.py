@@ -23,6 +23,7 @@ from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
 from gdd.metrics.evaluation import NEAREST, evaluate_block
 from gdd.metrics.extractors import ClassifierExtractor, FeatureExtractor, PixelExtractor
+from gdd.metrics.inception import InceptionExtractor
 from gdd.metrics.reference import Reference, check_compatible, load_reference
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.provenance import environment
@@ -40,9 +41,14 @@ Generate = Callable[[int, int], Tensor]
 
 
 def make_extractor(path: str | Path | None, data: ImageArray) -> FeatureExtractor:
-    """Return the extractor of a weights file, or the pixels themselves for None."""
-    channels, resolution, _ = data.shape
-    return PixelExtractor(resolution, channels) if path is None else ClassifierExtractor(path)
+    """Return the extractor of a weights file, or the pixels themselves for None.
+
+    A `.pt` file is the published Inception network (TorchScript), any other a classifier of this project.
+    """
+    if path is None:
+        channels, resolution, _ = data.shape
+        return PixelExtractor(resolution, channels)
+    return InceptionExtractor(path) if Path(path).suffix == ".pt" else ClassifierExtractor(path)
 
 
 def open_references(
@@ -84,12 +90,18 @@ def evaluate_run(folder: str | Path, evaluation: Evaluation, references: Referen
         if files[best] == files[-1]
         else _all_blocks(_student_images(files[best]), evaluation, references)
     )
+    also = {
+        str(int(file.stem)): _snapshot(file, _all_blocks(_student_images(file), evaluation, references))
+        for file in files[:-1]
+        if int(file.stem) in evaluation.also_at
+    }
     return {
         "kind": "student",
         "evaluations": 1,
         "curve": [{key: value for key, value in point.items() if key != "start"} for point in curve],
         "final": _snapshot(files[-1], final_blocks),
         "best": {**_snapshot(files[best], best_blocks), "rule": BEST_RULE},
+        **({"also_at": also} if also else {}),
         **_context(evaluation, references),
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -111,6 +111,17 @@ def test_the_best_may_be_the_final(world: Any, tmp_path: Path, references: Any) 
     assert {key: metrics["best"][key] for key in metrics["final"]} == metrics["final"]
 
 
+def test_snapshots_that_are_asked_for_are_judged_in_full(world: Any, tmp_path: Path, references: Any) -> None:
+    evaluation = EVALUATION.model_copy(update={"also_at": (32, 48, 999)})
+    metrics = evaluate_run(make_run(world, tmp_path), evaluation, references)
+    assert list(metrics["also_at"]) == ["32"]  # the last one is there anyway, and there is no 999
+    also, (point,) = metrics["also_at"]["32"], (one for one in metrics["curve"] if one["images"] == 32)
+    assert also["images"] == 32
+    assert also["mean"].keys() == KEYS
+    assert also["blocks"][0]["fid"] == point["fid"]
+    assert [block["start"] for block in also["blocks"]] == [0, 80]
+
+
 @pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
 def test_a_teacher_is_judged_at_its_steps(
     world: Any, tmp_path: Path, references: Any, conditional: bool
