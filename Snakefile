@@ -1,9 +1,11 @@
 # What a person can ask for: demo, all, one target per ablation, tables, figures.
 import os
+import sys
 
 from snakemake.utils import min_version
 
 from gdd.config.load import load_config
+from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.targets import Targets
 
@@ -14,11 +16,23 @@ os.environ.setdefault("GDD_PROGRESS", "plain")
 
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
 # `--config folder=FOLDER` replaces config/.
-targets = Targets(
-    Experiments(
-        load_config(config.get("folder", "config"), config.get("extra", "").split())
+try:
+    targets = Targets(
+        Experiments(
+            load_config(config.get("folder", "config"), config.get("extra", "").split())
+        )
     )
-)
+except UserError as error:
+    sys.exit(f"gdd: {error}")
+os.environ.update(targets.environment())
+
+
+# What can come from nowhere is told at once and in one list, not job by job.
+onstart:
+    try:
+        targets.require_provisions(workflow.dag.needrun_jobs())
+    except UserError as error:
+        sys.exit(f"gdd: {error}")
 
 
 wildcard_constraints:
@@ -34,6 +48,7 @@ wildcard_constraints:
     page="[^/]+",
 
 
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/datasets.smk"
 include: "workflow/rules/teachers.smk"
 include: "workflow/rules/distill.smk"

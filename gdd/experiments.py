@@ -9,12 +9,15 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from operator import attrgetter
+from typing import Any, Literal
 
-from gdd.config.load import Config, Named, known
+from gdd.config.check import known
+from gdd.config.load import Config, Named
+from gdd.config.pretrained import BACKBONES
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.record import Record, parse
 from gdd.config.records import Ablation, Method, Row
@@ -53,6 +56,7 @@ class TableRow:
     runs: tuple[Run, ...] = ()  # teacher by teacher, each from every seed
     teachers: tuple[str, ...] = ()  # with `teacher_steps` only
     teacher_steps: int | None = None
+    at: int | Literal["end", "best"] = "end"  # which snapshot of a student
     changes: Mapping[str, Any] = field(default_factory=dict, compare=False)  # the recipe keys it sets
 
     def metrics(self) -> list[str]:
@@ -60,6 +64,16 @@ class TableRow:
         if self.teacher_steps is not None:
             return [teacher_metrics(teacher, self.setting, self.teacher_steps) for teacher in self.teachers]
         return [f"{run.folder}/metrics.json" for run in self.runs]
+
+
+def pictured(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Return the rows that a figure shows: of those that show snapshots of the same runs, one."""
+    shown: dict[object, TableRow] = {}
+    for row in rows:
+        key = (row.setting, tuple(run.folder for run in row.runs)) if row.runs else row
+        if key not in shown or row.at == "end":
+            shown[key] = row
+    return list(shown.values())
 
 
 def teacher_metrics(teacher: str, setting: str, steps: int) -> str:
@@ -103,7 +117,9 @@ class Experiments:
         known(self.config, "datasets", recipe.dataset, where, "dataset")
         known(self.config, "teachers", recipe.teacher, where, "teacher")
         for backbone in recipe.backbones:
-            known(self.config, "features", backbone, where, "backbones", also=(TEACHER_ENCODER,))
+            also = (TEACHER_ENCODER, *BACKBONES)
+            known(self.config, "features", backbone, where, "backbones", also=also)
+        _check_teacher(self.config, recipe, where)
         return recipe
 
     def run_id(self, setting: str, recipe: Recipe) -> str:
@@ -161,12 +177,28 @@ class Experiments:
             recipe = self.recipe(setting, row.method or "", chosen, f"{where}, row '{title}'")
             run_id = self.run_id(setting, recipe)
             runs += [Run(setting, run_id, seed, recipe) for seed in seeds]
-        return TableRow(title, setting, row.method, tuple(runs), changes=changes)
+            self._check_at(row, setting, recipe, f"{where}, row '{title}'")
+        return TableRow(title, setting, row.method, tuple(runs), at=row.at, changes=changes)
+
+    def _check_at(self, row: Row, setting: str, recipe: Recipe, where: str) -> None:
+        if not isinstance(row.at, int):
+            return
+        judged = self.config.settings[setting].evaluation.also_at
+        if row.at not in {*judged, recipe.images}:
+            raise UserError(
+                f"{where}: 'at' is {row.at}, but the setting '{setting}' judges the snapshots at "
+                f"{', '.join(map(str, judged)) or 'no count'} and the end; add it to 'evaluation.also_at'."
+            )
+        if row.at not in recipe.snapshots():
+            raise UserError(
+                f"{where}: 'at' is {row.at}, but the run keeps one every {recipe.snapshot_every} images "
+                f"up to {recipe.images}."
+            )
 
     @cached_property
     def tables(self) -> dict[str, list[TableRow]]:
         """The lines of every table."""
-        tables = Named("ablations")
+        tables = Named("ablations/")
         for name in self.config.ablations:
             tables[name] = self.rows(name)
         return tables
@@ -204,6 +236,22 @@ class Experiments:
                 )
                 recipes[setting][method] = self.recipe(setting, method, {}, where)
         return recipes
+
+
+def _check_teacher(config: Config, recipe: Recipe, where: str) -> None:
+    """Refuse a teacher whose images are of another size than the data set's, or of more classes."""
+    dataset, arch = config.datasets[recipe.dataset], config.teachers[recipe.teacher].architecture
+    if (arch.img_channels, arch.img_resolution) != (dataset.channels, dataset.resolution):
+        raise UserError(
+            f"{where}: the teacher '{recipe.teacher}' makes {arch.img_channels}-channel images of "
+            f"{arch.img_resolution} pixels, the data set '{recipe.dataset}' holds {dataset.channels}-channel "
+            f"images of {dataset.resolution}; choose a teacher of this data set."
+        )
+    if arch.label_dim not in (0, dataset.classes):
+        raise UserError(
+            f"{where}: the teacher '{recipe.teacher}' knows {arch.label_dim} classes, the data set "
+            f"'{recipe.dataset}' has {dataset.classes}; choose a teacher of this data set."
+        )
 
 
 def _set_keys(record: Any, own: type[Record] | None = None) -> dict[str, Any]:
@@ -248,8 +296,11 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _differences(base: Recipe, recipe: Recipe) -> list[tuple[str, Any]]:
-    before = dict(_leaves(base.model_dump(mode="json")))
-    return [(key, value) for key, value in _leaves(recipe.model_dump(mode="json")) if before[key] != value]
+    before, after = (dict(_leaves(part.model_dump(mode="json"))) for part in (base, recipe))
+    for key in sorted(before.keys() ^ after.keys()):  # one of them leaves out a key that has its default
+        before.setdefault(key, attrgetter(key)(base))
+        after.setdefault(key, attrgetter(key)(recipe))
+    return [(key, value) for key, value in after.items() if before[key] != value]
 
 
 def _tag(key: str, value: Any) -> str:

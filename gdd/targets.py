@@ -7,13 +7,17 @@ an output's path as attributes, as Snakemake's wildcards do.
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
+from gdd.config.pretrained import BACKBONES, EXTRACTORS
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.records import Setting
 from gdd.errors import UserError
 from gdd.experiments import Experiments, TableRow
+from gdd.provisions import raw_source, require_provisions, resource
 
 FIGURE_ENDINGS = ("png", "pdf")
 TABLE_ENDINGS = ("csv", "md", "tex", "json")
@@ -77,13 +81,56 @@ class Targets:
 
     def table_names(self) -> str:
         """Return a pattern of the names of all tables, which no other file beside them matches."""
-        return "|".join(map(re.escape, self.config.ablations))
+        return alternatives(self.config.ablations)
+
+    # What comes from outside
+
+    def require_provisions(self, jobs: Iterable[Any]) -> None:
+        """Refuse to start jobs whose files or data can come from nowhere.
+
+        Raises:
+            UserError: the complete list of what to put where.
+        """
+        wanted: dict[str, set[str]] = {"fetch": set(), "dataset": set()}
+        for job in jobs:
+            if job.rule.name in wanted:
+                wanted[job.rule.name].add(job.wildcards[0])
+        require_provisions(self.config, wanted["fetch"], wanted["dataset"])
+
+    def source_record(self, wildcards: Any) -> str:
+        """Return where a file comes from and what it has to be, as JSON; its use may be reworded."""
+        source = self.config.sources[wildcards.name]
+        return source.model_copy(update={"use": ""}).canonical()
+
+    def dataset_fetched(self, wildcards: Any) -> list[str]:
+        """Return the note of the file a data set is made from, if it is fetched."""
+        name = raw_source(self.config, wildcards.dataset)
+        return [fetched(name)] if name else []
+
+    def statistics_fetched(self, wildcards: Any) -> str:
+        """Return the note of a data set's published statistics."""
+        return fetched(self._statistics(wildcards.dataset))
+
+    def statistics(self, wildcards: Any) -> str:
+        """Return the file of a data set's published statistics."""
+        return resource(self.config, self._statistics(wildcards.dataset))
+
+    def _statistics(self, dataset: str) -> str:
+        name = self.config.datasets[dataset].statistics
+        if name is None:
+            raise UserError(f"The data set '{dataset}' names no published 'statistics'.")
+        return name
 
     # Data sets, feature networks, teachers
 
     def dataset_record(self, wildcards: Any) -> str:
-        """Return a data set's record as JSON."""
-        return self.config.datasets[wildcards.dataset].canonical()
+        """Return as JSON the part of a data set's record that decides its images."""
+        record = self.config.datasets[wildcards.dataset]
+        return record.model_copy(update={"raw": None, "statistics": None}).canonical()
+
+    def dataset_threads(self, wildcards: Any) -> int:
+        """Return how many processes convert images; Snakemake allots no more than it has."""
+        return 8 if self.config.datasets[wildcards.dataset].source == "folder" else 1
 
     def features_record(self, wildcards: Any) -> str:
         """Return a feature network's record as JSON, its title aside, which must not cost a training."""
@@ -96,6 +143,30 @@ class Targets:
     def teacher_record(self, wildcards: Any) -> str:
         """Return a teacher's record as JSON."""
         return self.config.teachers[wildcards.teacher].canonical()
+
+    def published_teachers(self) -> str:
+        """Return a pattern of the names of the teachers that others published."""
+        return alternatives(name for name, of in self.config.teachers.items() if of.published)
+
+    def trained_teachers(self) -> str:
+        """Return a pattern of the names of the teachers that are trained here."""
+        return alternatives(name for name, of in self.config.teachers.items() if of.training)
+
+    def teacher_fetched(self, wildcards: Any) -> str:
+        """Return the note of a published teacher's file."""
+        return fetched(self._published(wildcards.teacher))
+
+    def teacher_source(self, wildcards: Any) -> str:
+        """Return a published teacher's file."""
+        return resource(self.config, self._published(wildcards.teacher))
+
+    def teacher_licence(self, wildcards: Any) -> str:
+        """Return the licence of a published teacher."""
+        licence: str = self.config.sources[self._published(wildcards.teacher)].licence
+        return licence
+
+    def _published(self, teacher: str) -> str:
+        return self.config.teachers[teacher].published or ""
 
     def teacher_data(self, wildcards: Any) -> str:
         """Return the data set a teacher is trained on."""
@@ -125,9 +196,25 @@ class Targets:
 
     def run_backbones(self, wildcards: Any) -> list[str]:
         """Return the feature networks that a run's discriminator looks through."""
+        return [self._network(name) for name in self._backbones(wildcards)]
+
+    def backbone_options(self, wildcards: Any) -> list[str]:
+        """Return the options that tell where those networks' weights lie."""
+        return [f"--backbone {name}={self._weights(name)}" for name in self._backbones(wildcards)]
+
+    def _backbones(self, wildcards: Any) -> list[str]:
         recipe = self.recipe(wildcards)
         names = recipe.backbones if recipe.objective.distributional else ()
-        return [f"results/features/{name}.safetensors" for name in names if name != TEACHER_ENCODER]
+        return [name for name in names if name != TEACHER_ENCODER]
+
+    def _network(self, name: str) -> str:
+        """Return what is watched of a feature network: a fetched one's note, a small one's weights."""
+        source = (BACKBONES | EXTRACTORS).get(name)
+        return fetched(source) if source else f"results/features/{name}.safetensors"
+
+    def _weights(self, name: str) -> str:
+        source = (BACKBONES | EXTRACTORS).get(name)
+        return resource(self.config, source) if source else f"results/features/{name}.safetensors"
 
     def run_pairs(self, wildcards: Any) -> list[str]:
         """Return the solved pairs that a run imitates, if it does."""
@@ -157,8 +244,20 @@ class Targets:
         return setting.evaluation.dataset or setting.dataset
 
     def judge(self, wildcards: Any) -> str:
-        """Return the feature network that judges a setting."""
-        return f"results/features/{self.setting(wildcards).evaluation.extractor}.safetensors"
+        """Return what is watched of the network that judges a setting."""
+        return self._network(self.setting(wildcards).evaluation.extractor)
+
+    def judge_weights(self, wildcards: Any) -> str:
+        """Return the weights of the network that judges a setting."""
+        return self._weights(self.setting(wildcards).evaluation.extractor)
+
+    def reference_judge(self, wildcards: Any) -> str:
+        """Return what is watched of the network whose features a reference holds."""
+        return self._network(wildcards.name)
+
+    def reference_weights(self, wildcards: Any) -> str:
+        """Return the weights of the network whose features a reference holds."""
+        return self._weights(wildcards.name)
 
     def judge_reference(self, wildcards: Any) -> str:
         """Return the judge's features of the setting's data set."""
@@ -213,10 +312,13 @@ class Targets:
         }
         return json.dumps(shown, sort_keys=True)
 
-    def config_options(self, wildcards: Any) -> str:  # noqa: ARG002
-        """Return the options that make `gdd` read the configuration that the workflow reads."""
-        first, *extra = self.config.roots
-        return " ".join([f"--config {first}", *(f"--extra {folder}" for folder in extra)])
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make `gdd` read the configuration that the workflow reads.
+
+        Variables instead of options: where files lie is no reason to make anything again.
+        """
+        first, *extra = map(str, self.config.roots)
+        return {"GDD_CONFIG": first, "GDD_EXTRA": os.pathsep.join(extra)}
 
     def page_params(self, wildcards: Any) -> str:
         """Return the part of config.yaml that a page shows, as JSON."""
@@ -241,6 +343,7 @@ class Targets:
         files = []
         for name in self.page_tables(wildcards):
             files += self.made_from_metrics(name)
+            files += [f"results/{path}" for path in reference_distances(self.experiments, name)]
             for row in self.rows(name):
                 files += [f"results/{path}" for path in row.metrics()]
                 files += [f"results/{run.folder}/run.json" for run in row.runs]
@@ -256,6 +359,27 @@ def figure_kinds(experiments: Experiments, name: str) -> list[str]:
     several = any(len(row.runs) > 1 for row in experiments.rows(name))
     asked = {"curve": ablation.curve is not None, "spread": several, "samples": not ablation.grid}
     return [kind for kind, wanted in asked.items() if wanted]
+
+
+def reference_distances(experiments: Experiments, name: str) -> list[str]:
+    """Return how far a table's references lie from published ones, below `results/`, where there are any."""
+    config = experiments.config
+    files = []
+    for setting in (config.settings[of] for of in config.ablations[name].setting_names()):
+        dataset = setting.evaluation.dataset or setting.dataset
+        if config.datasets[dataset].statistics and setting.evaluation.extractor in EXTRACTORS:
+            files.append(f"references/{dataset}/{setting.evaluation.extractor}-published.json")
+    return list(dict.fromkeys(files))
+
+
+def fetched(name: str) -> str:
+    """Return the note that a file of sources.yaml was fetched: small, and equal whenever the file is."""
+    return f"results/fetched/{name}.json"
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """Return a pattern that matches these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def dataset_file(name: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from gdd.config.load import RULES, Config, load_config
+from gdd.config.check import RULES
+from gdd.config.load import Config, load_config
 from gdd.experiments import Experiments
 
 
@@ -40,12 +42,67 @@ def test_teachers_differ_only_in_data_or_seed(config: Config) -> None:
 
 
 def test_the_judge_is_independent_of_the_discriminator(config: Config) -> None:
-    for setting in config.settings.values():
+    digits = [setting for name, setting in config.settings.items() if name.startswith("digits")]
+    assert digits
+    for setting in digits:
         judge = config.features[setting.evaluation.extractor]
         for name in setting.recipe.backbones:
             network = config.features[name]
             assert network.architecture != judge.architecture
             assert network.seed != judge.seed
+
+
+def test_paper_settings_follow_the_release(config: Config) -> None:
+    """Batch, rates, lengths and backbones of the release's commands, and its schedule."""
+    deit, vgg = "deit_base_distilled_patch16_224", "vgg16_bn"
+    expected = {
+        "cifar10-uncond": (256, 1e-4, 1e-4, 500_000, 5_000_000, vgg),
+        "cifar10-cond": (256, 1e-4, 1e-4, 500_000, 5_000_000, vgg),
+        "afhqv2": (256, 2e-5, 4e-5, 500_000, 10_000_000, deit),
+        "ffhq": (256, 2e-5, 4e-5, 500_000, 10_000_000, deit),
+        "imagenet": (512, 8e-6, 4e-5, 50_000_000, 10_000_000, deit),
+    }
+    experiments = Experiments(config)
+    for setting, (batch, generator, discriminator, half_life, images, first) in expected.items():
+        for method in ("gdd", "gdd-i"):
+            recipe = experiments.find(setting, method)
+            assert (recipe.batch, recipe.images, recipe.snapshot_every) == (batch, images, 250_000)
+            assert (recipe.lr.generator, recipe.lr.discriminator) == (generator, discriminator)
+            assert (recipe.adam.beta1, recipe.adam.beta2) == (0, 0.99)
+            assert (recipe.ema.half_life, recipe.ema.ramp) == (half_life, 0.05)
+            assert recipe.backbones == (first, "tf_efficientnet_lite0")
+            assert recipe.heads.kind == "downsampling"
+            assert (recipe.heads.projection_channels, recipe.heads.norm_group) == (64, 64)
+            assert (recipe.r1.gamma, recipe.r1.every) == (pytest.approx(1e-4 / 64), 16)
+            assert (recipe.reuse_fakes, recipe.precision, recipe.init) == (False, "bfloat16", "teacher")
+            assert recipe.objective.distributional == "softplus"
+            assert recipe.objective.instance is None
+        assert experiments.find(setting, "gdd").freeze == "none"
+        assert experiments.find(setting, "gdd-i").freeze == "conv"
+
+
+def test_paper_teachers_have_the_published_architectures(config: Config, golden: Path) -> None:
+    published = json.loads((golden / "edm_teachers.json").read_text())
+    names = [name for name, teacher in config.teachers.items() if teacher.published]
+    assert len(names) == 5
+    for name in names:
+        arch = config.teachers[name].architecture.model_dump(mode="json")
+        for key, value in published[name]["arch"].items():
+            assert arch[key] == value, (name, key)
+
+
+def test_data_sets_of_the_paper_have_their_full_size(config: Config) -> None:
+    counts = {name: dataset.images for name, dataset in config.datasets.items() if dataset.statistics}
+    assert counts == {"cifar10": 50_000, "ffhq": 70_000, "afhqv2": 15_803, "imagenet": 1_281_167}
+
+
+def test_all_has_both_methods_in_every_setting_of_the_paper(config: Config) -> None:
+    rows = Experiments(config).rows("paper")
+    assert len({run.folder for row in rows for run in row.runs}) == 10
+    assert {(row.method, row.at) for row in rows} == {
+        (method, at) for method in ("gdd", "gdd-i") for at in (5_000_000, "end", "best")
+    }
+    assert "paper" in config.project.targets["all"].tables
 
 
 def test_the_names_of_rules_are_reserved() -> None:

@@ -9,10 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdd.config.local import Local
+from gdd.config.check import check_config
+from gdd.config.local import Local, load_local
 from gdd.config.record import Record, RecordT, parse, read_yaml
-from gdd.config.records import Ablation, Dataset, FeatureNetwork, Method, Project, Setting, Teacher
-from gdd.config.sources import Sources
+from gdd.config.records import (
+    Ablation,
+    Dataset,
+    FeatureNetwork,
+    Method,
+    Project,
+    Reported,
+    ReportedNumbers,
+    Setting,
+    Teacher,
+)
+from gdd.config.sources import Source, Sources, load_sources
 from gdd.errors import UserError
 from gdd.files import write_text
 
@@ -25,27 +36,13 @@ KINDS: dict[str, type[Record]] = {
     "methods": Method,
     "ablations": Ablation,
 }
-# The names of the workflow's rules, which are targets too (a test compares them with the rule files).
-RULES = {
-    "choice",
-    "curve_figure",
-    "dataset",
-    "distill",
-    "evaluate_run",
-    "evaluate_teacher",
-    "feature_network",
-    "figures",
-    "page",
-    "pairs",
-    "pixel_reference",
-    "reference",
-    "samples_figure",
-    "spread_figure",
-    "table",
-    "tables",
-    "teacher",
+SCHEMAS: dict[str, type[Record]] = {
+    **KINDS,
+    "config": Project,
+    "local": Local,
+    "sources": Sources,
+    "reported": ReportedNumbers,
 }
-SCHEMAS: dict[str, type[Record]] = {**KINDS, "config": Project, "local": Local, "sources": Sources}
 
 # Names become parts of paths and of run ids, which join them with dots.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
@@ -59,7 +56,7 @@ class Named(dict[str, Any]):
         self.kind = kind
 
     def __missing__(self, name: str) -> Any:
-        raise UserError(f"There is no '{name}' in {self.kind}/; there are: {', '.join(self)}.")
+        raise UserError(f"There is no '{name}' in {self.kind}; there are: {', '.join(self)}.")
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,9 @@ class Config:
     settings: Mapping[str, Setting]
     methods: Mapping[str, Method]
     ablations: Mapping[str, Ablation]
+    reported: tuple[Reported, ...]
+    sources: Mapping[str, Source]
+    local: Local
     files: Mapping[tuple[str, str], Path]
     roots: tuple[Path, ...]  # the folders all this was read from, the one with config.yaml first
 
@@ -88,7 +88,7 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
         UserError: a file is missing or wrong, two files define one name, or a name is unknown.
     """
     files: dict[tuple[str, str], Path] = {}
-    records = {kind: Named(kind) for kind in KINDS}
+    records = {kind: Named(f"{kind}/") for kind in KINDS}
     roots = (Path(folder), *map(Path, extra))
     for root in roots:
         if not root.is_dir():
@@ -107,65 +107,43 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
                 records[kind][path.stem] = parse(record, read_yaml(path), path)
     project_file = Path(folder) / "config.yaml"
     project = parse(Project, read_yaml(project_file), project_file)
-    config = Config(project=project, files=files, roots=roots, **records)
-    _check_names(config, project_file)
+    config = Config(
+        project=project,
+        reported=_reported(roots),
+        sources=load_all_sources(roots),
+        local=load_local(Path(folder)),
+        files=files,
+        roots=roots,
+        **records,
+    )
+    check_config(config, project_file)
     return config
 
 
-def known(config: Config, kind: str, name: str, where: str, key: str, also: tuple[str, ...] = ()) -> Any:
-    """Return the record `name` of `kind`; None for one of the names in `also`, which need no file.
+def load_all_sources(roots: Iterable[Path]) -> Mapping[str, Source]:
+    """Read the `sources.yaml` of each folder that has one.
 
     Raises:
-        UserError: there is none; the sentence lists those there are.
+        UserError: one is wrong, or a name stands in two of them.
     """
-    records: Mapping[str, Any] = getattr(config, kind)
-    if name not in records and name not in also:
-        names = ", ".join([*records, *also])
-        raise UserError(f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {names}.")
-    return records.get(name)
+    sources = Named("sources.yaml")
+    for root in roots:
+        if not (root / "sources.yaml").is_file():
+            continue
+        for name, source in load_sources(root).items():
+            if name in sources:
+                raise UserError(f"{root}/sources.yaml: another sources.yaml has a '{name}' already.")
+            sources[name] = source
+    return sources
 
 
-def _check_names(config: Config, project_file: Path) -> None:
-    for kind in ("features", "teachers", "settings"):
-        for name, record in getattr(config, kind).items():
-            known(config, "datasets", record.dataset, config.where(kind, name), "dataset")
-    for name, setting in config.settings.items():
-        where = config.where("settings", name)
-        known(config, "teachers", setting.teacher, where, "teacher")
-        known(config, "features", setting.evaluation.extractor, where, "evaluation.extractor")
-        if setting.evaluation.dataset is not None:
-            known(config, "datasets", setting.evaluation.dataset, where, "evaluation.dataset")
-            if setting.evaluation.pixels:
-                raise UserError(
-                    f"{where}: 'evaluation.pixels' compares with the training images, so it cannot stand "
-                    "beside 'evaluation.dataset'; leave one out."
-                )
-        for method in setting.methods:
-            known(config, "methods", method, where, f"methods.{method}")
-    for name, ablation in config.ablations.items():
-        for setting_name in ablation.setting_names():
-            key = "setting" if ablation.setting else "settings"
-            known(config, "settings", setting_name, config.where("ablations", name), key)
-    _check_targets(config, project_file)
-
-
-def _check_targets(config: Config, project_file: Path) -> None:
-    for name in (*config.ablations, *config.project.targets):
-        if name in RULES:
-            raise UserError(f"'{name}' cannot name an ablation or a target: a rule of the workflow has it.")
-    pages: dict[str, str] = {}
-    for name, target in config.project.targets.items():
-        for table in target.tables:
-            known(config, "ablations", table, str(project_file), f"targets.{name}.tables")
-        if name in config.ablations:
-            raise UserError(f"{project_file}: the target '{name}' has the name of an ablation; rename one.")
-        if target.page in config.ablations:
-            raise UserError(f"{project_file}: the page '{target.page}' is an ablation's own; rename it.")
-        if target.page in pages:
-            raise UserError(
-                f"{project_file}: '{name}' and '{pages[target.page]}' have the same page; rename one."
-            )
-        pages[target.page] = name
+def _reported(roots: Iterable[Path]) -> tuple[Reported, ...]:
+    found: list[Reported] = []
+    for root in roots:
+        path = root / "reported.yaml"
+        if path.is_file():
+            found += parse(ReportedNumbers, read_yaml(path), path).reported
+    return tuple(found)
 
 
 def write_schemas(folder: Path) -> list[Path]:

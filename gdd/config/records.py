@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
@@ -16,6 +16,7 @@ Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
 
 Column = Literal[
     "fid",
+    "reported_fid",  # what others report of it, from reported.yaml
     "fid_difference",  # to the row above, with its uncertainty
     "best_fid",  # of the best snapshot, on the block it was chosen on
     "best_fid_fresh",  # of the same snapshot, on the other blocks
@@ -42,6 +43,8 @@ class Part(Record):
     `first_shuffled`: the first N images of a random order, so that a smaller part lies inside a larger one.
     """
 
+    later_keys: ClassVar[tuple[str, ...]] = ("one_in", "take", "first_shuffled")
+
     one_in: Annotated[int, Field(ge=2)] | None = None
     take: Literal["held-out", "rest"] | None = None
     first_shuffled: Count | None = None
@@ -53,17 +56,18 @@ class Part(Record):
             raise ValueError("a part is either 'one_in' with 'take', or 'first_shuffled'")
         return self
 
-    @model_serializer(mode="wrap")
-    def _only_what_is_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if value is not None}
-
 
 class Dataset(Record):
     """An image data set and what it must turn out to be."""
 
+    later_keys: ClassVar[tuple[str, ...]] = ("raw", "transform", "source_images", "statistics")
+
     title: str
     # folder: images in a folder, .zip or .tar. EDM's own ZIP is taken for `cifar10` and `folder` alike.
     source: Literal["digits", "cifar10", "folder"]
+    # Where its raw data lies: a key of `raw_data` in local.yaml, or else a file of sources.yaml. None is the
+    # data set's own name.
+    raw: str | None = None
     # EDM's preparation: the whole image to resolution x resolution, or the centred square of the short side.
     # None takes images that have their size already.
     transform: Literal["resize", "center-crop"] | None = None
@@ -74,6 +78,7 @@ class Dataset(Record):
     images: Count
     classes: Annotated[int, Field(ge=0)]  # 0 has no labels; otherwise a folder's sub-folders name them
     licence: str = ""
+    statistics: str | None = None  # a file of sources.yaml: mean and covariance that others published
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> Self:
@@ -86,12 +91,6 @@ class Dataset(Record):
         if self.source != "digits" and self.part and self.source_images is None:
             raise ValueError("a 'part' needs 'source_images', the number of images it is taken from")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A record's text decides whether a data set is made again, so that of older records must stay.
-        unused = ("transform", "source_images")
-        return {key: value for key, value in dump(self).items() if key not in unused or value is not None}
 
 
 class FeatureNetwork(Record):
@@ -108,22 +107,35 @@ class FeatureNetwork(Record):
 
 
 class Teacher(Record):
-    """A pretrained diffusion model."""
+    """A pretrained diffusion model: published by others, or trained here."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("published", "training")
 
     title: str
-    dataset: str
+    dataset: str  # a published one's serves to tell which settings it fits
     architecture: Architecture
-    training: TeacherRecipe
+    published: str | None = None  # a file of sources.yaml
+    training: TeacherRecipe | None = None
+
+    @model_validator(mode="after")
+    def _comes_from_somewhere(self) -> Self:
+        if (self.published is None) == (self.training is None):
+            raise ValueError("give either 'published' or 'training'")
+        return self
 
 
 class Evaluation(Record):
     """How the runs of a setting are judged."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("also_at",)
 
     dataset: str | None = None  # the real images compared with; None is the setting's own data set
     extractor: str  # features in which `fid`, `precision` and `recall` are computed
     pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
     samples: Count  # generated images per block of latents
     blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
+    # Image counts of further snapshots that are judged like the final one, in runs that have them.
+    also_at: Annotated[tuple[Count, ...], Distinct] = ()
 
 
 class Setting(Record):
@@ -151,6 +163,8 @@ class Row(PartialRecipe):  # type: ignore[misc]
 
     method: str | None = None
     teacher_steps: Count | None = None
+    # Which snapshot the row shows; an image count is one of the setting's `evaluation.also_at`, or the end.
+    at: Count | Literal["end", "best"] = "end"
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
@@ -163,6 +177,28 @@ class Row(PartialRecipe):  # type: ignore[misc]
                 f"not '{min(ignored)}'"
             )
         return self
+
+
+class Reported(Record):
+    """A number that others report, and where."""
+
+    setting: str
+    method: str | None = None  # with the lowest FID of a run: what the papers give
+    teacher_steps: Count | None = None
+    fid: Positive
+    source: str
+
+    @model_validator(mode="after")
+    def _is_of_one_thing(self) -> Self:
+        if (self.method is None) == (self.teacher_steps is None):
+            raise ValueError("a reported number is of either a 'method' or 'teacher_steps'")
+        return self
+
+
+class ReportedNumbers(Record):
+    """`reported.yaml`: what to print beside our own numbers."""
+
+    reported: tuple[Reported, ...]
 
 
 class Curve(Record):

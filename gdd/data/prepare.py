@@ -7,6 +7,7 @@ from pathlib import Path
 from gdd.config.records import Dataset
 from gdd.data.cifar10 import prepare_cifar10
 from gdd.data.digits import prepare_digits
+from gdd.data.expected import archives_above, what_is_expected
 from gdd.data.folder import prepare_folder
 from gdd.data.image_array import ImageArray
 from gdd.data.listing import LABEL_FILE
@@ -39,7 +40,7 @@ def prepare(
         if raw is not None:
             raise UserError(f"The data set '{name}' is part of scikit-learn: it takes no raw data ({raw}).")
         return _checked(folder, name, dataset, prepare_digits(folder, name, dataset))
-    if raw is None or not any(path.exists() for path in [raw, *_archives_above(raw)]):
+    if raw is None or not any(path.exists() for path in [raw, *archives_above(raw)]):
         where = f"at {raw}, which does not exist" if raw else "at a path you give"
         raise UserError(
             f"The raw data of '{name}' is expected {where}: {what_is_expected(dataset)}. "
@@ -50,22 +51,8 @@ def prepare(
     return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
 
 
-def what_is_expected(dataset: Dataset) -> str:
-    """Return in words what raw data a data set is made from."""
-    if dataset.source == "cifar10":
-        return "cifar-10-python.tar.gz, the folder it unpacks to, or EDM's ZIP"
-    classes = f" in {dataset.classes:,} sub-folders, one for each class" if dataset.classes else ""
-    images = f"{dataset.source_images or dataset.images:,} images{classes}"
-    return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"
-
-
 def _is_edm_format(raw: Path) -> bool:
     return any(path.suffix.lower() == ".zip" for path in [raw, *raw.parents]) or (raw / LABEL_FILE).is_file()
-
-
-def _archives_above(raw: Path) -> list[Path]:
-    """Return the archive in which `raw` may name a folder (`images.zip/train`)."""
-    return [path for path in raw.parents if path.is_file()]
 
 
 def _checked(folder: Path, name: str, dataset: Dataset, array: ImageArray) -> ImageArray:

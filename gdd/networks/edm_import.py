@@ -11,10 +11,11 @@ from torch import Tensor
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
+from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import KINDS
 from gdd.networks.edm_pickle import read_network
 from gdd.networks.preconditioning import SIGMA_DATA, SIGMA_MAX, Denoiser, OneStepGenerator
-from gdd.networks.weights import save_weights
+from gdd.networks.weights import load_weights, save_weights
 
 EDM_LICENCE = "CC BY-NC-SA 4.0 (NVIDIA EDM)"
 
@@ -44,6 +45,7 @@ def import_network(
     key: str = "ema",
     kind: Literal["denoiser", "generator"] = "denoiser",
     licence: str = EDM_LICENCE,
+    expected: Architecture | None = None,
 ) -> Architecture:
     """Write a pickled network's weights, in their own dtype, and its architecture to `destination`.
 
@@ -55,6 +57,7 @@ def import_network(
         key: where in the dict the network stands.
         kind: what the network is meant for.
         licence: of the weights; goes into the description.
+        expected: the architecture it has to have, apart from what only training knows.
 
     Returns:
         The architecture that was written.
@@ -65,6 +68,8 @@ def import_network(
     pickled = read_network(source, key)
     _check_class(source, pickled.class_name, kind)
     arch = _architecture(source, pickled.arguments)
+    if expected is not None:
+        _check_architecture(source, arch, expected)
     tensors = pickled.tensors
     description: dict[str, Any] = {
         "source": {
@@ -81,11 +86,21 @@ def import_network(
         arch = arch.for_one_step()
         tensors = {name: value for name, value in tensors.items() if not name.startswith(AUGMENTATION)}
         description["one_step"] = ONE_STEP[pickled.class_name]
-    expected = _expected_shapes(source, arch, network_class, len(tensors))
-    _check_tensors(source, expected, tensors)
+    shapes = _expected_shapes(source, arch, network_class, len(tensors))
+    _check_tensors(source, shapes, tensors)
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
-    save_weights(destination, {name: tensors[name] for name in expected}, description)
+    save_weights(destination, {name: tensors[name] for name in shapes}, description)
     return arch
+
+
+def write_identity(path: str | Path, weights: str | Path) -> None:
+    """Write the small file that tells weights from others: their SHA-256, source, licence, architecture.
+
+    It changes only when the weights do, so it is what a workflow watches instead of them.
+    """
+    _, description = load_weights(weights)
+    told = {key: description.get(key) for key in ("kind", "source", "licence", "arch")}
+    write_json(path, {"sha256": sha256(weights), **told})
 
 
 def _check_class(source: str | Path, class_name: str, kind: str) -> None:
@@ -104,6 +119,22 @@ def _architecture(source: str | Path, arguments: dict[str, Any]) -> Architecture
     model_type = given.setdefault("model_type", "DhariwalUNet")
     fallbacks = FALLBACKS.get(model_type, {}) if isinstance(model_type, str) else {}
     return parse(Architecture, fallbacks | given, source)
+
+
+def _check_architecture(source: str | Path, found: Architecture, expected: Architecture) -> None:
+    one, other = _in_full(found), _in_full(expected)
+    for key, value in other.items():
+        if one[key] != value:
+            raise UserError(
+                f"{source} holds a network whose '{key}' is {one[key]!r}, but the teacher's file says "
+                f"{value!r}; correct that file, or fetch the network it means."
+            )
+
+
+def _in_full(arch: Architecture) -> dict[str, Any]:
+    """Return what decides a network's function, with the family's defaults written out."""
+    defaults = {"num_blocks": arch.blocks_per_level, "attn_resolutions": arch.attention_resolutions}
+    return arch.for_one_step().model_copy(update=defaults).model_dump()
 
 
 def _expected_shapes(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdd.errors import UserError
-from gdd.experiments import Experiments, TableRow
+from gdd.experiments import Experiments, TableRow, pictured
 from gdd.report.inputs import read_input
 from gdd.report.labels import Label, write_labels
 from gdd.report.runs import numbers, runs_in_words
@@ -101,7 +101,7 @@ def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
     Raises:
         UserError: as `plot_curve`.
     """
-    rows = experiments.rows(name)
+    rows = pictured(experiments.rows(name))
     ablation = experiments.config.ablations[name]
     if ablation.curve is None:
         raise UserError(

@@ -39,7 +39,8 @@ def findings(tables: Sequence[Table], experiments: Experiments) -> list[Finding]
     tables = [_chosen_only(table, experiments) for table in tables]
     for table in tables:
         for setting, title in table.settings.items():
-            lines = [line for line in table.lines if line.setting == setting]
+            # Of the snapshots of one run only the last is compared: no one chose it.
+            lines = [line for line in table.lines if line.setting == setting and line.at == "end"]
             for finding in _compare(lines):
                 several = len(table.settings) > 1
                 found.append(Finding(finding.kind, f"{title}: {finding.text}") if several else finding)

@@ -11,6 +11,7 @@ import yaml
 
 from gdd.experiments import Experiments, Run, TableRow
 from gdd.report.inputs import read_input, read_run
+from gdd.targets import reference_distances
 
 
 def describe_runs(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
@@ -77,6 +78,28 @@ def describe_teachers(experiments: Experiments, names: Sequence[str], results: P
         }
         for path, (teacher, row, name) in found.items()
     ]
+
+
+def describe_references(
+    experiments: Experiments, names: Sequence[str], results: Path
+) -> list[dict[str, Any]]:
+    """Return how far every reference of the tables lies from the one that others published.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    found = {path: name for name in names for path in reference_distances(experiments, name)}
+    described = []
+    for path, name in found.items():
+        data = read_input(results, path, name)
+        described.append(
+            {
+                "title": f"{data['dataset']}, {data['extractor']}",
+                "distance": data["frechet_distance"],
+                "facts": _flat(data),
+            }
+        )
+    return described
 
 
 def _count(value: float | None, unit: str = "") -> str:

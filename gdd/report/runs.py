@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
+from gdd.errors import UserError
 from gdd.experiments import Run
 
 MEASURES = (
@@ -21,6 +22,7 @@ MEASURES = (
     "pixel_recall",
     "nearest",
 )
+At = int | Literal["end", "best"]
 Key = tuple[str, int | None]  # teacher and seed; what two rows have in common
 
 
@@ -56,11 +58,19 @@ class RunNumbers:
 
 
 def run_numbers(
-    metrics: Mapping[str, Any], teacher: str, run: Run | None = None, record: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any],
+    teacher: str,
+    run: Run | None = None,
+    record: Mapping[str, Any] | None = None,
+    at: At = "end",
 ) -> RunNumbers:
-    """Gather the numbers of a run from its metrics and, for a student, the `record` in its run.json."""
+    """Gather the numbers of a run from its metrics and, for a student, the `record` in its run.json.
+
+    `at` says which snapshot the metrics' columns are of.
+    """
     final, best, record = metrics["final"], metrics.get("best") or {}, record or {}
-    values, spreads = measures(final)
+    shown = snapshot_at(metrics, at)
+    values, spreads = measures(shown)
     final_fid, best_fid = _fid_blocks(final), _fid_blocks(best)
     if best_fid:
         values["best_fid"] = best_fid[0]
@@ -74,7 +84,7 @@ def run_numbers(
     facts = {
         "evaluations": metrics.get("evaluations"),
         "trainable": (record.get("parameters") or {}).get("trainable"),
-        "images": record.get("images"),
+        "images": record.get("images") if at == "end" else shown.get("images"),
         "seconds": record.get("seconds"),
     }
     values |= {key: float(value) for key, value in facts.items() if value is not None}
@@ -90,6 +100,23 @@ def run_numbers(
         best_fid_blocks=best_fid,
         best_rule=best.get("rule"),
     )
+
+
+def snapshot_at(metrics: Mapping[str, Any], at: At) -> Mapping[str, Any]:
+    """Return what a metrics file says of the last snapshot, the best, or the one at an image count.
+
+    Raises:
+        UserError: the snapshot was not judged on every block.
+    """
+    if at in ("end", metrics["final"].get("images")):
+        return cast("Mapping[str, Any]", metrics["final"])
+    found = metrics.get("best") if at == "best" else (metrics.get("also_at") or {}).get(str(at))
+    if found is None:
+        raise UserError(
+            f"A run was not judged at {at} images; add the count to the setting's 'evaluation.also_at' and "
+            "evaluate it again."
+        )
+    return cast("Mapping[str, Any]", found)
 
 
 def measures(snapshot: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdd.errors import UserError
-from gdd.experiments import Experiments
+from gdd.experiments import Experiments, pictured
 from gdd.report.inputs import require, sample_file
 from gdd.report.style import RC, WIDTH, save_figure
 
@@ -26,7 +26,7 @@ def plot_samples(experiments: Experiments, name: str, results: Path, out_stem: P
     Raises:
         UserError: an input file is missing or holds no images.
     """
-    rows = experiments.rows(name)
+    rows = pictured(experiments.rows(name))
     strips = [read_images(require(results, sample_file(row), name)) for row in rows]
     several = len({row.setting for row in rows}) > 1
     titles = [

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdd.config.load import known
+from gdd.config.check import known
 from gdd.config.records import Ablation
 from gdd.experiments import Experiments
 from gdd.files import write_text
 from gdd.report.findings import findings
 from gdd.report.inputs import choice_file, figure_stem, require, table_file
 from gdd.report.note import note
-from gdd.report.origins import describe_runs, describe_teachers
+from gdd.report.origins import describe_references, describe_runs, describe_teachers
 from gdd.report.runs import runs_in_words
 from gdd.report.style import column_title
 from gdd.report.table import Table, cell_text, headings, leads
@@ -57,6 +57,7 @@ def write_site(experiments: Experiments, target: str, results: Path, out: Path) 
         "sections": [_section(experiments, table, results, out) for table in tables.values()],
         "runs": describe_runs(experiments, names, results),
         "teachers": describe_teachers(experiments, names, results),
+        "references": describe_references(experiments, names, results),
     }
     write_text(out, render(page))
     return out

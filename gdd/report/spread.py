@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdd.errors import UserError
-from gdd.experiments import Experiments
+from gdd.experiments import Experiments, pictured
 from gdd.report.runs import runs_in_words
 from gdd.report.style import (
     FLOOR,
@@ -100,7 +100,7 @@ def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
         UserError: as `plot_spread`.
     """
     table = build_table(experiments, name, results)
-    rows = experiments.rows(name)
+    rows = pictured(experiments.rows(name))
     panels = []
     for setting, title in table.settings.items():
         inside = [row for row in rows if row.setting == setting]

@@ -70,6 +70,13 @@ class ColumnStyle:
 
 COLUMNS: dict[str, ColumnStyle] = {
     "fid": ColumnStyle("FID ↓", 2, "low"),
+    "reported_fid": ColumnStyle(
+        "Reported FID ↓",
+        2,
+        "low",
+        spread=False,
+        meaning="What others report, of the snapshot with the lowest FID; empty where no number is known.",
+    ),
     "fid_difference": ColumnStyle(
         "FID change from row above",
         2,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gdd.report.runs import Key, RunNumbers
+from gdd.report.runs import At, Key, RunNumbers
 from gdd.report.style import COLUMNS, column_title
 
 Kind = Literal["teacher", "distributional", "instance", "both", "floor"]
@@ -44,6 +44,7 @@ class Line:
     teacher_steps: int | None = None
     parameters: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)  # of the first run
+    at: At = "end"  # which snapshot of the runs
 
     @property
     def keys(self) -> tuple[Key, ...]:

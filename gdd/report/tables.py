@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gdd.config.recipe import Recipe
+from gdd.config.records import Reported
 from gdd.experiments import Experiments, TableRow
 from gdd.report.inputs import read_input, read_run
 from gdd.report.paired import compare_runs
@@ -36,9 +37,11 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
     floors: dict[str, Line] = {}
     definitions: dict[str, str] = {}
     samples = None
+    reported = experiments.config.reported
     for row in rows:
         metrics = [read_input(results, path, name) for path in row.metrics()]
-        lines.append(_line(row, metrics, results, name))
+        line = _line(row, metrics, results, name)
+        lines.append(_with_reported(line, row, reported))
         for found in metrics:
             definitions |= found.get("definitions") or {}
             samples = samples or (found.get("provenance") or {}).get("samples")
@@ -46,6 +49,9 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
             values, _ = measures({"mean": metrics[0]["floor"]})
             cells = {column: Cell(value) for column, value in values.items()}
             floors[row.setting] = Line(FLOOR_TITLE, row.setting, "floor", cells)
+    told = {of.source: None for row in rows for of in reported_of(row, reported)}
+    if told:
+        definitions["reported_fid"] = f"{COLUMNS['reported_fid'].meaning} Sources: {'; '.join(told)}."
     derived = {column: COLUMNS[column].meaning for column in ablation.columns if COLUMNS[column].meaning}
     return Table(
         name=name,
@@ -75,7 +81,9 @@ def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: s
         )
     records = [read_run(results, run, target) for run in row.runs]
     trained = zip(metrics, row.runs, records, strict=True)
-    runs = tuple(run_numbers(found, run.recipe.teacher, run, record) for found, run, record in trained)
+    runs = tuple(
+        run_numbers(found, run.recipe.teacher, run, record, row.at) for found, run, record in trained
+    )
     return Line(
         title=row.title,
         setting=row.setting,
@@ -87,7 +95,29 @@ def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: s
         blocks=max(run.blocks for run in runs),
         parameters=records[0].get("parameters") or {},
         recipe=row.runs[0].recipe.model_dump(mode="json"),
+        at=row.at,
     )
+
+
+def _with_reported(line: Line, row: TableRow, reported: Sequence[Reported]) -> Line:
+    """Set what others report of the same row beside our number."""
+    found = reported_of(row, reported)
+    if not found:
+        return line
+    return replace(line, cells={**line.cells, "reported_fid": Cell(found[0].fid)})
+
+
+def reported_of(row: TableRow, reported: Sequence[Reported]) -> list[Reported]:
+    """Return what others report of a row: of a plain method at its best snapshot, or of a teacher's steps."""
+    if row.changes:
+        return []
+    return [
+        of
+        for of in reported
+        if of.setting == row.setting
+        and of.method == row.method
+        and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best")
+    ]
 
 
 def _kind(recipe: Recipe) -> Kind:

@@ -49,8 +49,40 @@ def test_a_row_can_take_a_loss_away(experiments: Experiments) -> None:
 def test_the_teachers_encoder_needs_no_file(experiments: Experiments) -> None:
     changes = {"backbones": ["teacher-encoder"]}
     assert experiments.recipe("digits", "gdd", changes, "here").backbones == ("teacher-encoder",)
-    with pytest.raises(UserError, match=r"'backbones' is 'encoder': .* digits-random, teacher-encoder\.$"):
+    with pytest.raises(UserError, match=r"'backbones' is 'encoder': .* digits-random, teacher-encoder, "):
         experiments.recipe("digits", "gdd", {"backbones": ["encoder"]}, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"img_resolution": 16},
+            "makes 1-channel images of 16 pixels, the data set 'digits' holds 1-channel",
+        ),
+        ({"img_channels": 3}, "makes 3-channel images of 8 pixels, the data set 'digits' holds 1-channel"),
+        (
+            {"label_dim": 7},
+            "knows 7 classes, the data set 'digits' has 10; choose a teacher of this data set.",
+        ),
+    ],
+)
+def test_a_teacher_of_other_images_is_refused(config_folder: Any, change: Any, sentence: str) -> None:
+    for key, value in change.items():
+        config_folder.change("teachers/digits.yaml", ("architecture", key), value)
+    with pytest.raises(UserError) as caught:
+        config_folder.load()
+    assert sentence in str(caught.value)
+
+
+def test_a_teacher_may_ignore_classes_or_know_them_all(config_folder: Any) -> None:
+    config_folder.change("teachers/digits.yaml", ("architecture", "label_dim"), 10)
+    assert config_folder.load().tables
+
+
+def test_published_networks_serve_as_backbones(experiments: Experiments) -> None:
+    changes = {"backbones": ["vgg16_bn", "tf_efficientnet_lite0"]}
+    assert experiments.recipe("digits", "gdd", changes, "here").backbones == tuple(changes["backbones"])
 
 
 def test_tables_share_a_run(config_folder: Any) -> None:

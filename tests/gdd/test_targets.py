@@ -223,12 +223,25 @@ def test_a_table_is_left_alone_when_something_else_changes(config_folder: Any, t
     assert Targets(config_folder.load()).table_params(SimpleNamespace(table="small")) == before
 
 
-def test_options_that_name_the_same_configuration(config_folder: Any, tmp_path: Any) -> None:
+def test_commands_read_the_same_configuration(config_folder: Any, tmp_path: Any) -> None:
     mine = tmp_path / "mine"
     (mine / "ablations").mkdir(parents=True)
-    assert Targets(config_folder.load()).config_options(None) == f"--config {config_folder.path}"
-    options = Targets(config_folder.load(mine)).config_options(None)
-    assert options == f"--config {config_folder.path} --extra {mine}"
+    assert Targets(config_folder.load()).environment() == {
+        "GDD_CONFIG": str(config_folder.path),
+        "GDD_EXTRA": "",
+    }
+    assert Targets(config_folder.load(mine)).environment()["GDD_EXTRA"] == str(mine)
+
+
+def test_no_variable_is_no_extra_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from gdd.cli import cli
+
+    monkeypatch.setenv("GDD_CONFIG", "nowhere")
+    monkeypatch.setenv("GDD_EXTRA", "")
+    done = CliRunner().invoke(cli, ["check"])
+    assert "nowhere" in str(done.exception)
 
 
 # What nobody defined

@@ -92,6 +92,8 @@ def cut_down(folder: Path) -> Project:
 
 
 def _teacher(data: dict[str, Any]) -> None:
+    if "training" not in data:  # a published one
+        return
     data["architecture"] |= {"model_channels": 16}
     data["training"] |= {"images": 512, "batch": 32, "warmup": 0}
 
@@ -106,6 +108,8 @@ def _setting(data: dict[str, Any]) -> None:
     data["recipe"] |= {"heads": {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 32}}
     data["recipe"] |= {"r1": {"gamma": 1e-4, "every": 4}}
     data["evaluation"] |= {"samples": 100, "blocks": 2}
+    if data["evaluation"]["extractor"] == "inception":
+        data["evaluation"]["also_at"] = [128]
 
 
 def _method(data: dict[str, Any]) -> None:
@@ -114,7 +118,14 @@ def _method(data: dict[str, Any]) -> None:
         data["objective"]["pairs"] = 2000
 
 
+def _ablation(data: dict[str, Any]) -> None:
+    for row in data.get("rows", {}).values():
+        if isinstance(row.get("at"), int):
+            row["at"] = 128
+
+
 CHANGES = {
+    "ablations": _ablation,
     "teachers": _teacher,
     "features": _feature_network,
     "settings": _setting,

@@ -2,6 +2,8 @@
 
 
 rule dataset:
+    input:
+        targets.dataset_fetched,
     output:
         images="results/datasets/{dataset}/images.npy",
         labels="results/datasets/{dataset}/labels.npy",
@@ -12,16 +14,16 @@ rule dataset:
         "results/benchmarks/datasets/{dataset}.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.dataset_threads
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=lambda wildcards, threads: 1500 + 500 * threads,
+        runtime=lambda wildcards, threads: 30 if threads == 1 else 720,
     params:
         folder=subpath(output.description, parent=True),
         record=targets.dataset_record,
     shell:
-        "gdd --log {log} --threads {threads} dataset {params.folder}"
-        " --name {wildcards.dataset} --record {params.record:q}"
+        "gdd --log {log} --threads 1 dataset {params.folder}"
+        " --name {wildcards.dataset} --record {params.record:q} --workers {threads}"
 
 
 rule feature_network:
@@ -68,7 +70,7 @@ rule pixel_reference:
 rule reference:
     input:
         data="results/datasets/{dataset}/dataset.json",
-        judge="results/features/{name}.safetensors",
+        judge=targets.reference_judge,
     output:
         "results/references/{dataset}/{name}.npz",
     log:
@@ -81,9 +83,34 @@ rule reference:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        judge=targets.reference_weights,
     shell:
         "gdd --log {log} --threads {threads} reference {output}"
-        " --data {input.data} --judge {input.judge}"
+        " --data {input.data} --judge {params.judge}"
+
+
+rule reference_distance:
+    input:
+        reference="results/references/{dataset}/{name}.npz",
+        statistics=targets.statistics_fetched,
+    output:
+        "results/references/{dataset}/{name}-published.json",
+    log:
+        "results/logs/references/{dataset}-{name}-published.log",
+    benchmark:
+        "results/benchmarks/references/{dataset}-{name}-published.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        published=targets.statistics,
+    shell:
+        "gdd --log {log} --threads {threads} reference-distance {output}"
+        " --reference {input.reference} --published {params.published}"
 
 
 ruleorder: pixel_reference > reference

@@ -32,9 +32,7 @@ rule distill:
     params:
         folder=subpath(output.facts, parent=True),
         recipe=targets.recipe_json,
-        backbones=lambda wildcards, input: [
-            f"--backbone {file}" for file in input.backbones
-        ],
+        backbones=targets.backbone_options,
         pairs=lambda wildcards, input: [f"--pairs {file}" for file in input.pairs],
     shell:
         "gdd --log {log} --threads {threads} distill {params.folder} --seed {wildcards.seed}"

@@ -26,12 +26,13 @@ rule evaluate_run:
     params:
         folder=subpath(output[0], parent=True),
         evaluation=targets.evaluation,
+        judge=targets.judge_weights,
         pixels=lambda wildcards, input: [
             f"--pixel-reference {file}" for file in input.pixel_reference
         ],
     shell:
         "gdd --log {log} --threads {threads} evaluate-run {params.folder}"
-        " --evaluation {params.evaluation:q} --data {input.data} --judge {input.judge}"
+        " --evaluation {params.evaluation:q} --data {input.data} --judge {params.judge}"
         " --judge-reference {input.judge_reference} {params.pixels}"
 
 
@@ -62,11 +63,12 @@ rule evaluate_teacher:
     params:
         sampler=targets.sampler,
         evaluation=targets.evaluation,
+        judge=targets.judge_weights,
         pixels=lambda wildcards, input: [
             f"--pixel-reference {file}" for file in input.pixel_reference
         ],
     shell:
         "gdd --log {log} --threads {threads} evaluate-teacher {output.metrics}"
         " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"
-        " --evaluation {params.evaluation:q} --data {input.data} --judge {input.judge}"
+        " --evaluation {params.evaluation:q} --data {input.data} --judge {params.judge}"
         " --judge-reference {input.judge_reference} {params.pixels}"

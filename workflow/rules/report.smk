@@ -20,9 +20,8 @@ rule table:
         runtime=10,
     params:
         shown=targets.table_params,
-        config=targets.config_options,
     shell:
-        "gdd --log {log} table {wildcards.table} {params.config}"
+        "gdd --log {log} table {wildcards.table}"
 
 
 rule choice:
@@ -42,9 +41,8 @@ rule choice:
         runtime=10,
     params:
         shown=targets.table_params,
-        config=targets.config_options,
     shell:
-        "gdd --log {log} choose {wildcards.table} {params.config}"
+        "gdd --log {log} choose {wildcards.table}"
 
 
 rule curve_figure:
@@ -64,9 +62,8 @@ rule curve_figure:
         runtime=10,
     params:
         shown=targets.table_params,
-        config=targets.config_options,
     shell:
-        "gdd --log {log} figure curve {wildcards.table} {params.config}"
+        "gdd --log {log} figure curve {wildcards.table}"
 
 
 rule spread_figure:
@@ -86,9 +83,8 @@ rule spread_figure:
         runtime=10,
     params:
         shown=targets.table_params,
-        config=targets.config_options,
     shell:
-        "gdd --log {log} figure spread {wildcards.table} {params.config}"
+        "gdd --log {log} figure spread {wildcards.table}"
 
 
 rule samples_figure:
@@ -108,9 +104,8 @@ rule samples_figure:
         runtime=10,
     params:
         shown=targets.table_params,
-        config=targets.config_options,
     shell:
-        "gdd --log {log} figure samples {wildcards.table} {params.config}"
+        "gdd --log {log} figure samples {wildcards.table}"
 
 
 rule page:
@@ -131,6 +126,5 @@ rule page:
     params:
         shown=targets.page_params,
         target=targets.page_target,
-        config=targets.config_options,
     shell:
-        "gdd --log {log} page {params.target} {output} {params.config}"
+        "gdd --log {log} page {params.target} {output}"

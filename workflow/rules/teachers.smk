@@ -1,4 +1,31 @@
-# A teacher for data sets without a published one, and its ODE solved from many noises.
+# Teachers, published or trained here, and their ODE solved from many noises.
+
+
+rule import_teacher:
+    input:
+        targets.teacher_fetched,
+    output:
+        weights="results/teachers/{teacher}/model.safetensors",
+        identity="results/teachers/{teacher}/model.json",
+    log:
+        "results/logs/teachers/{teacher}.log",
+    benchmark:
+        "results/benchmarks/teachers/{teacher}.tsv"
+    wildcard_constraints:
+        teacher=targets.published_teachers(),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        source=targets.teacher_source,
+        licence=targets.teacher_licence,
+        record=targets.teacher_record,
+    shell:
+        "gdd --log {log} --threads {threads} import-teacher {params.source} {output.weights}"
+        " --identity {output.identity} --licence {params.licence:q} --record {params.record:q}"
 
 
 rule teacher:
@@ -13,6 +40,8 @@ rule teacher:
         "results/logs/teachers/{teacher}.log",
     benchmark:
         "results/benchmarks/teachers/{teacher}.tsv"
+    wildcard_constraints:
+        teacher=targets.trained_teachers(),
     priority: 100
     conda:
         "../../environment.yml"

@@ -16,6 +16,7 @@ RECIPE_KEYS = ", ".join(sorted(Recipe.model_fields))
 POLICIES = "'none', 'conv', 'conv+qkv', 'conv+qkv+skip' or 'norms-only', or a list"
 METHODS = "there are: direct, gdd, gdd-i"
 FEATURES = "there are: digits-classifier, digits-judge, digits-random"
+NETWORKS = "there are: deit_base_distilled_patch16_224, digits-classifier, digits-judge, digits-random"
 ROW = ("rows", "GDD")
 
 
@@ -55,7 +56,12 @@ UNKNOWN_KEYS = [
     (SETTING, ("method",), {}, "unknown key 'method'; allowed here: dataset, evaluation, methods, recipe"),
     (SETTING, ("recipe", "bacth"), 64, f"unknown key 'recipe.bacth'; allowed here: {RECIPE_KEYS}."),
     (SETTING, ("recipe", "r1", "gama"), 64, "unknown key 'recipe.r1.gama'; allowed here: every, gamma."),
-    (SETTING, ("evaluation", "blok"), 1, "unknown key 'evaluation.blok'; allowed here: blocks, dataset, "),
+    (
+        SETTING,
+        ("evaluation", "blok"),
+        1,
+        "unknown key 'evaluation.blok'; allowed here: also_at, blocks, dataset, ",
+    ),
     (
         SETTING,
         ("methods", "gdd-i", "frezee"),
@@ -165,10 +171,18 @@ IMPOSSIBLE = [
         "conv",
         "'rows.Teacher': a row with 'teacher_steps' trains nothing",
     ),
+    (TEACHER, ("published",), "edm", "give either 'published' or 'training'."),
+    (TEACHER, ("training",), ..., "give either 'published' or 'training'."),
     (TABLE, ("settings",), ["digits"], "give either 'setting' or 'settings'."),
     (TABLE, ("grid",), {"method": ["gdd"]}, "give either 'rows' or 'grid'."),
 ]
 UNKNOWN_NAMES = [
+    (
+        "datasets/digits.yaml",
+        ("statistics",),
+        "edm",
+        "'statistics' is 'edm': no such file in sources.yaml; there are: none",
+    ),
     (
         CONFIG,
         ("targets", "all", "tables"),
@@ -195,7 +209,7 @@ UNKNOWN_NAMES = [
         SETTING,
         ("recipe", "backbones"),
         ["vgg"],
-        f"'backbones' is 'vgg': no such file in features/; {FEATURES}",
+        f"'backbones' is 'vgg': no such file in features/; {NETWORKS}",
     ),
     (SETTING, ("methods", "dmd"), {}, f"'methods.dmd' is 'dmd': no such file in methods/; {METHODS}"),
     (TABLE, ("setting",), "ffhq", "'setting' is 'ffhq': no such file in settings/; there are: digits"),
@@ -204,7 +218,7 @@ UNKNOWN_NAMES = [
         TABLE,
         (*ROW, "backbones"),
         ["vgg"],
-        f"row 'GDD': 'backbones' is 'vgg': no such file in features/; {FEATURES}",
+        f"row 'GDD': 'backbones' is 'vgg': no such file in features/; {NETWORKS}",
     ),
     (
         TABLE,

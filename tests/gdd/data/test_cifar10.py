@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from python2_pickle import python2
 
 from gdd.config.records import Dataset, Part
 from gdd.data.cifar_pickle import RefusedPickle, load_plain
@@ -25,27 +26,6 @@ CLASSES = ["airplane", "automobile", "bird"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 32, 32), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 3, (5, 4))
 FOLDER = "cifar-10-batches-py"
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its text, which is how the published files came to be."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_bytes(self, value: bytes) -> None:
-        if len(value) < 256:
-            self.write(pickle.SHORT_BINSTRING + bytes([len(value)]) + value)
-        else:
-            self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
-        self.memoize(value)
-
-    dispatch[bytes] = save_bytes
-
-
-def python2(value: Any, numpy_core: str = "numpy.core.multiarray") -> bytes:
-    buffer = io.BytesIO()
-    Python2Pickler(buffer, 2).dump(value)
-    return buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"c" + numpy_core.encode() + b"\n")
 
 
 def batch(number: int) -> dict[bytes, Any]:

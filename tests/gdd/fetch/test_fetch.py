@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
 import signal
@@ -431,6 +432,25 @@ def test_the_command_offline(config: Path, how: str, gdd: Any, folder: Path, no_
     assert (status, out) == (2, "")
     assert err.startswith("gdd: Offline, and 1 file is missing. Put each where its first line says")
     assert f"\n  {folder / 'file.bin'}\n" in err
+
+
+def test_the_command_leaves_a_note_that_depends_on_the_content_alone(
+    gdd: Any, folder: Path, tmp_path: Path, source: Source
+) -> None:
+    note = tmp_path / "x.json"
+    assert gdd("x", "--note", str(note))[0] == 0
+    told = json.loads(note.read_text())
+    assert told == {"x": {"path": source.path, "sha256": sha256((folder / source.path).read_bytes())}}
+    first = note.read_bytes()
+    (folder / source.path).unlink()
+    note.unlink()
+    assert gdd("x", "--note", str(note))[0] == 0
+    assert note.read_bytes() == first
+
+
+def test_the_command_without_a_configuration(gdd: Any, config: Path) -> None:
+    (config / "sources.yaml").unlink()
+    assert gdd("x") == (2, "", f"gdd: {config}/sources.yaml does not exist; --config says where it lies.\n")
 
 
 def test_the_command_lists(gdd: Any, no_network: None) -> None:

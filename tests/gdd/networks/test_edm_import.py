@@ -250,3 +250,30 @@ def test_the_command(tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest
     assert done.exit_code == 0, done.exception
     assert "tiny.safetensors: a denoiser of 8x8 images, 2 classes." in caplog.text
     assert load_weights(imported)[1]["licence"] == "CC BY-NC-SA 4.0 (NVIDIA EDM)"
+
+
+def test_the_command_checks_the_record_and_writes_what_is_watched(tiny: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from gdd.cli import cli
+
+    architecture = {**TINY_ARGUMENTS, "dropout": 0.0, "augment_dim": 0}  # what only training knows may differ
+    record = {"title": "T", "dataset": "d", "published": "x", "architecture": architecture}
+    weights, identity = tmp_path / "net.safetensors", tmp_path / "net.json"
+
+    def call(record: dict[str, Any]) -> Any:
+        options = ["--record", json.dumps(record), "--identity", str(identity), "--licence", "theirs"]
+        return CliRunner().invoke(cli, ["import-teacher", str(tiny), str(weights), *options])
+
+    assert call(record).exit_code == 0
+    told = json.loads(identity.read_text())
+    assert told["sha256"] == sha256(weights)
+    assert (told["kind"], told["licence"], told["source"]["file"]) == ("denoiser", "theirs", "tiny.pkl")
+    first = identity.read_bytes()
+    assert call(record).exit_code == 0
+    assert identity.read_bytes() == first  # equal weights, equal file
+
+    weights.unlink()
+    refused = call({**record, "architecture": {**architecture, "model_channels": 16}}).exception
+    assert "'model_channels' is 8, but the teacher's file says 16" in str(refused)
+    assert not weights.exists()

@@ -1,0 +1,1 @@
+"""The commands of `gdd`, by what they are about."""

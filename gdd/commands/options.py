@@ -1,0 +1,47 @@
+"""What several commands share: options, and how a command speaks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+# The workflow says in these where its configuration lies, so that no rule has to.
+CONFIG_FOLDER = click.option(
+    "--config", "folder", type=FILE, default=Path("config"), envvar="GDD_CONFIG", show_default=True
+)
+EXTRA_FOLDERS = click.option(
+    "--extra",
+    type=FILE,
+    multiple=True,
+    envvar="GDD_EXTRA",
+    help="Further configuration folder, repeatable.",
+)
+
+
+def configured(command: Any) -> Any:
+    """Add the options that say where configuration and results lie."""
+    for option in (
+        CONFIG_FOLDER,
+        EXTRA_FOLDERS,
+        click.option("--results", type=FILE, default=Path("results"), show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def load_experiments(folder: Path, extra: tuple[Path, ...]) -> Any:
+    """Return the experiments of the configuration in these folders."""
+    from gdd.config.load import load_config
+    from gdd.experiments import Experiments
+
+    return Experiments(load_config(folder, extra))
+
+
+def say(sentence: str) -> None:
+    """Tell the person at the terminal, and the log file."""
+    logging.getLogger("gdd").info(sentence)

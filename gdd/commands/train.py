@@ -1,0 +1,94 @@
+"""Commands that train, and solve what is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gdd.commands.options import CONFIG_FOLDER, FILE
+from gdd.errors import UserError
+
+
+@click.command()
+@click.argument("folder", type=FILE)
+@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option("--record", required=True, help="A file of config/teachers/, or its content as JSON.")
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints.")
+def teacher(folder: Path, data: Path, record: str, checkpoint_every: int | None) -> None:
+    """Train a teacher in FOLDER; the same command resumes it."""
+    from gdd.config.load import parse_record
+    from gdd.config.records import Teacher
+    from gdd.data.image_array import ImageArray
+    from gdd.diffusion.teacher import train_teacher
+
+    wanted = parse_record(Teacher, record)
+    if wanted.training is None:
+        raise UserError(f"The teacher in {folder} is a published one; get it with `gdd import-teacher`.")
+    train_teacher(
+        folder,
+        wanted.training,
+        wanted.architecture,
+        ImageArray.open(data),
+        checkpoint_every=checkpoint_every,
+    )
+
+
+@click.command()
+@click.argument("out", type=FILE)
+@click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
+@click.option("--sampler", required=True, help="The sampler as JSON, e.g. '{\"steps\": 18}'.")
+@click.option("--count", type=click.IntRange(1), required=True, help="Number of pairs.")
+def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
+    """Solve the teacher's ODE from COUNT noises and write the pairs to OUT."""
+    from gdd.config.load import parse_record
+    from gdd.config.recipe import Sampler
+    from gdd.diffusion.sampling import make_pairs
+
+    make_pairs(out, model, parse_record(Sampler, sampler), count)
+
+
+@click.command()
+@click.argument("run_folder", metavar="FOLDER", type=FILE)
+@click.option("--recipe", required=True, help="The recipe as JSON, or a file that holds it.")
+@click.option("--seed", type=click.IntRange(0), required=True)
+@click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
+@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option(
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="NAME.safetensors needs no NAME; repeatable.",
+)
+@click.option("--pairs", "pairs_file", type=FILE, help="Solved pairs of noise and image.")
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints.")
+@CONFIG_FOLDER
+def distill(
+    run_folder: Path,
+    recipe: str,
+    seed: int,
+    model: Path,
+    data: Path,
+    backbones: tuple[str, ...],
+    pairs_file: Path | None,
+    checkpoint_every: int | None,
+    folder: Path,
+) -> None:
+    """Train a one-step generator in FOLDER; the same command resumes it."""
+    from gdd.config.load import parse_record
+    from gdd.config.local import load_local
+    from gdd.config.recipe import Recipe
+    from gdd.data.staging import stage
+    from gdd.distill.distill import Inputs
+    from gdd.distill.distill import distill as run
+
+    files = dict(_named(entry) for entry in backbones)
+    staged = stage(data.parent if data.suffix == ".json" else data, load_local(folder).scratch)
+    inputs = Inputs(teacher=model, data=staged, backbones=files, pairs=pairs_file)
+    run(run_folder, parse_record(Recipe, recipe), seed, inputs, checkpoint_every=checkpoint_every)
+
+
+def _named(entry: str) -> tuple[str, Path]:
+    name, equals, file = entry.partition("=")
+    return (name, Path(file)) if equals else (Path(entry).stem, Path(entry))

@@ -1,0 +1,25 @@
+# Every download there is. The only stage that uses a network, and always on the machine where Snakemake runs.
+
+
+localrules:
+    fetch,
+
+
+rule fetch:
+    output:
+        # A small note with the file's hash: a file fetched again with the same content makes nothing stale.
+        "results/fetched/{name}.json",
+    log:
+        "results/logs/fetched/{name}.log",
+    benchmark:
+        "results/benchmarks/fetched/{name}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=240,
+    params:
+        source=targets.source_record,
+    shell:
+        "gdd --log {log} fetch {wildcards.name} --note {output}"
