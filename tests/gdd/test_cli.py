@@ -248,6 +248,47 @@ def test_dataset(call: Call, tmp_path: Path) -> None:
     assert "INFO gdd --log" in log.read_text()
 
 
+@pytest.mark.slow
+def test_distill_reads_a_staged_copy(call: Call, world: Any, config_folder: Any, tmp_path: Path) -> None:
+    config_folder.write("local.yaml", f"scratch: {tmp_path / 'scratch'}\n")
+    run = tmp_path / "runs" / "gdd"
+    arguments = ["distill", run, "--config", config_folder.path, "--seed", 0]
+    arguments += ["--recipe", world.recipe().canonical(), "--teacher", world.teachers[False]]
+    arguments += ["--data", world.data_folder / "dataset.json", "--backbone", world.backbones["one"]]
+    assert call(*arguments)[0] == 0
+    (copy,) = (tmp_path / "scratch").glob("gdd-*/blobs-*/images.npy")
+    assert copy.read_bytes() == (world.data_folder / "images.npy").read_bytes()
+    assert json.loads((run / "run.json").read_text())["inputs"]["data"] == world.data.sha256
+
+    # The same run under another name of its backbone's file: the name is what the recipe knows.
+    renamed = tmp_path / "weights-1234.safetensors"
+    renamed.write_bytes(world.backbones["one"].read_bytes())
+    other = tmp_path / "runs" / "renamed"
+    again = [f"one={renamed}" if value == world.backbones["one"] else value for value in arguments]
+    again[1] = other
+    assert call(*again)[0] == 0
+    last = "snapshots/000000032.safetensors"
+    assert (other / last).read_bytes() == (run / last).read_bytes()
+
+
+def test_a_published_teacher_is_not_trained(call: Call, world: Any, tmp_path: Path) -> None:
+    record = {"title": "T", "dataset": "d", "published": "edm", "architecture": world.arch().model_dump()}
+    arguments = ["teacher", tmp_path / "t", "--data", world.data_folder, "--record", json.dumps(record)]
+    status, _, error = call(*arguments)
+    assert status == 2
+    assert "is a published one; get it with `gdd import-teacher`" in error
+
+
+def test_raw_data_is_found_by_the_configuration(call: Call, config_folder: Any, tmp_path: Path) -> None:
+    record = "{title: F, source: folder, resolution: 8, channels: 3, images: 7, classes: 0}"
+    config_folder.write("datasets/faces.yaml", record)
+    arguments = ["dataset", tmp_path / "set", "--name", "faces", "--config", config_folder.path]
+    arguments += ["--record", config_folder.path / "datasets/faces.yaml"]
+    assert "is expected at a path you give: a folder" in call(*arguments)[2]
+    config_folder.write("local.yaml", "raw_data: {faces: /nowhere/faces}\n")
+    assert "is expected at /nowhere/faces, which does not exist" in call(*arguments)[2]
+
+
 def test_schema(call: Call, tmp_path: Path) -> None:
     status, out, _ = call("schema", tmp_path)
     assert status == 0
