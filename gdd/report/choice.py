@@ -18,7 +18,7 @@ from gdd.report.paired import compare_runs
 from gdd.report.runs import runs_in_words
 from gdd.report.table import Line, Table
 from gdd.report.tables import build_table
-from gdd.targets import CHOICE_ENDINGS
+from gdd.targets.paths import CHOICE_ENDINGS
 
 WITHIN = "Within the spread: apart by at most twice the pooled standard deviation over runs."
 

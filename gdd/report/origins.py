@@ -11,7 +11,7 @@ import yaml
 
 from gdd.experiments import Experiments, Run, TableRow
 from gdd.report.inputs import read_input, read_run
-from gdd.targets import reference_distances
+from gdd.targets.paths import reference_distances
 
 
 def describe_runs(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from gdd.report.runs import runs_in_words
 from gdd.report.style import column_title
 from gdd.report.table import Table, cell_text, headings, leads
 from gdd.report.tables import build_table
-from gdd.targets import CHOICE_ENDINGS, TABLE_ENDINGS, figure_kinds
+from gdd.targets.paths import CHOICE_ENDINGS, TABLE_ENDINGS, figure_kinds
 
 _DOWNLOADS = {"csv": "CSV", "md": "Markdown", "tex": "LaTeX", "json": "JSON", "yaml": "YAML"}
 _VERDICTS = {"holds": "Holds", "turns": "Turns round", "open": "Open"}

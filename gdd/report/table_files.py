@@ -12,7 +12,7 @@ from gdd.files import write_json, write_text
 from gdd.report.note import note
 from gdd.report.style import COLUMNS, column_title
 from gdd.report.table import Table, cell_text, headings, leads
-from gdd.targets import TABLE_ENDINGS
+from gdd.targets.paths import TABLE_ENDINGS
 
 _LATEX = {
     "\\": r"\textbackslash{}",

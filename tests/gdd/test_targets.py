@@ -14,7 +14,8 @@ from gdd.config.load import parse_record
 from gdd.config.recipe import Recipe, Sampler
 from gdd.config.records import Dataset, Evaluation, FeatureNetwork, Teacher
 from gdd.errors import UserError
-from gdd.targets import Targets, dataset_file
+from gdd.targets import Targets
+from gdd.targets.paths import dataset_file
 
 TABLE = "ablations/small.yaml"
 RUN = SimpleNamespace(setting="digits", run="gdd", seed="0")

@@ -11,7 +11,8 @@ from gdd.errors import UserError
 from gdd.report.choice import choices, write_choice
 from gdd.report.findings import findings
 from gdd.report.tables import build_table
-from gdd.targets import Targets, figure_kinds
+from gdd.targets import Targets
+from gdd.targets.paths import figure_kinds
 
 SEARCH = """
 title: Rates

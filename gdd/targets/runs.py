@@ -1,0 +1,122 @@
+"""What the rules ask about runs and their evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gdd.config.load import Config
+from gdd.config.pretrained import BACKBONES, EXTRACTORS
+from gdd.config.recipe import TEACHER_ENCODER, Recipe
+from gdd.config.records import Setting
+from gdd.experiments import Experiments
+from gdd.provisions import resource
+from gdd.targets.paths import dataset_file, fetched
+
+
+class RunTargets:
+    """Answers about training and judging students."""
+
+    experiments: Experiments
+    config: Config
+
+    # Runs
+
+    def recipe(self, wildcards: Any) -> Recipe:
+        """Return the recipe of a run."""
+        return self.experiments.find(wildcards.setting, wildcards.run)
+
+    def recipe_json(self, wildcards: Any) -> str:
+        """Return the recipe of a run as JSON."""
+        return self.recipe(wildcards).canonical()
+
+    def run_teacher(self, wildcards: Any) -> str:
+        """Return the weights a run starts from."""
+        return f"results/teachers/{self.recipe(wildcards).teacher}/model.safetensors"
+
+    def run_teacher_identity(self, wildcards: Any) -> str:
+        """Return the small file that changes only when the teacher's weights do."""
+        return f"results/teachers/{self.recipe(wildcards).teacher}/model.json"
+
+    def run_data(self, wildcards: Any) -> str:
+        """Return the data set a run trains on."""
+        return dataset_file(self.recipe(wildcards).dataset)
+
+    def run_backbones(self, wildcards: Any) -> list[str]:
+        """Return the feature networks that a run's discriminator looks through."""
+        return [self._network(name) for name in self._backbones(wildcards)]
+
+    def backbone_options(self, wildcards: Any) -> list[str]:
+        """Return the options that tell where those networks' weights lie."""
+        return [f"--backbone {name}={self._weights(name)}" for name in self._backbones(wildcards)]
+
+    def _backbones(self, wildcards: Any) -> list[str]:
+        recipe = self.recipe(wildcards)
+        names = recipe.backbones if recipe.objective.distributional else ()
+        return [name for name in names if name != TEACHER_ENCODER]
+
+    def _network(self, name: str) -> str:
+        """Return what is watched of a feature network: a fetched one's note, a small one's weights."""
+        source = (BACKBONES | EXTRACTORS).get(name)
+        return fetched(source) if source else f"results/features/{name}.safetensors"
+
+    def _weights(self, name: str) -> str:
+        source = (BACKBONES | EXTRACTORS).get(name)
+        return resource(self.config, source) if source else f"results/features/{name}.safetensors"
+
+    def run_pairs(self, wildcards: Any) -> list[str]:
+        """Return the solved pairs that a run imitates, if it does."""
+        recipe = self.recipe(wildcards)
+        if recipe.objective.instance != "direct" or recipe.objective.pairs == 0:
+            return []
+        steps, count = recipe.teacher_sampler.steps, recipe.objective.pairs
+        return [f"results/pairs/{recipe.teacher}/steps{steps}-{count}.safetensors"]
+
+    # Evaluation
+
+    def setting(self, wildcards: Any) -> Setting:
+        """Return the setting of a file."""
+        return self.config.settings[wildcards.setting]
+
+    def evaluation(self, wildcards: Any) -> str:
+        """Return how a setting is judged, as JSON."""
+        return self.setting(wildcards).evaluation.canonical()
+
+    def reference_data(self, wildcards: Any) -> str:
+        """Return the data set that a setting's generators are compared with."""
+        return dataset_file(self.reference_dataset(wildcards))
+
+    def reference_dataset(self, wildcards: Any) -> str:
+        """Return the name of that data set: the setting's own unless its evaluation names another."""
+        setting = self.setting(wildcards)
+        return setting.evaluation.dataset or setting.dataset
+
+    def judge(self, wildcards: Any) -> str:
+        """Return what is watched of the network that judges a setting."""
+        return self._network(self.setting(wildcards).evaluation.extractor)
+
+    def judge_weights(self, wildcards: Any) -> str:
+        """Return the weights of the network that judges a setting."""
+        return self._weights(self.setting(wildcards).evaluation.extractor)
+
+    def reference_judge(self, wildcards: Any) -> str:
+        """Return what is watched of the network whose features a reference holds."""
+        return self._network(wildcards.name)
+
+    def reference_weights(self, wildcards: Any) -> str:
+        """Return the weights of the network whose features a reference holds."""
+        return self._weights(wildcards.name)
+
+    def judge_reference(self, wildcards: Any) -> str:
+        """Return the judge's features of the setting's data set."""
+        extractor = self.setting(wildcards).evaluation.extractor
+        return f"results/references/{self.reference_dataset(wildcards)}/{extractor}.npz"
+
+    def pixel_reference(self, wildcards: Any) -> list[str]:
+        """Return the pixels of the setting's data set as a reference, if the setting asks for it."""
+        asked = self.setting(wildcards).evaluation.pixels
+        return [f"results/references/{self.reference_dataset(wildcards)}/pixels.npz"] if asked else []
+
+    def sampler(self, wildcards: Any) -> str:
+        """Return the teacher's sampler at the number of steps in a file's name, as JSON."""
+        sampler = self.setting(wildcards).teacher_sampler
+        return sampler.model_copy(update={"steps": int(wildcards.steps)}).canonical()
