@@ -43,7 +43,12 @@ def raw_source(config: Config, name: str) -> str | None:
 
 
 def require_provisions(
-    config: Config, fetches: Iterable[str], datasets: Iterable[str], resources: Path = RESOURCES
+    config: Config,
+    fetches: Iterable[str],
+    datasets: Iterable[str],
+    resources: Path = RESOURCES,
+    *,
+    noted: Iterable[str] = (),
 ) -> None:
     """Refuse to start while something is missing that no rule can bring.
 
@@ -52,6 +57,7 @@ def require_provisions(
         fetches: names of the files of sources.yaml that are going to be fetched.
         datasets: names of the data sets that are going to be prepared.
         resources: the folder of fetched files.
+        noted: names of the files of sources.yaml that were fetched before.
 
     Raises:
         UserError: the complete list of what to put where.
@@ -59,6 +65,7 @@ def require_provisions(
     problems = [
         *_missing_data(config, datasets),
         *(_missing_files(config, fetches, resources) if config.local.offline else []),
+        *_lost_files(config, noted, resources),
     ]
     if problems:
         raise UserError("\n".join(["Nothing was started, because something is missing.", *problems]))
@@ -75,8 +82,19 @@ def _missing_data(config: Config, datasets: Iterable[str]) -> list[str]:
             lines[key] = f"  {key}: {what_is_expected(dataset)}"
         elif not any(place.exists() for place in (path, *archives_above(path))):
             lines[key] = f"  {key}: {path} does not exist; expected is {what_is_expected(dataset)}"
+        elif path.is_dir() and not any(path.iterdir()):
+            lines[key] = f"  {key}: {path} is empty; expected is {what_is_expected(dataset)}"
     heading = f"Data sets: in {config.roots[0]}/local.yaml, `raw_data` has to say where each lies."
     return [heading, *lines.values()] if lines else []
+
+
+def _lost_files(config: Config, noted: Iterable[str], folder: Path) -> list[str]:
+    lost = [name for name in sorted(noted) if not (folder / config.sources[name].path).is_file()]
+    lines = [
+        f"  {folder / config.sources[name].path}: put it back, or delete results/fetched/{name}.json"
+        for name in lost
+    ]
+    return ["Files that were fetched and are gone:", *lines] if lines else []
 
 
 def _missing_files(config: Config, fetches: Iterable[str], folder: Path) -> list[str]:

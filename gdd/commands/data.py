@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from gdd.commands.options import CONFIG_FOLDER, FILE, say
+from gdd.commands.options import CONFIG_FOLDER, EXTRA_FOLDERS, FILE, say
+from gdd.errors import UserError
 
 
 @click.command()
@@ -20,26 +21,33 @@ from gdd.commands.options import CONFIG_FOLDER, FILE, say
     "local.yaml says, or the fetched file.",
 )
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes that convert images.")
-@click.option("--allow-corrupt", type=click.IntRange(0), default=0, help="Unusable images to leave out.")
+@click.option("--allow-corrupt", type=click.IntRange(0), help="Unusable images to leave out.")
 @CONFIG_FOLDER
+@EXTRA_FOLDERS
 def dataset(
-    out: Path, name: str, record: str, raw: Path | None, workers: int, allow_corrupt: int, folder: Path
+    out: Path,
+    name: str,
+    record: str,
+    raw: Path | None,
+    workers: int,
+    allow_corrupt: int | None,
+    folder: Path,
+    extra: tuple[Path, ...],
 ) -> None:
     """Prepare a data set: OUT receives images.npy, labels.npy and dataset.json.
 
     Killed at any time, the same command goes on where it was.
     """
-    from gdd.config.load import parse_record
+    from gdd.config.load import load_all_sources, parse_record
     from gdd.config.local import load_local
     from gdd.config.records import Dataset
-    from gdd.config.sources import load_sources
     from gdd.data.prepare import prepare
     from gdd.provisions import raw_path
 
     wanted = parse_record(Dataset, record)
     if raw is None and wanted.source != "digits":
-        sources = load_sources(folder) if (folder / "sources.yaml").exists() else {}
-        raw = raw_path(name, wanted, load_local(folder), sources)
+        raw = raw_path(name, wanted, load_local(folder), load_all_sources([folder, *extra]))
+    allow_corrupt = wanted.allow_corrupt if allow_corrupt is None else allow_corrupt
     array = prepare(out, name, wanted, raw, workers=workers, allow_corrupt=allow_corrupt)
     say(f"{out}: {len(array):,} images of {array.shape}.")
 
@@ -61,17 +69,40 @@ def features(out: Path, data: Path, record: str) -> None:
 
 @click.command()
 @click.argument("out", type=FILE)
-@click.option("--data", type=FILE, required=True, help="The data set's folder.")
+@click.option("--data", type=FILE, help="The data set's folder.")
+@click.option("--images", type=FILE, help="Instead: real images in an .npz, a folder, a .zip or a .tar.")
+@click.option("--name", help="The data set's name, which --images do not say.")
 @click.option("--judge", type=FILE, help="Weights of the feature network; without it, raw pixels.")
-def reference(out: Path, data: Path, judge: Path | None) -> None:
+@click.option("--extractor", help="Which network the weights are of, where the file can be several.")
+def reference(
+    out: Path,
+    data: Path | None,
+    images: Path | None,
+    name: str | None,
+    judge: Path | None,
+    extractor: str | None,
+) -> None:
     """Compute a data set's reference features and write them to OUT (npz)."""
     from gdd.data.image_array import ImageArray
+    from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.reference import build_reference
     from gdd.metrics.stages import make_extractor
 
-    array = ImageArray.open(data)
-    extractor = make_extractor(judge, array)
-    made = build_reference(array.images, extractor, dataset=array.name, dataset_sha256=array.sha256, path=out)
+    if (data is None) == (images is None):
+        raise UserError("Give either --data, a prepared data set, or --images.")
+    if (images is None) != (name is None):
+        raise UserError("--name belongs to --images; a prepared data set has its name.")
+    if images is not None and name is not None:
+        found = open_image_set(images)
+        network = make_extractor(judge, found, extractor)
+        pixels = found.images(0, found.count or 0).numpy()
+        made = build_reference(pixels, network, dataset=name, dataset_sha256=found.sha256, path=out)
+    elif data is not None:
+        array = ImageArray.open(data)
+        network = make_extractor(judge, array, extractor)
+        made = build_reference(
+            array.images, network, dataset=array.name, dataset_sha256=array.sha256, path=out
+        )
     say(f"{out}: {made.description.count:,} images, real-against-real FID {made.description.floor.fid}")
 
 

@@ -40,7 +40,7 @@ def fetch(
     from gdd.fetch.listing import listing
     from gdd.fetch.lock_file import read_lock
     from gdd.fetch.progress import show_progress
-    from gdd.files import write_json
+    from gdd.files import sha256, write_json
 
     if not (names or everything or listed):
         raise UserError("Name what to fetch, or use --all; --list shows what there is.")
@@ -58,7 +58,11 @@ def fetch(
         )
     if note:
         lock = read_lock(resources)
-        told = {name: {"path": of.path, "sha256": lock[of.path].sha256} for name, of in wanted.items()}
+        told = {}
+        for name, of in wanted.items():
+            # A folder nobody may write to has no lock.
+            known = lock[of.path].sha256 if of.path in lock else sha256(resources / of.path)
+            told[name] = {"path": of.path, "sha256": known}
         write_json(note, told)
     say(f"{len(fetched)} fetched, {len(wanted) - len(fetched)} were there; all verified.")
 

@@ -70,6 +70,14 @@ def _check_data_and_teachers(config: Config) -> None:
     for name, dataset in config.datasets.items():
         if dataset.statistics is not None:
             _known_source(config, dataset.statistics, config.where("datasets", name), "statistics")
+    raw = {dataset.raw or name for name, dataset in config.datasets.items() if dataset.source != "digits"}
+    for name in config.local.raw_data:
+        if name not in raw:
+            near = difflib.get_close_matches(name, raw, n=1) or sorted(raw) or ["none"]
+            raise UserError(
+                f"{config.roots[0]}/local.yaml: 'raw_data.{name}': no data set is made from raw data of that "
+                f"name; there are: {', '.join(near)}."
+            )
     for name, teacher in config.teachers.items():
         if teacher.published is not None:
             _known_source(config, teacher.published, config.where("teachers", name), "published")

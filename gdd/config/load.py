@@ -133,6 +133,11 @@ def load_all_sources(roots: Iterable[Path]) -> Mapping[str, Source]:
         for name, source in load_sources(root).items():
             if name in sources:
                 raise UserError(f"{root}/sources.yaml: another sources.yaml has a '{name}' already.")
+            twin = next((other for other, of in sources.items() if of.path == source.path), None)
+            if twin is not None:
+                raise UserError(
+                    f"{root}/sources.yaml: '{name}' has the path of '{twin}', {source.path}; give it another."
+                )
             sources[name] = source
     return sources
 

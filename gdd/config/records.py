@@ -60,7 +60,13 @@ class Part(Record):
 class Dataset(Record):
     """An image data set and what it must turn out to be."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("raw", "transform", "source_images", "statistics")
+    later_keys: ClassVar[tuple[str, ...]] = (
+        "raw",
+        "transform",
+        "source_images",
+        "allow_corrupt",
+        "statistics",
+    )
 
     title: str
     # folder: images in a folder, .zip or .tar. EDM's own ZIP is taken for `cifar10` and `folder` alike.
@@ -73,6 +79,7 @@ class Dataset(Record):
     transform: Literal["resize", "center-crop"] | None = None
     part: Part | None = None  # None is all of it
     source_images: Count | None = None  # in the source, where `part` leaves some out; None is `images`
+    allow_corrupt: Annotated[int, Field(ge=0)] = 0  # unusable images that may be left out
     resolution: Count
     channels: Count
     images: Count

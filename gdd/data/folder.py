@@ -16,6 +16,8 @@ from gdd.data.labels import labels_of, named, unlisted
 from gdd.data.listing import Listing, list_images
 from gdd.errors import UserError
 
+NAMED_FOLDERS = 20  # of which a sentence gives the counts
+
 
 def prepare_folder(
     folder: Path, name: str, dataset: Dataset, raw: Path, *, workers: int = 1, allow_corrupt: int = 0
@@ -41,7 +43,9 @@ def prepare_folder(
         raise UserError(
             f"The part '{name}' of {raw} would be {len(chosen):,} images, not {dataset.images:,}."
         )
-    conversion = Conversion(listing, chosen, dataset.transform, dataset.resolution)
+    # EDM's archives are prepared already: an image of another size there is a wrong archive, not a large one.
+    transform = None if listing.label_file is not None else dataset.transform
+    conversion = Conversion(listing, chosen, transform, dataset.resolution)
     with conversion.unfinished(folder) as target:
         skipped = conversion.run(target, workers, allow_corrupt)
         kept = np.array([listing.names[index] not in skipped for index in chosen])
@@ -53,7 +57,7 @@ def prepare_folder(
             "classes": classes,
             "source": str(raw),
             "source_kind": "EDM archive" if listing.label_file else listing.kind,
-            "transform": dataset.transform,
+            "transform": transform,
             "licence": dataset.licence,
         }
         if dataset.part:
@@ -73,9 +77,18 @@ def _check_count(listing: Listing, expected: int, raw: Path) -> None:
         hint = f"missing are {named(missing)}"
     else:
         tops = Counter(name.partition("/")[0] for name in listing.names if "/" in name)
-        few = ", ".join(f"{top} {count:,}" for top, count in sorted(tops.items())) if len(tops) <= 20 else ""
-        hint = f"its folders: {few}" if few else "check that it is complete and nothing else"
+        if not tops:
+            hint = "check that it is complete and nothing else"
+        elif len(tops) <= NAMED_FOLDERS:
+            hint = f"its folders: {_counts(sorted(tops.items()))}"
+        else:
+            smallest = sorted(tops.items(), key=lambda item: (item[1], item[0]))[:5]
+            hint = f"of its {len(tops):,} folders the smallest are {_counts(smallest)}"
     raise UserError(f"{raw} holds {len(listing):,} images, not {expected:,}; {hint}.")
+
+
+def _counts(folders: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} with {count:,}" for name, count in folders)
 
 
 def _gaps(names: list[str], expected: int) -> list[str]:

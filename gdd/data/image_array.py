@@ -49,13 +49,13 @@ class ImageArray:
 
     @classmethod
     def open(cls, folder: str | Path) -> ImageArray:
-        """Open what `write` wrote, by its folder or its dataset.json, without reading the images.
+        """Open what `write` wrote, by its folder or a JSON file in it, without reading the images.
 
         Raises:
             UserError: a file is missing, or the parts do not fit together.
         """
         folder = Path(folder)
-        if folder.name == "dataset.json":
+        if folder.suffix == ".json":
             folder = folder.parent
         description = read_json(folder / "dataset.json")
         try:
@@ -78,10 +78,15 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dic
     for name, array in (("images", images), ("labels", labels.astype(np.int64))):
         with atomic_path(folder / f"{name}.npy") as temporary:
             _save(temporary, array)
-    count, height, width, channels = images.shape
-    facts = {"images": count, "height": height, "width": width, "channels": channels}
-    write_json(folder / "dataset.json", {**description, **facts, "sha256": digest.hexdigest()})
+    _describe(folder, images.shape, digest.hexdigest(), description)
     return ImageArray.open(folder)
+
+
+def _describe(folder: Path, shape: tuple[int, ...], sha256: str, description: dict[str, Any]) -> None:
+    facts = dict(zip(("images", "height", "width", "channels"), shape, strict=True))
+    # What a workflow watches: it says nothing of titles and places, so it is equal whenever the data are.
+    write_json(folder / "identity.json", {**facts, "sha256": sha256})
+    write_json(folder / "dataset.json", {**description, **facts, "sha256": sha256})
 
 
 def adopt(folder: Path, part: Path, labels: np.ndarray, description: dict[str, Any]) -> ImageArray:
@@ -90,7 +95,6 @@ def adopt(folder: Path, part: Path, labels: np.ndarray, description: dict[str, A
     The files are those `write` would write, but the images are never in memory together.
     """
     images = np.load(part, mmap_mode="r")
-    count, height, width, channels = images.shape
     digest = hashlib.sha256()
     with part.open("r+b") as file:
         file.seek(images.offset)
@@ -103,8 +107,7 @@ def adopt(folder: Path, part: Path, labels: np.ndarray, description: dict[str, A
     with atomic_path(folder / "labels.npy") as temporary:
         _save(temporary, labels.astype(np.int64))
     part.replace(folder / "images.npy")
-    facts = {"images": count, "height": height, "width": width, "channels": channels}
-    write_json(folder / "dataset.json", {**description, **facts, "sha256": digest.hexdigest()})
+    _describe(folder, images.shape, digest.hexdigest(), description)
     return ImageArray.open(folder)
 
 

@@ -26,13 +26,13 @@ def labels_of(listing: Listing, classes: int) -> tuple[np.ndarray, list[str]]:
         return np.zeros(len(listing), np.int64), []
     if listing.label_file is not None:
         labels = _from_label_file(listing)
-        names = [str(label) for label in range(classes)]
-        if labels.min() < 0 or labels.max() >= classes:
+        if set(labels) != set(range(classes)):
             raise UserError(
-                f"{LABEL_FILE} in {listing.path} gives labels from {labels.min()} to {labels.max()}, "
-                f"but the data set has {classes} classes; check that it is the right archive."
+                f"{LABEL_FILE} in {listing.path} gives labels from {min(labels)} to {max(labels)}, "
+                f"{len(set(labels)):,} different ones, but the data set has {classes} classes; check that it "
+                "is the right archive."
             )
-        return labels, names
+        return np.array(labels, np.int64), [str(label) for label in range(classes)]
     tops = [name.partition("/")[0] if "/" in name else "" for name in listing.names]
     names = sorted(set(tops))
     if len(names) != classes or "" in names:
@@ -51,12 +51,12 @@ def unlisted(listing: Listing) -> list[str]:
     return sorted(named.keys() - set(listing.names))
 
 
-def _from_label_file(listing: Listing) -> np.ndarray:
+def _from_label_file(listing: Listing) -> list[int]:
     labels = _label_pairs(listing)
     without = [name for name in listing.names if name not in labels]
     if without:
         raise UserError(f"{LABEL_FILE} in {listing.path} gives no label for {named(without)}.")
-    return np.array([labels[name] for name in listing.names], np.int64)
+    return [labels[name] for name in listing.names]
 
 
 def _label_pairs(listing: Listing) -> dict[str, int]:
@@ -65,7 +65,7 @@ def _label_pairs(listing: Listing) -> dict[str, int]:
         content: Any = json.loads(listing.label_file or b"{}")
         pairs = content["labels"] or []
         labels = {name: label for name, label in pairs}  # noqa: C416  # anything but pairs is an error
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         labels = {"": None}
     if not all(isinstance(name, str) and type(label) is int for name, label in labels.items()):
         raise UserError(

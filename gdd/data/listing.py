@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -146,7 +147,7 @@ def _sorted(kind: Kind, path: Path, inside: str, found: Found) -> Listing:
     order = sorted(range(len(names)), key=names.__getitem__)
     order = [
         index
-        for index, after in zip(order, [*order[1:], None], strict=True)
+        for index, after in zip_longest(order, order[1:])
         if after is None or names[index] != names[after]
     ]
     columns = np.array(places, dtype=np.int64).reshape(-1, 4)[order]

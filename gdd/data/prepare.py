@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from gdd.config.records import Dataset
@@ -52,7 +53,8 @@ def prepare(
 
 
 def _is_edm_format(raw: Path) -> bool:
-    return any(path.suffix.lower() == ".zip" for path in [raw, *raw.parents]) or (raw / LABEL_FILE).is_file()
+    zipped = any(zipfile.is_zipfile(path) for path in [raw, *raw.parents] if path.is_file())
+    return zipped or (raw / LABEL_FILE).is_file()
 
 
 def _checked(folder: Path, name: str, dataset: Dataset, array: ImageArray) -> ImageArray:

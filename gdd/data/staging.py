@@ -19,6 +19,12 @@ from gdd.errors import UserError
 
 FILES = ("images.npy", "labels.npy", "dataset.json")  # the last one makes it valid
 
+# No room, no permission, no such place, or a file system that knows no locks.
+CANNOT_STAGE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS),
+)
+
 log = logging.getLogger("gdd")
 
 
@@ -44,7 +50,7 @@ def stage(folder: str | Path, scratch: str | Path | None) -> Path:
             if not _is_there(copy, folder):
                 _copy(folder, copy, array)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in CANNOT_STAGE:
             raise
         log.warning("%s is not staged to %s (%s): it is read where it lies.", folder, scratch, error.strerror)
         return folder

@@ -51,6 +51,16 @@ def measure(path: Path, checksum: str | None = None) -> Measured:
     return Measured(size, digests[0].hexdigest(), f"{kind}:{found}" if checksum else None)
 
 
+PAGE = (b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")  # what stands where a file should
+
+
+def page_instead(path: Path) -> str | None:
+    """Return what is wrong with a file that is a web page or a pointer of Git LFS; None if it is neither."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    return "it is a web page or a pointer, not the file itself" if start.startswith(PAGE) else None
+
+
 def difference(measured: Measured, expected: Expected) -> str | None:
     """Return what is wrong with a file as `<what> is <found> instead of <expected>`; None if nothing is."""
     if expected.checksum is not None and measured.checksum != expected.checksum:

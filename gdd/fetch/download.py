@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 
 from gdd.errors import UserError
-from gdd.fetch.checksums import Expected, Measured, difference, measure
+from gdd.fetch.checksums import Expected, Measured, difference, measure, page_instead
 from gdd.fetch.exclusive import exclusive
 from gdd.fetch.part import Part
 from gdd.fetch.progress import Progress
@@ -127,7 +127,7 @@ class Downloader:
 
 def _verified(part: Part, expected: Expected) -> Measured:
     measured = measure(part.path, expected.checksum)
-    problem = difference(measured, expected)
+    problem = difference(measured, expected) or page_instead(part.path)
     if problem:
         raise WrongBytes(problem)
     return measured

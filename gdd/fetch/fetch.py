@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 from gdd.config.local import Local
 from gdd.config.sources import Source
 from gdd.errors import UserError
-from gdd.fetch.checksums import Expected, Measured, difference, measure
+from gdd.fetch.checksums import Expected, Measured, difference, measure, page_instead
 from gdd.fetch.download import Downloader, Patience, Unreachable
 from gdd.fetch.listing import missing_message
 from gdd.fetch.lock_file import NAME as LOCK
@@ -48,7 +48,7 @@ class Resources:
         if unchanged and agreed and not again:
             return True
         measured = measure(path, source.checksum)
-        problem = difference(measured, expected)
+        problem = difference(measured, expected) or page_instead(path)
         if problem:
             raise UserError(_not_the_file(path, problem, expected))
         with _read_only_is_fine():

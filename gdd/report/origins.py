@@ -13,6 +13,8 @@ from gdd.experiments import Experiments, Run, TableRow
 from gdd.report.inputs import read_input, read_run
 from gdd.targets.paths import reference_distances
 
+SAME = 0.05  # Frechet distance between two ways to compute one reference; a table's FIDs have two decimals
+
 
 def describe_runs(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
     """Return every run of the tables `names` once: title, facts, sessions, provenance and recipe.
@@ -96,6 +98,7 @@ def describe_references(
             {
                 "title": f"{data['dataset']}, {data['extractor']}",
                 "distance": data["frechet_distance"],
+                "differs": data["frechet_distance"] > SAME,
                 "facts": _flat(data),
             }
         )

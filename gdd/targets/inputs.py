@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from gdd.config.load import Config
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.provisions import raw_source, require_provisions, resource
-from gdd.targets.paths import alternatives, dataset_file, fetched
+from gdd.targets.paths import FETCHED, alternatives, dataset_file, fetched
 
 
 class InputTargets:
@@ -27,10 +28,12 @@ class InputTargets:
             UserError: the complete list of what to put where.
         """
         wanted: dict[str, set[str]] = {"fetch": set(), "dataset": set()}
+        noted: set[str] = set()
         for job in jobs:
             if job.rule.name in wanted:
                 wanted[job.rule.name].add(job.wildcards[0])
-        require_provisions(self.config, wanted["fetch"], wanted["dataset"])
+            noted |= {Path(file).stem for file in job.input if Path(file).parent == FETCHED}
+        require_provisions(self.config, wanted["fetch"], wanted["dataset"], noted=noted - wanted["fetch"])
 
     def source_record(self, wildcards: Any) -> str:
         """Return where a file comes from and what it has to be, as JSON; its use may be reworded."""
@@ -61,7 +64,8 @@ class InputTargets:
     def dataset_record(self, wildcards: Any) -> str:
         """Return as JSON the part of a data set's record that decides its images."""
         record = self.config.datasets[wildcards.dataset]
-        return record.model_copy(update={"raw": None, "statistics": None}).canonical()
+        no_matter = {"title": "", "licence": "", "raw": None, "statistics": None}
+        return record.model_copy(update=no_matter).canonical()
 
     def dataset_threads(self, wildcards: Any) -> int:
         """Return how many processes convert images; Snakemake allots no more than it has."""
@@ -76,8 +80,8 @@ class InputTargets:
         return dataset_file(self.config.features[wildcards.name].dataset)
 
     def teacher_record(self, wildcards: Any) -> str:
-        """Return a teacher's record as JSON."""
-        return self.config.teachers[wildcards.teacher].canonical()
+        """Return a teacher's record as JSON, its title aside, which must not cost a training."""
+        return self.config.teachers[wildcards.teacher].model_copy(update={"title": ""}).canonical()
 
     def published_teachers(self) -> str:
         """Return a pattern of the names of the teachers that others published."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
-from gdd.config.pretrained import EXTRACTORS
 from gdd.experiments import Experiments
 
 FIGURE_ENDINGS = ("png", "pdf")
 TABLE_ENDINGS = ("csv", "md", "tex", "json")
 CHOICE_ENDINGS = ("yaml", "md")
+FETCHED = Path("results/fetched")  # notes of what was fetched
 
 
 def figure_kinds(experiments: Experiments, name: str) -> list[str]:
@@ -30,14 +31,14 @@ def reference_distances(experiments: Experiments, name: str) -> list[str]:
     files = []
     for setting in (config.settings[of] for of in config.ablations[name].setting_names()):
         dataset = setting.evaluation.dataset or setting.dataset
-        if config.datasets[dataset].statistics and setting.evaluation.extractor in EXTRACTORS:
+        if config.datasets[dataset].statistics and setting.evaluation.extractor == "inception":
             files.append(f"references/{dataset}/{setting.evaluation.extractor}-published.json")
     return list(dict.fromkeys(files))
 
 
 def fetched(name: str) -> str:
     """Return the note that a file of sources.yaml was fetched: small, and equal whenever the file is."""
-    return f"results/fetched/{name}.json"
+    return str(FETCHED / f"{name}.json")
 
 
 def alternatives(names: Iterable[str]) -> str:
@@ -46,5 +47,5 @@ def alternatives(names: Iterable[str]) -> str:
 
 
 def dataset_file(name: str) -> str:
-    """Return the small file that is written last when a data set is prepared and holds its hash."""
-    return f"results/datasets/{name}/dataset.json"
+    """Return the small file that holds a data set's hash, and changes only when the images or labels do."""
+    return f"results/datasets/{name}/identity.json"

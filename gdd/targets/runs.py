@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gdd.config.load import Config
-from gdd.config.pretrained import BACKBONES, EXTRACTORS
+from gdd.config.pretrained import BACKBONES, CLASS_EMBEDDINGS, EXTRACTORS, LPIPS
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.records import Setting
 from gdd.experiments import Experiments
@@ -49,6 +49,25 @@ class RunTargets:
         """Return the options that tell where those networks' weights lie."""
         return [f"--backbone {name}={self._weights(name)}" for name in self._backbones(wildcards)]
 
+    def run_fetched(self, wildcards: Any) -> list[str]:
+        """Return the notes of the other fetched files a run needs."""
+        return [fetched(source) for source in self._other_files(wildcards).values()]
+
+    def file_options(self, wildcards: Any) -> list[str]:
+        """Return the options that tell where those files lie."""
+        files = self._other_files(wildcards).items()
+        return [f"--{option} {resource(self.config, source)}" for option, source in files]
+
+    def _other_files(self, wildcards: Any) -> dict[str, str]:
+        recipe = self.recipe(wildcards)
+        files = {}
+        if recipe.objective.distance == "lpips":
+            files["lpips"] = LPIPS
+        conditional = self.config.teachers[recipe.teacher].architecture.label_dim
+        if recipe.objective.distributional and conditional and recipe.heads.class_embedding != "random":
+            files["class-embedding"] = CLASS_EMBEDDINGS[recipe.heads.class_embedding]
+        return files
+
     def _backbones(self, wildcards: Any) -> list[str]:
         recipe = self.recipe(wildcards)
         names = recipe.backbones if recipe.objective.distributional else ()
@@ -80,6 +99,26 @@ class RunTargets:
     def evaluation(self, wildcards: Any) -> str:
         """Return how a setting is judged, as JSON."""
         return self.setting(wildcards).evaluation.canonical()
+
+    def teacher_evaluation(self, wildcards: Any) -> str:
+        """Return how a setting's teacher is judged, as JSON: it has no snapshots to look at besides."""
+        return self.setting(wildcards).evaluation.model_copy(update={"also_at": ()}).canonical()
+
+    def evaluation_memory(self, wildcards: Any) -> int:
+        """Return the megabytes that judging in a setting takes: 50,000 x 2048 features, twice, in float64."""
+        return 12_000 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 2000
+
+    def evaluation_minutes(self, wildcards: Any) -> int:
+        """Return the longest time that judging in a setting may take."""
+        return 2880 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 60
+
+    def reference_memory(self, wildcards: Any) -> int:
+        """Return the megabytes that a reference takes."""
+        return 12_000 if wildcards.name in EXTRACTORS else 2000
+
+    def reference_minutes(self, wildcards: Any) -> int:
+        """Return the longest time that a reference may take."""
+        return 2880 if wildcards.name in EXTRACTORS else 30
 
     def reference_data(self, wildcards: Any) -> str:
         """Return the data set that a setting's generators are compared with."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gdd.config.local import Local
 from gdd.errors import UserError
 from gdd.provisions import raw_path, require_provisions, resource
 from gdd.targets import Targets
@@ -101,7 +102,7 @@ def test_jobs_say_what_they_need(project: Any, config_folder: Any, tmp_path: Pat
     project(offline=True)
     targets = Targets(config_folder.load())
     jobs = [
-        SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=[name])
+        SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=[name], input=[])
         for rule, name in [("fetch", "weights"), ("dataset", "faces"), ("distill", "digits")]
     ]
     with pytest.raises(UserError) as caught:
@@ -110,6 +111,75 @@ def test_jobs_say_what_they_need(project: Any, config_folder: Any, tmp_path: Pat
     assert "backbones/w.pth" in str(caught.value)
     assert "tiny" not in str(caught.value)
     targets.require_provisions(jobs[2:])
+
+
+def test_a_fetched_file_that_is_gone_is_missed(project: Any, config_folder: Any, tmp_path: Path) -> None:
+    config = project()
+    require_provisions(config, ["weights"], [], tmp_path, noted=[])
+    with pytest.raises(UserError) as caught:
+        require_provisions(config, [], [], tmp_path, noted=["weights"])
+    assert f"{tmp_path}/backbones/w.pth: put it back, or delete results/fetched/weights.json" in str(
+        caught.value
+    )
+    (tmp_path / "backbones").mkdir()
+    (tmp_path / "backbones/w.pth").touch()
+    require_provisions(config, [], [], tmp_path, noted=["weights"])
+
+    # Not of a job that fetches it anyway.
+    jobs = [
+        SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=["tiny"], input=files)
+        for rule, files in [("fetch", []), ("distill", ["results/fetched/tiny.json"])]
+    ]
+    targets = Targets(config_folder.load())
+    targets.require_provisions(jobs)
+    with pytest.raises(UserError, match="were fetched and are gone"):
+        targets.require_provisions(jobs[1:])
+
+
+def test_an_empty_folder_is_missed(project: Any, tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    text = refused(project(raw_data={"faces": str(tmp_path / "faces")}), tmp_path)
+    assert f"faces: {tmp_path}/faces is empty; expected is a folder" in text
+
+
+@pytest.mark.parametrize(
+    ("local", "sentence"),
+    [
+        (
+            {"raw_data": {"face": "/x"}},
+            "'raw_data.face': no data set is made from raw data of that name; there are: faces.",
+        ),
+        ({"raw_data": {"digits": "/x"}}, "no data set is made from raw data of that name"),
+        ({"mirrors": {"https://x/": "ftp://y/"}}, "a mirror is an http(s) URL, file: or a path"),
+        ({"scratch": 3}, "'scratch' is 3"),
+    ],
+)
+def test_slips_in_local_yaml(project: Any, local: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        project(**local)
+    assert sentence in str(caught.value)
+
+
+def test_scratch_takes_variables_and_no_relative_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NODE_DISK", str(tmp_path))
+    assert Local(scratch="$NODE_DISK/x").scratch_folder() == tmp_path / "x"
+    assert Local(scratch="~/x").scratch_folder() == Path.home() / "x"
+    assert Local().scratch_folder() is None
+    monkeypatch.delenv("NODE_DISK")
+    with pytest.raises(UserError, match="give an absolute path"):
+        Local(scratch="$NODE_DISK/x").scratch_folder()
+
+
+def test_two_sources_cannot_share_a_place(project: Any, config_folder: Any, tmp_path: Path) -> None:
+    project()
+    extra = tmp_path / "mine"
+    (extra / "ablations").mkdir(parents=True)
+    mine = {"other": {**SOURCE, "url": "https://example.org/other"}}
+    (extra / "sources.yaml").write_text(yaml.safe_dump({"sources": mine}))
+    with pytest.raises(UserError, match="'other' has the path of 'tiny'"):
+        config_folder.load(extra)
 
 
 def test_a_data_set_waits_for_its_file_unless_the_user_has_it(project: Any, config_folder: Any) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gdd.config.load import parse_record
+from gdd.config.load import load_config, parse_record
 from gdd.config.recipe import Recipe, Sampler
 from gdd.config.records import Dataset, Evaluation, FeatureNetwork, Teacher
 from gdd.errors import UserError
+from gdd.experiments import Experiments
 from gdd.targets import Targets
-from gdd.targets.paths import dataset_file
+from gdd.targets.paths import alternatives, dataset_file, reference_distances
 
 TABLE = "ablations/small.yaml"
 RUN = SimpleNamespace(setting="digits", run="gdd", seed="0")
@@ -91,9 +93,10 @@ def test_records(targets: Targets) -> None:
     dataset = parse_record(Dataset, targets.dataset_record(SimpleNamespace(dataset="digits")))
     network = parse_record(FeatureNetwork, targets.features_record(SimpleNamespace(name="digits-judge")))
     teacher = parse_record(Teacher, targets.teacher_record(SimpleNamespace(teacher="digits")))
-    assert dataset == config.datasets["digits"]
+    # What says nothing about the content costs no work when it is reworded.
+    assert dataset == config.datasets["digits"].model_copy(update={"title": "", "licence": ""})
     assert network == config.features["digits-judge"].model_copy(update={"title": ""})
-    assert teacher == config.teachers["digits"]
+    assert teacher == config.teachers["digits"].model_copy(update={"title": ""})
     assert parse_record(Recipe, targets.recipe_json(RUN)) == targets.experiments.find("digits", "gdd")
     assert parse_record(Evaluation, targets.evaluation(RUN)) == config.settings["digits"].evaluation
 
@@ -101,7 +104,7 @@ def test_records(targets: Targets) -> None:
 def test_data_of_networks_and_teachers(targets: Targets) -> None:
     assert targets.features_data(SimpleNamespace(name="digits-judge")) == dataset_file("digits")
     assert targets.teacher_data(SimpleNamespace(teacher="digits")) == dataset_file("digits")
-    assert dataset_file("digits") == "results/datasets/digits/dataset.json"
+    assert dataset_file("digits") == "results/datasets/digits/identity.json"
 
 
 def test_the_sampler_of_a_teachers_file(config_folder: Any) -> None:
@@ -222,6 +225,78 @@ def test_a_table_is_left_alone_when_something_else_changes(config_folder: Any, t
     config_folder.change("methods/direct.yaml", ("colour",), "#123456")
     config_folder.write("ablations/other.yaml", (config_folder.path / TABLE).read_text())
     assert Targets(config_folder.load()).table_params(SimpleNamespace(table="small")) == before
+
+
+@pytest.fixture(scope="module")
+def published() -> Targets:
+    return Targets(Experiments(load_config("config")))
+
+
+def test_a_run_of_the_paper_is_given_every_fetched_file(published: Targets) -> None:
+    run = SimpleNamespace(setting="imagenet", run="gdd-i", seed="0")
+    assert published.run_backbones(run) == [
+        "results/fetched/deit-base-distilled-patch16-224.json",
+        "results/fetched/tf-efficientnet-lite0.json",
+    ]
+    assert published.backbone_options(run) == [
+        "--backbone deit_base_distilled_patch16_224=resources/backbones/"
+        "deit_base_distilled_patch16_224-df68dfff.pth",
+        "--backbone tf_efficientnet_lite0=resources/backbones/tf_efficientnet_lite0-0aa007d2.pth",
+    ]
+    assert published.run_fetched(run) == ["results/fetched/stylegan-xl-class-embeddings.json"]
+    assert published.file_options(run) == [
+        "--class-embedding resources/backbones/tf_efficientnet_lite0-class-embeddings.pkl"
+    ]
+    assert published.judge(run) == "results/fetched/inception.json"
+    assert published.judge_weights(run) == "resources/metrics/inception-2015-12-05.pt"
+
+
+def test_what_a_run_does_not_use_is_not_fetched(published: Targets) -> None:
+    assert published.run_fetched(SimpleNamespace(setting="ffhq", run="gdd", seed="0")) == []
+    assert published.run_fetched(SimpleNamespace(setting="imagenet", run="cd", seed="0")) == []
+    assert published.run_backbones(SimpleNamespace(setting="imagenet", run="cd", seed="0")) == []
+
+
+def test_lpips_is_fetched_for_those_who_measure_with_it(config_folder: Any) -> None:
+    config_folder.change("methods/direct.yaml", ("objective", "distance"), "lpips")
+    (config_folder.path / "sources.yaml").write_bytes(Path("config/sources.yaml").read_bytes())
+    targets, run = Targets(config_folder.load()), SimpleNamespace(setting="digits", run="direct", seed="0")
+    assert targets.run_fetched(run) == ["results/fetched/lpips-vgg16.json"]
+    assert targets.file_options(run) == ["--lpips resources/metrics/vgg16-397923af.pth"]
+
+
+def test_teachers_are_imported_or_trained(published: Targets) -> None:
+    for name in published.config.teachers:
+        imported = re.fullmatch(published.published_teachers(), name) is not None
+        trained = re.fullmatch(published.trained_teachers(), name) is not None
+        assert imported != trained
+        assert imported == name.startswith("edm-")
+    teacher = SimpleNamespace(teacher="edm-ffhq-64x64-uncond-ve")
+    assert published.teacher_source(teacher) == "resources/teachers/edm-ffhq-64x64-uncond-ve.pkl"
+    assert published.teacher_fetched(teacher) == "results/fetched/edm-ffhq-64x64-uncond-ve.json"
+    assert published.teacher_licence(teacher) == "CC BY-NC-SA 4.0"
+
+
+def test_a_pattern_of_no_names_matches_nothing() -> None:
+    assert not re.fullmatch(alternatives([]), "")
+
+
+def test_published_statistics_are_compared_where_there_are_any(published: Targets) -> None:
+    found = reference_distances(published.experiments, "paper")
+    datasets = ("cifar10", "afhqv2", "ffhq", "imagenet")
+    assert found == [f"references/{name}/inception-published.json" for name in datasets]
+    assert reference_distances(published.experiments, "demo-objectives") == []
+    assert set(published.page_inputs(SimpleNamespace(page="paper"))) >= {f"results/{path}" for path in found}
+    with pytest.raises(UserError, match="'digits' names no published 'statistics'"):
+        published.statistics(SimpleNamespace(dataset="digits"))
+
+
+def test_where_raw_data_lies_is_no_reason_to_prepare_it_again(config_folder: Any) -> None:
+    asked = SimpleNamespace(dataset="digits")
+    before = Targets(config_folder.load()).dataset_record(asked)
+    config_folder.change("datasets/digits.yaml", ("raw",), "elsewhere")
+    config_folder.change("datasets/digits.yaml", ("title",), "Another title")
+    assert Targets(config_folder.load()).dataset_record(asked) == before
 
 
 def test_commands_read_the_same_configuration(config_folder: Any, tmp_path: Any) -> None:

@@ -8,6 +8,8 @@ rule dataset:
         images="results/datasets/{dataset}/images.npy",
         labels="results/datasets/{dataset}/labels.npy",
         description="results/datasets/{dataset}/dataset.json",
+        # Small, and equal whenever the data are: what depends on them watches this file.
+        identity="results/datasets/{dataset}/identity.json",
     log:
         "results/logs/datasets/{dataset}.log",
     benchmark:
@@ -50,7 +52,7 @@ rule feature_network:
 
 rule pixel_reference:
     input:
-        data="results/datasets/{dataset}/dataset.json",
+        data="results/datasets/{dataset}/identity.json",
     output:
         "results/references/{dataset}/pixels.npz",
     log:
@@ -69,7 +71,7 @@ rule pixel_reference:
 
 rule reference:
     input:
-        data="results/datasets/{dataset}/dataset.json",
+        data="results/datasets/{dataset}/identity.json",
         judge=targets.reference_judge,
     output:
         "results/references/{dataset}/{name}.npz",
@@ -81,8 +83,8 @@ rule reference:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=targets.reference_memory,
+        runtime=targets.reference_minutes,
     params:
         judge=targets.reference_weights,
     shell:
@@ -104,7 +106,7 @@ rule reference_distance:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=30,
     params:
         published=targets.statistics,

@@ -11,6 +11,7 @@ rule distill:
         teacher=ancient(targets.run_teacher),
         teacher_identity=targets.run_teacher_identity,
         backbones=targets.run_backbones,
+        files=targets.run_fetched,
         # Decided by the teacher and by its own name, so its time stamp says nothing new.
         pairs=ancient(targets.run_pairs),
     output:
@@ -33,8 +34,9 @@ rule distill:
         folder=subpath(output.facts, parent=True),
         recipe=targets.recipe_json,
         backbones=targets.backbone_options,
+        files=targets.file_options,
         pairs=lambda wildcards, input: [f"--pairs {file}" for file in input.pairs],
     shell:
         "gdd --log {log} --threads {threads} distill {params.folder} --seed {wildcards.seed}"
         " --recipe {params.recipe:q} --teacher {input.teacher} --data {input.data}"
-        " {params.backbones} {params.pairs}"
+        " {params.backbones} {params.pairs} {params.files}"

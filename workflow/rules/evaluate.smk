@@ -21,8 +21,8 @@ rule evaluate_run:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=targets.evaluation_memory,
+        runtime=targets.evaluation_minutes,
     params:
         folder=subpath(output[0], parent=True),
         evaluation=targets.evaluation,
@@ -58,11 +58,11 @@ rule evaluate_teacher:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=targets.evaluation_memory,
+        runtime=targets.evaluation_minutes,
     params:
         sampler=targets.sampler,
-        evaluation=targets.evaluation,
+        evaluation=targets.teacher_evaluation,
         judge=targets.judge_weights,
         pixels=lambda wildcards, input: [
             f"--pixel-reference {file}" for file in input.pixel_reference

@@ -44,7 +44,12 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert (len(array), array.shape, array.name) == (5, (2, 4, 3), "set")
     facts = {key: array.description[key] for key in ("images", "height", "width", "channels")}
     assert facts == {"images": 5, "height": 4, "width": 3, "channels": 2}
-    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.npy", "labels.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "dataset.json",
+        "identity.json",
+        "images.npy",
+        "labels.npy",
+    ]
 
 
 def test_a_data_set_is_named_by_its_folder_or_its_description(folder: Path) -> None:

@@ -60,8 +60,13 @@ def test_other_folders_than_classes(names: list[str], classes: int, sentence: st
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ({"labels": [[name, 3] for name in NAMES]}, "gives labels from 3 to 3, but the data set has 3"),
+        (
+            {"labels": [[name, 3] for name in NAMES]},
+            "gives labels from 3 to 3, 1 different ones, but the data set has 3",
+        ),
         ({"labels": [[name, -1] for name in NAMES]}, "gives labels from -1 to -1"),
+        ({"labels": [[name, 0] for name in NAMES]}, "gives labels from 0 to 0, 1 different ones"),
+        ({"labels": [[name, 2**70] for name in NAMES]}, "1 different ones, but the data set has 3"),
         ({"labels": [[name, 0] for name in NAMES[1:]]}, "gives no label for 1 file: n1/a.png."),
         ({"labels": None}, "gives no label for 4 files: n1/a.png, "),
         ({"labels": [[name, [0.5, 1]] for name in NAMES]}, "is not of the form"),

@@ -31,7 +31,7 @@ def test_a_copy_is_the_array(folder: Path, tmp_path: Path) -> None:
     copy = stage(folder, tmp_path / "scratch")
     assert copy.parent == tmp_path / "scratch" / f"gdd-{os.getuid()}"
     assert copy.name == f"photos-{ImageArray.open(folder).sha256[:16]}"
-    for path in folder.iterdir():
+    for path in (folder / name for name in staging.FILES):
         assert (copy / path.name).read_bytes() == path.read_bytes()
     assert np.array_equal(ImageArray.open(copy).images, IMAGES)
     assert sorted(path.name for path in copy.parent.iterdir()) == [f".{copy.name}.lock", copy.name]
