@@ -26,7 +26,8 @@ FREEZE_POLICIES: dict[str, tuple[str, ...]] = {
     "conv": _inside_blocks("conv", "proj"),  # GDD-I, D2O-F
     "conv+qkv": _inside_blocks("conv", "proj", "qkv"),
     "conv+qkv+skip": _inside_blocks("conv", "proj", "qkv", "skip"),
-    "norms-only": ("*", "!*norm[0-9].*", "!*_norm.*"),  # all but the scales and shifts of the norms
+    # All but the scales and shifts of the norms; a two-time student has no second embedding from its teacher.
+    "norms-only": ("*", "!*norm[0-9].*", "!*_norm.*", "!*.map_target.*"),
 }
 
 

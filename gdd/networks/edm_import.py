@@ -14,15 +14,15 @@ from gdd.errors import UserError
 from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import KINDS
 from gdd.networks.edm_pickle import read_network
-from gdd.networks.preconditioning import SIGMA_DATA, SIGMA_MAX, Denoiser, OneStepGenerator
+from gdd.networks.preconditioning import SIGMA_DATA, Denoiser, OneStep, OneStepGenerator
 from gdd.networks.weights import load_weights, save_weights
 
 EDM_LICENCE = "CC BY-NC-SA 4.0 (NVIDIA EDM)"
 
 # The noise level and the form of the preconditioning at which published generators make their one step.
 ONE_STEP = {
-    "GDDPrecond": {"sigma": SIGMA_MAX, "coefficients": "boundary"},  # GDD's release
-    "EDMPrecond": {"sigma": 2.5, "coefficients": "edm"},  # SiD (arXiv:2404.04057), sigma_init
+    "GDDPrecond": OneStep(),  # GDD's release
+    "EDMPrecond": OneStep(2.5, "edm"),  # SiD (arXiv:2404.04057), sigma_init
 }
 
 AUGMENTATION = "model.map_augment."  # of no use to a generator, which never sees augmented images
@@ -85,7 +85,7 @@ def import_network(
         network_class = OneStepGenerator
         arch = arch.for_one_step()
         tensors = {name: value for name, value in tensors.items() if not name.startswith(AUGMENTATION)}
-        description["one_step"] = ONE_STEP[pickled.class_name]
+        description["one_step"] = ONE_STEP[pickled.class_name]._asdict()
     shapes = _expected_shapes(source, arch, network_class, len(tensors))
     _check_tensors(source, shapes, tensors)
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}

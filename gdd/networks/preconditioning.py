@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from gdd.networks.unet import build_unet
 SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1]
 SIGMA_MAX = 80.0  # where the one-step generator starts
 SIGMA_MIN = 0.002  # where its boundary condition holds
+SIGMA_MIDDLE = 0.8  # where a generator of two steps makes the second (GDD's release)
 
 
 class Coefficients(NamedTuple):
@@ -48,11 +50,13 @@ def boundary_coefficients(sigma: Tensor) -> Coefficients:
 class _Preconditioned(nn.Module):
     """A U-Net between coefficients. Weights and results are float32, the U-Net computes in `dtype`."""
 
+    two_times: ClassVar[bool] = False  # whether the U-Net is also told which noise level to reach
+
     def __init__(self, arch: Architecture, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.arch = arch
         self.dtype = dtype
-        self.model = build_unet(arch)
+        self.model = build_unet(arch, self.two_times)
 
     def _apply_model(
         self,
@@ -60,15 +64,18 @@ class _Preconditioned(nn.Module):
         coefficients: Coefficients,
         class_labels: Tensor | None,
         augment_labels: Tensor | None = None,
+        target_labels: Tensor | None = None,
     ) -> Tensor:
         skip, out, in_, _ = (value.reshape(-1, 1, 1, 1) for value in coefficients)
+        noise_labels = coefficients.noise.reshape(-1)
         inner = self.model(
-            (in_ * x).to(self.dtype), coefficients.noise.reshape(-1), class_labels, augment_labels
+            (in_ * x).to(self.dtype), noise_labels, class_labels, augment_labels, target_labels
         )
         return skip * x + out * inner.float()
 
 
-def _as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
+def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Return sigma in float32 on the device of x."""
     return torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
 
 
@@ -93,18 +100,53 @@ class Denoiser(_Preconditioned):
         Returns:
             [B, C, H, W], float32.
         """
-        sigma = _as_sigma(sigma, x)
+        sigma = as_sigma(sigma, x)
         return self._apply_model(x.float(), denoiser_coefficients(sigma), class_labels, augment_labels)
 
 
-class OneStepGenerator(_Preconditioned):
-    """G(z, c): a denoiser's network evaluated once at sigma = 80, from noise to image (GDD Sec. 3)."""
+class OneStep(NamedTuple):
+    """The noise level at which a generator makes its one step, and the form of its preconditioning."""
 
-    def __init__(self, arch: Architecture, dtype: torch.dtype = torch.float32) -> None:
+    sigma: float = SIGMA_MAX
+    coefficients: Literal["boundary", "edm"] = "boundary"
+
+
+def step_levels(steps: int) -> list[float]:
+    """Return the noise levels at which a generator of so many steps evaluates its network.
+
+    80 for one step, 80 and 0.8 for two (GDD's release). More are the starts of the intervals of EDM's grid
+    with rho = 7 from 80 to 0.002: at its end there is nothing left to do.
+    """
+    if steps <= 2:
+        return [SIGMA_MAX, SIGMA_MIDDLE][:steps]
+    high, low = SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7)
+    return [(high + step / steps * (low - high)) ** 7 for step in range(steps)]
+
+
+class OneStepGenerator(_Preconditioned):
+    """G(z, c): a denoiser's network evaluated once at sigma = 80, from noise to image (GDD Sec. 3).
+
+    With `steps` above 1 the image is noised again, to the next of `step_levels`, and the network evaluated
+    there, as in multistep consistency sampling (arXiv:2303.01469, Algorithm 1). Each step starts from fresh
+    noise, which is part of z, and gradients flow through all of them.
+
+    `one_step` differs in generators that others published: where they start, and EDM's coefficients instead
+    of those that make the network the identity at 0.002.
+    """
+
+    def __init__(self, arch: Architecture, dtype: torch.dtype = torch.float32, *, steps: int = 1) -> None:
         super().__init__(arch.for_one_step(), dtype)
+        self.steps = steps
+        self.one_step = OneStep()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape of the noise z of one image: (steps C, H, W)."""
+        arch = self.arch
+        return self.steps * arch.img_channels, arch.img_resolution, arch.img_resolution
 
     @classmethod
-    def from_denoiser(cls, denoiser: Denoiser, dtype: torch.dtype | None = None) -> OneStepGenerator:
+    def from_denoiser(cls, denoiser: Denoiser, dtype: torch.dtype | None = None, *, steps: int = 1) -> Self:
         """Return a generator with a copy of the denoiser's weights, on its device.
 
         The augmentation mapping is left behind, because a generator never sees augmented images.
@@ -115,13 +157,24 @@ class OneStepGenerator(_Preconditioned):
             if not name.startswith("model.map_augment.")
         }
         with torch.device("meta"):
-            generator = cls(denoiser.arch, denoiser.dtype if dtype is None else dtype)
+            generator = cls(denoiser.arch, denoiser.dtype if dtype is None else dtype, steps=steps)
         generator.load_state_dict(weights, assign=True)
         return generator
 
     def forward(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return images [B, C, H, W] in about [-1, 1], float32, for unit noise z [B, C, H, W]."""
-        return self.forward_at(z.float() * SIGMA_MAX, SIGMA_MAX, class_labels)
+        """Return images [B, C, H, W] in about [-1, 1], float32, for unit noise z [B, *latent_shape].
+
+        Raises:
+            ValueError: z holds the noise of another number of steps.
+        """
+        if z.shape[1] != self.latent_shape[0]:
+            raise ValueError(f"z has {z.shape[1]} channels; {self.steps} steps take {self.latent_shape[0]}.")
+        first, *fresh = z.float().chunk(self.steps, dim=1)
+        image = self.forward_at(first * self.one_step.sigma, self.one_step.sigma, class_labels)
+        for sigma, noise in zip(step_levels(self.steps)[1:], fresh, strict=True):
+            noisy = image + math.sqrt(sigma**2 - SIGMA_MIN**2) * noise
+            image = self.forward_at(noisy, sigma, class_labels)
+        return image
 
     def forward_at(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """Jump from any noise level to the image; the identity at sigma = 0.002.
@@ -134,5 +187,6 @@ class OneStepGenerator(_Preconditioned):
         Returns:
             [B, C, H, W], float32.
         """
-        sigma = _as_sigma(sigma, x)
-        return self._apply_model(x.float(), boundary_coefficients(sigma), class_labels)
+        sigma = as_sigma(sigma, x)
+        form = boundary_coefficients if self.one_step.coefficients == "boundary" else denoiser_coefficients
+        return self._apply_model(x.float(), form(sigma), class_labels)

@@ -23,17 +23,23 @@ from gdd.networks.layers import (
     ResidualInput,
     positional_features,
 )
+from gdd.networks.target_level import TargetLevel
 
 
-def build_unet(arch: Architecture) -> UNet:
-    """Return a network of `arch` with fresh weights from PyTorch's global random state."""
-    return SongUNet(arch) if arch.model_type == "SongUNet" else DhariwalUNet(arch)
+def build_unet(arch: Architecture, two_times: bool = False) -> UNet:
+    """Return a network of `arch` with fresh weights from PyTorch's global random state.
+
+    With `two_times` it is also told which noise level to reach.
+    """
+    family = SongUNet if arch.model_type == "SongUNet" else DhariwalUNet
+    return family(arch, two_times)
 
 
 class UNet(nn.Module):
     """What both families share: the way through encoder and decoder."""
 
     arch: Architecture
+    map_target: TargetLevel | None
     enc: nn.ModuleDict
     dec: nn.ModuleDict
 
@@ -43,6 +49,7 @@ class UNet(nn.Module):
         noise_labels: Tensor,
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        target_labels: Tensor | None = None,
     ) -> Tensor:
         """Evaluate F of the preconditioned denoiser, in the dtype of x.
 
@@ -51,14 +58,18 @@ class UNet(nn.Module):
             noise_labels: [B] or [1], c_noise of EDM.
             class_labels: [B, label_dim], one-hot; None or [B, 0] for an unconditional network.
             augment_labels: [B, augment_dim]; None is "not augmented".
+            target_labels: [B] or [1], c_noise of the level to reach, for a two-time network.
 
         Raises:
             ValueError: labels that the network has no input for, or the lack of labels it needs.
         """
+        if (target_labels is None) != (self.map_target is None):
+            raise ValueError("target_labels are what a two-time network needs, and no other takes them.")
         emb = self.embed(
             noise_labels.float(),
             self._checked(class_labels, self.arch.label_dim, "class_labels", needed=True),
             self._checked(augment_labels, self.arch.augment_dim, "augment_labels", needed=False),
+            target_labels,
         )
         x, skips = self._encode(x, emb)
         for name, module in self.dec.items():
@@ -91,9 +102,26 @@ class UNet(nn.Module):
         return x, skips
 
     def embed(
-        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+        self,
+        noise_labels: Tensor,
+        class_labels: Tensor | None,
+        augment_labels: Tensor | None,
+        target_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the embedding [B, emb_channels] that every block reads, in float32."""
+        emb = self.condition(noise_labels, class_labels, augment_labels)
+        if self.map_target is not None and target_labels is not None:
+            emb = emb + self.map_target(self.noise_features(target_labels.float()))
+        return functional.silu(emb)
+
+    def noise_features(self, noise_labels: Tensor) -> Tensor:
+        """Return fixed features [B, features] of noise levels [B] given as c_noise of EDM."""
+        raise NotImplementedError
+
+    def condition(
+        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        """Return what the embedding is the SiLU of, [B, emb_channels]."""
         raise NotImplementedError
 
     def output(self, x: Tensor) -> Tensor:
@@ -117,7 +145,7 @@ class UNet(nn.Module):
 class SongUNet(UNet):
     """DDPM++ (positional embedding, box filter) or NCSN++ (Fourier features, residual input path)."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: Architecture, two_times: bool = False) -> None:
         super().__init__()
         self.arch = arch
         family = Family.of(arch)
@@ -129,27 +157,32 @@ class SongUNet(UNet):
             self.map_augment = Linear(arch.augment_dim, self.noise_channels, family.init, bias=False)
         self.map_layer0 = Linear(self.noise_channels, family.emb_channels, family.init)
         self.map_layer1 = Linear(family.emb_channels, family.emb_channels, family.init)
+        self.map_target = TargetLevel(arch) if two_times else None
         self.enc, skip_channels = _encoder(arch, family, first=arch.model_channels)
         self.dec = _decoder(arch, family, skip_channels)
         side = arch.img_resolution
         self.dec[f"{side}x{side}_aux_norm"] = GroupNorm(arch.widths[0], family.eps)
         self.dec[f"{side}x{side}_aux_conv"] = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
-    def embed(
+    def noise_features(self, noise_labels: Tensor) -> Tensor:
+        """See `UNet.noise_features`; here the sines come first."""
+        if self.map_noise is None:
+            features = positional_features(noise_labels, self.noise_channels, endpoint=True)
+        else:
+            features = self.map_noise(noise_labels)
+        cosines, sines = features.chunk(2, dim=1)
+        return torch.cat([sines, cosines], dim=1)
+
+    def condition(
         self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> Tensor:
-        """See `UNet.embed`."""
-        if self.map_noise is None:
-            emb = positional_features(noise_labels, self.noise_channels, endpoint=True)
-        else:
-            emb = self.map_noise(noise_labels)
-        cosines, sines = emb.chunk(2, dim=1)
-        emb = torch.cat([sines, cosines], dim=1)
+        """See `UNet.condition`."""
+        emb = self.noise_features(noise_labels)
         if class_labels is not None:
             emb = emb + self.map_label(self._drop_labels(class_labels) * math.sqrt(self.arch.label_dim))
         if augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
-        return functional.silu(self.map_layer1(functional.silu(self.map_layer0(emb))))
+        return self.map_layer1(functional.silu(self.map_layer0(emb)))
 
     def output(self, x: Tensor) -> Tensor:
         """See `UNet.output`."""
@@ -161,7 +194,7 @@ class SongUNet(UNet):
 class DhariwalUNet(UNet):
     """ADM: multi-head attention at several resolutions, the embedding as scale and shift."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: Architecture, two_times: bool = False) -> None:
         super().__init__()
         self.arch = arch
         family = Family.of(arch)
@@ -171,22 +204,27 @@ class DhariwalUNet(UNet):
         self.map_layer1 = Linear(family.emb_channels, family.emb_channels, family.init)
         if arch.label_dim:
             self.map_label = Linear(arch.label_dim, family.emb_channels, family.init, bias=False)
+        self.map_target = TargetLevel(arch) if two_times else None
         self.enc, skip_channels = _encoder(arch, family, first=arch.widths[0])
         self.dec = _decoder(arch, family, skip_channels)
         self.out_norm = GroupNorm(arch.widths[0], family.eps)
         self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
-    def embed(
+    def noise_features(self, noise_labels: Tensor) -> Tensor:
+        """See `UNet.noise_features`; the cosines come first."""
+        return positional_features(noise_labels, self.arch.model_channels, endpoint=False)
+
+    def condition(
         self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> Tensor:
-        """See `UNet.embed`."""
-        emb = positional_features(noise_labels, self.arch.model_channels, endpoint=False)
+        """See `UNet.condition`."""
+        emb = self.noise_features(noise_labels)
         if augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         emb = self.map_layer1(functional.silu(self.map_layer0(emb)))
         if class_labels is not None:
             emb = emb + self.map_label(self._drop_labels(class_labels))
-        return functional.silu(emb)
+        return emb
 
     def output(self, x: Tensor) -> Tensor:
         """See `UNet.output`."""

@@ -11,15 +11,11 @@ from gdd.config.recipe import Sampler
 from gdd.data.image_array import to_signed
 from gdd.diffusion.sampler import heun_sample, heun_step, sigma_schedule
 from gdd.diffusion.sampling import load_pairs
-from gdd.distill.objectives import (
-    DISTRIBUTIONAL,
-    ConsistencyLoss,
-    DirectLoss,
-    RealImages,
-    SolvingDirectLoss,
-    consistency_grid,
-    squared_error,
-)
+from gdd.distill.consistency import ConsistencyLoss
+from gdd.distill.direct import DirectLoss, SolvingDirectLoss
+from gdd.distill.distances import squared_error
+from gdd.distill.objectives import DISTRIBUTIONAL, RealImages
+from gdd.distill.time_grid import time_grid
 from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.randomness import noise, stream
@@ -96,7 +92,7 @@ def test_direct_imitation_solves_where_there_are_no_pairs(
 
 
 def test_the_grid_of_consistency_is_that_of_the_sampler_upside_down() -> None:
-    grid = consistency_grid(6)
+    grid = time_grid(6)
     assert grid[0].item() == pytest.approx(0.002)
     assert grid[-1].item() == pytest.approx(80)
     torch.testing.assert_close(grid.flip(0), sigma_schedule(7)[:-1])
@@ -113,7 +109,7 @@ def test_consistency_meets_the_average_one_step_down(
     index = torch.randint(1, 7, (GROUP,), generator=stream(SEED, "consistency level", 3))
     z = noise(SEED, "consistency noise", 3, (GROUP, 1, 8, 8))
     for image, step in enumerate(index.tolist()):
-        above, below = (float(consistency_grid(6)[step - down]) for down in (0, 1))
+        above, below = (float(time_grid(6)[step - down]) for down in (0, 1))
         one = slice(image, image + 1)
         label = reals.class_labels[one] if reals.class_labels is not None else None
         noisy = reals.images[one] + above * z[one]

@@ -18,7 +18,7 @@ from gdd.config.record import parse
 from gdd.diffusion.sampler import heun_sample
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser
+from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
 from gdd.networks.edm_import import import_network
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.weights import load_weights
@@ -165,6 +165,25 @@ def test_a_generator_loses_augmentation_and_tells_its_step(
     assert not [name for name in tensors if "map_augment" in name]
     assert (description["arch"]["augment_dim"], description["arch"]["dropout"]) == (0, 0.0)
     assert load_generator(imported)(torch.randn(1, 1, 8, 8), torch.eye(2)[:1]).shape == (1, 1, 8, 8)
+
+
+def test_a_generator_of_sid_makes_its_step_where_sid_does(change: Change) -> None:
+    generator = load_generator(change.imported(kind="generator"))
+    denoiser = load_denoiser(change.imported())
+    z, labels = torch.randn(3, 1, 8, 8), torch.eye(2)[[0, 1, 0]]
+    with torch.no_grad():
+        # SiD (arXiv:2404.04057): the denoiser at sigma_init = 2.5.
+        torch.testing.assert_close(generator(z, labels), denoiser(2.5 * z, 2.5, labels), rtol=0, atol=0)
+        change.class_name = "GDDPrecond"
+        ours = load_generator(change.imported(kind="generator"))
+        torch.testing.assert_close(ours(z, labels), ours.forward_at(80 * z, 80.0, labels), rtol=0, atol=0)
+        assert not torch.allclose(ours(z, labels), generator(z, labels))
+
+
+def test_a_published_generator_keeps_its_step_when_saved_again(change: Change) -> None:
+    generator = load_generator(change.imported(kind="generator"))
+    save_network(change.path / "copy.safetensors", generator)
+    assert load_generator(change.path / "copy.safetensors").one_step == (2.5, "edm")
 
 
 def test_numpy_numbers_among_the_arguments(change: Change) -> None:
