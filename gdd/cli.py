@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from gdd.commands import data, evaluate, fetch, project, report, train
+from gdd.commands import data, evaluate, fetch, project, report, sample, train
 from gdd.commands.options import FILE
-from gdd.errors import UserError
+from gdd.errors import ProcessLost, UserError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
@@ -52,6 +52,8 @@ for command in (
     train.teacher,
     train.pairs,
     train.distill,
+    sample.sample,
+    evaluate.evaluate,
     evaluate.evaluate_run,
     evaluate.evaluate_teacher,
     report.table,
@@ -78,6 +80,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except UserError as error:
         _fail(str(error), BAD_INPUT)
+    except ProcessLost as lost:
+        _fail(str(lost), FAILED)
     except Stopped as stop:
         _fail(f"{stop} The same command resumes it.", STOPPED)
     except (KeyboardInterrupt, click.Abort):

@@ -12,3 +12,7 @@ class UserError(Exception):
 
 class DivergedError(UserError):
     """A network gave images that are no numbers."""
+
+
+class ProcessLost(Exception):
+    """Another process of the run does not answer; the run ends, and the same command resumes it."""

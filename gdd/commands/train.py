@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -62,7 +65,14 @@ def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
     help="NAME.safetensors needs no NAME; repeatable.",
 )
 @click.option("--pairs", "pairs_file", type=FILE, help="Solved pairs of noise and image.")
+@click.option("--lpips", type=FILE, help="VGG-16 of torchvision, for objectives that measure with LPIPS.")
+@click.option("--class-embedding", type=FILE, help="StyleGAN-XL's table, for recipes that start from it.")
 @click.option("--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints.")
+@click.option("--processes", type=click.IntRange(1), default=1, help="On this machine; a GPU for each.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
+@click.option("--compile", is_flag=True, help="Use torch.compile.")
+@click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
 @CONFIG_FOLDER
 def distill(
     run_folder: Path,
@@ -72,21 +82,46 @@ def distill(
     data: Path,
     backbones: tuple[str, ...],
     pairs_file: Path | None,
+    lpips: Path | None,
+    class_embedding: Path | None,
     checkpoint_every: int | None,
+    processes: int,
+    device: Literal["auto", "cpu", "cuda"],
+    images_at_once: int | None,
+    compile: bool,  # the option's name
+    tf32: bool,
     folder: Path,
 ) -> None:
-    """Train a one-step generator in FOLDER; the same command resumes it."""
+    """Train a one-step generator in FOLDER; the same command resumes it.
+
+    The number of processes and whatever else belongs to the machine changes results by rounding only.
+    """
+    from gdd.training.launch import launch
+
+    if processes > 1 and "RANK" not in os.environ:
+        sys.exit(launch([sys.executable, "-m", "gdd", *sys.argv[1:]], processes))
+
     from gdd.config.load import parse_record
     from gdd.config.local import load_local
     from gdd.config.recipe import Recipe
     from gdd.data.staging import stage
     from gdd.distill.distill import Inputs
     from gdd.distill.distill import distill as run
+    from gdd.training.execution import Execution
 
     files = dict(_named(entry) for entry in backbones)
-    staged = stage(data.parent if data.suffix == ".json" else data, load_local(folder).scratch)
-    inputs = Inputs(teacher=model, data=staged, backbones=files, pairs=pairs_file)
-    run(run_folder, parse_record(Recipe, recipe), seed, inputs, checkpoint_every=checkpoint_every)
+    staged = stage(data.parent if data.suffix == ".json" else data, load_local(folder).scratch_folder())
+    inputs = Inputs(
+        teacher=model,
+        data=staged,
+        backbones=files,
+        pairs=pairs_file,
+        lpips=lpips,
+        class_embedding=class_embedding,
+    )
+    execution = Execution(device=device, images_at_once=images_at_once, compile=compile, tf32=tf32)
+    wanted = parse_record(Recipe, recipe)
+    run(run_folder, wanted, seed, inputs, checkpoint_every=checkpoint_every, execution=execution)
 
 
 def _named(entry: str) -> tuple[str, Path]:

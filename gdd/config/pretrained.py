@@ -14,5 +14,15 @@ BACKBONES = {
     "tf_efficientnet_b0_ns": "tf-efficientnet-b0-ns",
 }
 
-# Networks that judge.
-EXTRACTORS = {"inception": "inception"}
+LPIPS = "lpips-vgg16"  # the trunk of LPIPS
+
+# What the class embedding of a conditional discriminator can start from.
+CLASS_EMBEDDINGS = {"stylegan-xl": "stylegan-xl-class-embeddings"}
+
+# Networks that judge. Two of them are one file, seen through two resizes.
+EXTRACTORS = {
+    "inception": "inception",
+    "inception-clean": "inception",
+    "clip": "clip-vit-b-32",
+    "dinov2": "dinov2-vit-l-14",
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -14,14 +14,20 @@ Count = Annotated[int, Field(gt=0)]
 
 NamedPolicy = Literal["none", "conv", "conv+qkv", "conv+qkv+skip", "norms-only"]
 Distributional = Literal["softplus", "hinge"]
-Instance = Literal["direct", "consistency"]
+Instance = Literal["direct", "progressive", "consistency", "consistency-trajectory", "reverse-consistency"]
+Distance = Literal["squared", "lpips"]
 Precision = Literal["float32", "bfloat16"]
+AugmentPolicy = Literal["color", "translation", "cutout"]
+AUGMENT_POLICIES: tuple[AugmentPolicy, ...] = ("color", "translation", "cutout")
 
 # A backbone that comes from the run's own teacher instead of a file.
 TEACHER_ENCODER = "teacher-encoder"
 
 
 GRID = 18  # steps of the teacher's sampler on CIFAR-10 (EDM)
+
+# Instance-based objectives whose student is also told the noise level it is to reach.
+TWO_TIMES = ("progressive", "consistency-trajectory", "reverse-consistency")
 
 
 class LearningRates(Record):
@@ -55,27 +61,58 @@ class R1(Record):
 class Heads(Record):
     """The trained part of the projected discriminator."""
 
+    later_keys: ClassVar[tuple[str, ...]] = ("class_embedding",)
+
     kind: Literal["downsampling", "local"] = "downsampling"
     channels: Count = 64  # of a `local` head; `downsampling` heads follow StyleGAN-XL's table
     projection_channels: Count = 64
     norm_group: Count = 64  # images over which batch norm takes its statistics
+    class_embedding: Literal["random", "stylegan-xl"] = "random"  # what it starts from; conditional ones only
+
+
+class Augment(Record):
+    """Random changes of all images before the discriminator: DiffAugment's policies, or ADA.
+
+    ADA (arXiv:2006.06676) adapts how often it changes something, so that the mean sign of the discriminator's
+    logits of real images stays at `target`.
+    """
+
+    kind: Literal["none", "diffaugment", "ada"] = "none"
+    policies: Annotated[tuple[AugmentPolicy, ...], Field(min_length=1), Distinct] = AUGMENT_POLICIES
+    target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
+    speed_kimg: Positive = 500.0  # thousands of images in which the probability can go from 0 to 1
+
+    @model_validator(mode="after")
+    def _uses_what_it_sets(self) -> Self:
+        for key, kind in (("policies", "diffaugment"), ("target", "ada"), ("speed_kimg", "ada")):
+            if self.kind != kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"'{key}' belongs to 'kind: {kind}'")
+        return self
 
 
 class Objective(Record):
     """What the student is trained on: a distributional loss, an instance-based one, or their sum."""
 
+    later_keys: ClassVar[tuple[str, ...]] = ("distance",)
+
     distributional: Distributional | None = None
     instance: Instance | None = None
     instance_weight: Positive = 1.0
     pairs: Annotated[int, Field(ge=0)] = 0  # direct: ODE pairs solved beforehand; 0 solves them as it goes
-    grid: Count = GRID  # consistency: steps of the noise grid from 0.002 to 80
+    grid: Count = GRID  # all but direct: steps of the noise grid from 0.002 to 80
+    distance: Distance = "squared"  # of an instance-based loss: mean squared error, or LPIPS (VGG)
+
+    @property
+    def two_times(self) -> bool:
+        """Whether the student is also told which noise level to reach."""
+        return self.instance in TWO_TIMES
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
         if self.distributional is None and self.instance is None:
             raise ValueError(
-                "an objective needs 'distributional' (softplus, hinge), 'instance' (direct, consistency) "
-                "or both"
+                "an objective needs 'distributional' (softplus, hinge), 'instance' "
+                f"({', '.join(get_args(Instance))}) or both"
             )
         return self
 
@@ -83,9 +120,26 @@ class Objective(Record):
     def _uses_what_it_sets(self) -> Self:
         if self.pairs and self.instance != "direct":
             raise ValueError("'pairs' belongs to 'instance: direct'")
-        if self.grid != GRID and self.instance != "consistency":
-            raise ValueError("'grid' belongs to 'instance: consistency'")
+        if self.grid != GRID and self.instance in (None, "direct"):
+            raise ValueError(f"'grid' belongs to 'instance': {_in_words(get_args(Instance)[1:])}")
+        if self.distance != "squared" and self.instance is None:
+            raise ValueError("'distance' belongs to an 'instance' objective")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_grid_that_fits(self) -> Self:
+        if self.instance == "progressive" and (self.grid < 2 or self.grid & (self.grid - 1)):
+            raise ValueError(
+                f"'instance: progressive' halves its 'grid' down to single steps, which {self.grid} do not "
+                "allow; give a power of two, such as 16"
+            )
+        if self.instance == "consistency-trajectory" and self.grid < 2:
+            raise ValueError("'instance: consistency-trajectory' needs a 'grid' of at least 2 steps")
+        return self
+
+
+def _in_words(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 class Sampler(Record):
@@ -101,12 +155,21 @@ class Sampler(Record):
 class Recipe(Record):
     """All that decides a student's weights, apart from the seed."""
 
+    later_keys: ClassVar[tuple[str, ...]] = (
+        "generator_steps",
+        "flip",
+        "keep",
+        "backbone_precision",
+        "augment",
+    )
+
     dataset: str
     teacher: str
     teacher_sampler: Sampler
     objective: Objective
     freeze: NamedPolicy | tuple[str, ...] = "none"
     init: Literal["teacher", "random"] = "teacher"
+    generator_steps: Count = 1  # evaluations of the network per image, with fresh noise before each
     images: Count
     batch: Count
     snapshot_every: Count  # images
@@ -118,11 +181,22 @@ class Recipe(Record):
     r1: R1 = R1(gamma=1e-4)
     reuse_fakes: bool = False
     precision: Precision = "float32"
+    backbone_precision: Precision = "float32"  # in which the networks in 'backbones' compute
+    augment: Augment = Augment()  # of what the discriminator sees, but for R1
+    flip: bool = False  # mirror each real image with probability 1/2
+    keep: Literal["all", "reported"] = "all"  # which snapshots stay once a run has been judged
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.objective.distributional and not self.backbones:
             raise ValueError("a distributional objective needs at least one network in 'backbones'")
+        if self.augment.kind != "none" and not self.objective.distributional:
+            raise ValueError("'augment' belongs to a 'distributional' objective, whose discriminator sees it")
+        if self.generator_steps > 1 and self.objective.instance == "direct":
+            raise ValueError(
+                "'instance: direct' ties one noise to one image, and a generator of several steps takes more "
+                "noise; set 'generator_steps' to 1"
+            )
         if self.batch % self.heads.norm_group:
             raise ValueError(
                 f"'batch' ({self.batch}) cannot be divided into groups of 'heads.norm_group' "

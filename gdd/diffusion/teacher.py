@@ -125,7 +125,7 @@ def train_teacher(
     with RunDirectory(folder, fingerprint) as run:
         if not run.finished:
             teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors")
-            seconds = train(
+            trained = train(
                 teacher,
                 run,
                 name=f"teacher {folder.name}",
@@ -141,7 +141,7 @@ def train_teacher(
                 "dataset": data.name,
                 "dataset_sha256": data.sha256,
                 "images": teacher.images,
-                "seconds": round(seconds, 1),
+                "seconds": round(trained.seconds, 1),
                 "environment": environment(),
             }
             write_json(run.state / "teacher.json", facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,23 @@ from typing import Any
 import torch
 
 from gdd.adversary.backbones import load_backbones
+from gdd.adversary.class_embedding import load_class_embedding
 from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
+from gdd.config.pretrained import CLASS_EMBEDDINGS
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
-from gdd.diffusion.sampling import load_pairs
 from gdd.distill.freeze import freeze
-from gdd.distill.objectives import ConsistencyLoss, DirectLoss, InstanceLoss, SolvingDirectLoss
+from gdd.distill.instance import build_instance_loss
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
 from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.networks.seeded import derived_seed, seeded_weights
+from gdd.networks.two_time import TwoTimeGenerator
 from gdd.provenance import environment
+from gdd.training.distributed import ALONE, World, join
+from gdd.training.execution import PLAIN, Execution
 from gdd.training.loop import train
 from gdd.training.progress import peak_memory
 from gdd.training.run_directory import RunDirectory
@@ -36,6 +41,8 @@ class Inputs:
     data: Path
     backbones: Mapping[str, Path]
     pairs: Path | None = None
+    lpips: Path | None = None  # torchvision's VGG-16, for objectives that measure with LPIPS
+    class_embedding: Path | None = None  # StyleGAN-XL's table
 
     def hashes(self, data: ImageArray) -> dict[str, str]:
         """Return the content hash of every input; they decide the weights as the recipe does.
@@ -49,6 +56,10 @@ class Inputs:
         }
         if self.pairs:
             files["pairs"] = self.pairs
+        if self.lpips:
+            files["VGG of LPIPS"] = self.lpips
+        if self.class_embedding:
+            files["class embedding"] = self.class_embedding
         for name, path in files.items():
             if not path.is_file():
                 raise UserError(f"The {name} {path} does not exist; make it first or correct the path.")
@@ -62,10 +73,12 @@ def distill(
     inputs: Inputs,
     *,
     checkpoint_every: int | None = None,
+    execution: Execution = PLAIN,
 ) -> None:
     """Train a student in `folder` and publish run.json, log.jsonl, snapshots/ and samples/ there.
 
-    The same call resumes an interrupted run.
+    The same call resumes an interrupted run, also with another number of processes. Started by `torchrun`, it
+    is called in every process.
 
     Args:
         folder: the run's folder.
@@ -73,20 +86,28 @@ def distill(
         seed: of every random stream.
         inputs: the files to start from.
         checkpoint_every: images between checkpoints; None is the snapshots' interval, at most a tenth.
+        execution: how on this machine.
 
     Raises:
-        UserError: an input is missing or does not fit the recipe.
+        UserError: an input is missing or does not fit the recipe, or the machine does not fit the recipe.
         Stopped: somebody asked for a stop.
+        DivergedError: the losses have been no numbers for long.
+        ProcessLost: another process of the run has ended.
     """
     folder = Path(folder)
     data = ImageArray.open(inputs.data)
-    hashes = inputs.hashes(data)
-    fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
-    with RunDirectory(folder, fingerprint) as run:
-        if not run.finished:
-            sessions = _note_session(run.state / "sessions.json")
-            student, frozen = prepare(recipe, seed, inputs, data, run.state)
-            seconds = train(
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(join(execution.device))
+        execution.set_up(world.device)
+        hashes = inputs.hashes(data) if world.main else {}
+        fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
+        run = stack.enter_context(RunDirectory(folder, fingerprint)) if world.main else None
+        if not world.hear("finished" if run and run.finished else ""):
+            sessions = _note_session(run.state / "sessions.json", execution.describe(world)) if run else []
+            student, frozen = prepare(
+                recipe, seed, inputs, data, folder / "state", world=world, execution=execution
+            )
+            trained = train(
                 student,
                 run,
                 name="/".join(folder.parts[-3:]),
@@ -94,28 +115,46 @@ def distill(
                 snapshots=recipe.snapshots(),
                 checkpoint_every=checkpoint_every or min(recipe.snapshot_every, max(recipe.images // 10, 1)),
                 log_every=max(recipe.images // 100, recipe.batch),
+                world=world,
+                patience=execution.patience,
             )
-            total = sum(parameter.numel() for parameter in student.generator.parameters())
-            trainable = sum(parameter.numel() for parameter in student.trainable)
-            facts = {
-                "recipe": recipe.model_dump(mode="json"),
-                "recipe_hash": recipe.fingerprint(),
-                "seed": seed,
-                "inputs": hashes,
-                "parameters": {"total": total, "trainable": trainable, "frozen": total - trainable},
-                "frozen": frozen,
-                "images": student.images,
-                "seconds": round(seconds, 1),
-                "peak_memory_mib": round(peak_memory()),
-                "sessions": sessions,
-            }
-            write_json(run.state / "run.json", facts)
-            run.finish()
-        run.publish(["snapshots", "samples", "log.jsonl", "run.json"])
+            if run:
+                facts = {
+                    "recipe": recipe.model_dump(mode="json"),
+                    "recipe_hash": recipe.fingerprint(),
+                    "seed": seed,
+                    "inputs": hashes,
+                    **_parameters(student, frozen),
+                    "images": student.images,
+                    "images_at_once": student.images_at_once,
+                    "seconds": round(trained.seconds, 1),
+                    "device_seconds": round(trained.device_seconds, 1),
+                    "nonfinite_steps": trained.nonfinite_steps,
+                    "peak_memory_mib": round(peak_memory()),
+                    "sessions": sessions,
+                }
+                write_json(run.state / "run.json", facts)
+                run.finish()
+        if run:
+            run.publish(["snapshots", "samples", "log.jsonl", "run.json"])
+
+
+def _parameters(student: Student, frozen: list[str]) -> dict[str, Any]:
+    total = sum(parameter.numel() for parameter in student.generator.parameters())
+    trainable = sum(parameter.numel() for parameter in student.trainable)
+    counts = {"total": total, "trainable": trainable, "frozen": total - trainable}
+    return {"parameters": counts, "frozen": frozen}
 
 
 def prepare(
-    recipe: Recipe, seed: int, inputs: Inputs, data: ImageArray, state: Path
+    recipe: Recipe,
+    seed: int,
+    inputs: Inputs,
+    data: ImageArray,
+    state: Path,
+    *,
+    world: World = ALONE,
+    execution: Execution = PLAIN,
 ) -> tuple[Student, list[str]]:
     """Return the student as it stands before its first step, and the names of its frozen parameters.
 
@@ -134,16 +173,23 @@ def prepare(
     if len(frozen) == len(list(generator.parameters())):
         raise UserError("The recipe's 'freeze' leaves nothing to train; except some names with '!'.")
     discriminator = _discriminator(recipe, seed, inputs, teacher)
-    instance = _instance_loss(recipe, seed, inputs, teacher)
-    return Student(recipe, generator, discriminator, instance, data, seed, state), frozen
+    instance = build_instance_loss(
+        recipe.objective, recipe.teacher_sampler, teacher, seed, pairs=inputs.pairs, lpips=inputs.lpips
+    )
+    teacher.to(world.device)  # which the instance-based loss looks at
+    student = Student(
+        recipe, generator, discriminator, instance, data, seed, state, world=world, execution=execution
+    )
+    return student, frozen
 
 
 def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepGenerator:
     dtype = getattr(torch, recipe.precision)
-    if recipe.init == "teacher":
-        return OneStepGenerator.from_denoiser(teacher, dtype)
+    kind = TwoTimeGenerator if recipe.objective.two_times else OneStepGenerator
     with seeded_weights(derived_seed(seed, "generator weights")):
-        return OneStepGenerator(teacher.arch, dtype)
+        if recipe.init == "teacher":
+            return kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
+        return kind(teacher.arch, dtype, steps=recipe.generator_steps)
 
 
 def _discriminator(
@@ -151,6 +197,14 @@ def _discriminator(
 ) -> ProjectedDiscriminator | None:
     if recipe.objective.distributional is None:
         return None
+    classes, embedding = teacher.arch.label_dim, None
+    if classes and recipe.heads.class_embedding != "random":
+        if inputs.class_embedding is None:
+            raise UserError(
+                f"The recipe's class embedding is {recipe.heads.class_embedding}'s; get it with `gdd fetch "
+                f"{CLASS_EMBEDDINGS[recipe.heads.class_embedding]}` and pass it as --class-embedding."
+            )
+        embedding = load_class_embedding(inputs.class_embedding, classes)
     return build_discriminator(
         load_backbones(recipe.backbones, inputs.backbones, teacher, derived_seed(seed, "discriminator")),
         head=recipe.heads.kind,
@@ -158,29 +212,14 @@ def _discriminator(
         head_channels=recipe.heads.channels,
         group=recipe.heads.norm_group,
         seed=derived_seed(seed, "discriminator"),
-        label_dim=teacher.arch.label_dim,
+        label_dim=classes,
+        embedding=embedding,
     )
 
 
-def _instance_loss(recipe: Recipe, seed: int, inputs: Inputs, teacher: Denoiser) -> InstanceLoss | None:
-    if recipe.objective.instance is None:
-        return None
-    if recipe.objective.instance == "consistency":
-        return ConsistencyLoss(teacher, recipe.objective.grid, seed)
-    if recipe.teacher_sampler.churn > 0:
-        raise UserError(
-            "Imitating the end of the teacher's ODE needs a deterministic sampler; "
-            "set 'teacher_sampler.churn' to 0."
-        )
-    if recipe.objective.pairs == 0:
-        return SolvingDirectLoss(teacher, recipe.teacher_sampler, seed)
-    if inputs.pairs is None:
-        raise UserError("The recipe imitates solved pairs; pass the file that 'gdd pairs' made as --pairs.")
-    return DirectLoss(load_pairs(inputs.pairs), seed)
-
-
-def _note_session(path: Path) -> list[dict[str, Any]]:
+def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]:
     """Add this start's code and machine to the list of all starts."""
-    sessions: list[dict[str, Any]] = [*(read_json(path) if path.exists() else []), environment()]
+    sessions: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    sessions.append({**environment(), **execution})
     write_json(path, sessions)
     return sessions

@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gdd.adversary.discriminator import ProjectedDiscriminator
 from gdd.adversary.losses import r1_penalty
+from gdd.adversary.power_iterations import PowerIterations
 from gdd.config.recipe import Recipe
-from gdd.data.image_array import EpochOrder, ImageArray, to_signed
+from gdd.data.image_array import ImageArray
 from gdd.data.quantise import quantise
-from gdd.distill.objectives import DISTRIBUTIONAL, InstanceLoss, RealImages
+from gdd.distill.memory import check_images_at_once, choose_images_at_once
+from gdd.distill.objectives import DISTRIBUTIONAL, InstanceLoss
+from gdd.distill.shares import Part, Shares
+from gdd.errors import UserError
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.randomness import labels, latents, noise
+from gdd.randomness import labels, latents
+from gdd.training.compiled import compiled
+from gdd.training.distributed import ALONE, World
 from gdd.training.ema import averaged_copy, ema_decay, update_average
-from gdd.training.gradients import replace_nonfinite
+from gdd.training.execution import PLAIN, Execution
+from gdd.training.gradients import load_optimizer, replace_nonfinite, sum_gradients
+from gdd.training.layout import lay_out
 
 SAMPLES = 64  # images from fixed latents kept with every snapshot
 EVALUATION_SEED = 0  # the latents that samples and metrics are made from
 
 Features = list[list[Tensor]]
+Scalars = dict[str, Tensor]
 
 
 class Student:
     """The generator and what trains it (see `gdd.training.loop.Trainee`).
 
-    A batch is worked through in groups of `recipe.heads.norm_group` images; every random number of a group
-    comes from (seed, purpose, index of the group), so that the result does not depend on how groups are
-    spread over devices.
+    A batch consists of groups of `recipe.heads.norm_group` images; every random number of a group comes from
+    (seed, purpose, index of the group) and the batch norms of the discriminator look at one group each, so
+    that the result does not depend on how groups are spread over processes, nor on how many go through the
+    networks together.
 
     Args:
         recipe: all that decides the weights, with `seed`.
         generator: as it starts, with its frozen parameters marked.
         discriminator: for a distributional objective, else None.
-        instance: for an instance-based objective, else None.
+        instance: for an instance-based objective, else None; on the device already.
         data: the real images.
         seed: of data order, noise and draws.
         state: the folder that takes snapshots and samples.
+        world: the processes that train this student together.
+        execution: how on this machine.
+
+    Raises:
+        UserError: the batch cannot be spread over the processes, or `execution` does not fit the recipe.
     """
 
     def __init__(
@@ -55,136 +70,244 @@ class Student:
         data: ImageArray,
         seed: int,
         state: Path,
+        *,
+        world: World = ALONE,
+        execution: Execution = PLAIN,
     ) -> None:
         self.recipe = recipe
-        self.generator = generator.train()
-        self.average = averaged_copy(generator)
-        self.discriminator = discriminator.train() if discriminator else None
+        self.world = world
+        self.execution = execution
+        self.memory_format = execution.memory_format(world.device)
+        self.generator = self._placed(generator).train()
+        self.average = averaged_copy(self.generator)
+        self.discriminator = self._placed(discriminator).train() if discriminator else None
         self.instance = instance
-        self.data = data
         self.seed = seed
         self.folder = state
         self.images = 0
-        self.order = EpochOrder(len(data), seed)
+        self.layout = lay_out(recipe.batch, recipe.heads.norm_group, world.size)
+        self.shares = Shares(
+            data, seed, self.layout, world, classes=generator.arch.label_dim, flip=recipe.flip
+        )
+        if self.layout.span > 1:
+            self._span_groups()
         self.trainable = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         betas = (recipe.adam.beta1, recipe.adam.beta2)
         self.optimizer = torch.optim.Adam(self.trainable, recipe.lr.generator, betas, fused=True)
         self.discriminator_optimizer: torch.optim.Adam | None = None
-        if discriminator:
+        self._generate: Callable[..., Tensor] = self.generator
+        self._compiled = False
+        if self.discriminator:
             # Lazy regularisation: the R1 step is an update of its own (StyleGAN2, App. B).
             ratio = recipe.r1.every / (recipe.r1.every + 1)
             self.discriminator_optimizer = torch.optim.Adam(
-                discriminator.trainable_parameters(),
+                self.discriminator.trainable_parameters(),
                 lr=recipe.lr.discriminator * ratio,
                 betas=(recipe.adam.beta1**ratio, recipe.adam.beta2**ratio),
                 fused=True,
             )
+            self._look: Callable[[Tensor], Features] = self.discriminator.extract
+            self.iterations = PowerIterations(self.discriminator)
+        self.images_at_once = execution.images_at_once
+        if self.images_at_once is not None:
+            check_images_at_once(self, self.images_at_once)
 
     # --- one step -------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float]:
         """Train generator and discriminator on one batch of the data."""
         recipe = self.recipe
+        if self.images_at_once is None:
+            self.images_at_once = choose_images_at_once(self)
+        if self.execution.compile and not self._compiled:
+            self._compile(self.images_at_once)
         iteration = self.images // recipe.batch
-        groups = self._real_groups()
-        scalars: dict[str, float] = {}
-        fakes = self._generator_step(groups, scalars)
+        parts = self.shares.parts(self.images, self.images_at_once)
+        scalars: Scalars = {}
+        fakes, replaced = self._generator_step(parts, scalars)
         if self.discriminator:
-            self._discriminator_step(groups, fakes, scalars)
+            replaced += self._discriminator_step(parts, fakes, scalars)
             if recipe.r1.gamma and iteration and iteration % recipe.r1.every == 0:
-                self._r1_step(groups, scalars)
+                replaced += self._r1_step(parts)
         decay = ema_decay(recipe.ema, self.images, recipe.batch)
         update_average(self.average, self.generator, decay)
         self.images += recipe.batch
-        return scalars
+        return {**self._over_the_batch(scalars), "replaced_gradients": float(replaced)}
 
-    def _generator_step(self, groups: list[RealImages], scalars: dict[str, float]) -> list[Features]:
+    def _generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
         """Update the generator; return the projected features of the fakes it was judged by."""
         kept: list[Features] = []
         if self.discriminator:
             self.discriminator.requires_grad_(False)
+            self.iterations.begin(len(parts))
         self.optimizer.zero_grad(set_to_none=True)
-        for reals in groups:
-            loss = torch.zeros(len(reals.images), device=reals.images.device)
+        for part in parts:
+            loss = torch.zeros(len(part.images), device=part.images.device)
             if self.discriminator:
-                fakes = self._fakes(reals, "generator noise")
-                features = self.discriminator.extract(fakes)
-                logits = self.discriminator.judge(features, reals.class_labels)
+                fakes = self._fakes(part, "generator noise")
+                features = self._extract(fakes, self._look)
+                with self.iterations.of_pass("fakes"):
+                    logits = self.discriminator.judge(features, part.class_labels)
                 adversarial = DISTRIBUTIONAL[str(self.recipe.objective.distributional)].generator(logits)
                 loss = loss + adversarial
-                _add(scalars, "loss_generator", adversarial, groups)
+                _add(scalars, "loss_generator", adversarial, part)
                 if self.recipe.reuse_fakes:
                     kept.append([[tap.detach() for tap in taps] for taps in features])
             if self.instance:
-                instance = self.instance(self.generator, self.average, reals)
+                groups = part.groups(self.layout.group)
+                instance = torch.cat([self.instance(self.generator, self.average, group) for group in groups])
                 loss = loss + self.recipe.objective.instance_weight * instance
-                _add(scalars, "loss_instance", instance, groups)
-            (loss.mean() / len(groups)).backward()
-        scalars["replaced_gradients"] = float(replace_nonfinite(self.trainable))
-        self.optimizer.step()
-        return kept
+                _add(scalars, "loss_instance", instance, part)
+            (loss.mean() * part.weight).backward()
+        return kept, self._update(self.optimizer, self.trainable)
 
-    def _discriminator_step(
-        self, groups: list[RealImages], fakes: list[Features], scalars: dict[str, float]
-    ) -> None:
+    def _discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Scalars) -> int:
         """Update the discriminator on the same real images, with fresh fakes unless they are reused."""
         assert self.discriminator
         assert self.discriminator_optimizer
         self.discriminator.requires_grad_(True)
+        self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        for index, reals in enumerate(groups):
+        for index, part in enumerate(parts):
             if self.recipe.reuse_fakes:
                 fake_features = fakes[index]
             else:
                 with torch.no_grad():
-                    fake_features = self.discriminator.extract(self._fakes(reals, "discriminator noise"))
+                    fake_features = self._extract(self._fakes(part, "discriminator noise"), self._look)
             with torch.no_grad():
-                real_features = self.discriminator.extract(reals.images)
+                real_features = self._extract(part.images, self._look)
             # Two passes, because batch norm must not see real and generated images together.
-            fake_logits = self.discriminator.judge(fake_features, reals.class_labels)
-            real_logits = self.discriminator.judge(real_features, reals.class_labels)
+            with self.iterations.of_pass("fakes"):
+                fake_logits = self.discriminator.judge(fake_features, part.class_labels)
+            with self.iterations.of_pass("reals"):
+                real_logits = self.discriminator.judge(real_features, part.class_labels)
             loss = DISTRIBUTIONAL[str(self.recipe.objective.distributional)].discriminator(
                 real_logits, fake_logits
             )
-            (loss.mean() / len(groups)).backward()
-            _add(scalars, "loss_discriminator", loss, groups)
-            _add(scalars, "logits_real", torch.cat(real_logits, dim=1), groups)
-            _add(scalars, "logits_fake", torch.cat(fake_logits, dim=1), groups)
-        scalars["replaced_gradients"] += replace_nonfinite(self.discriminator.trainable_parameters())
-        self.discriminator_optimizer.step()
+            (loss.mean() * part.weight).backward()
+            _add(scalars, "loss_discriminator", loss, part)
+            _add(scalars, "logits_real", torch.cat(real_logits, dim=1), part)
+            _add(scalars, "logits_fake", torch.cat(fake_logits, dim=1), part)
+        return self._update(self.discriminator_optimizer, list(self.discriminator.trainable_parameters()))
 
-    def _r1_step(self, groups: list[RealImages], scalars: dict[str, float]) -> None:
+    def _r1_step(self, parts: list[Part]) -> int:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
-        assert self.discriminator
+        discriminator = self.discriminator
+        assert discriminator
         assert self.discriminator_optimizer
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
+
+        def judge(images: Tensor, class_labels: Tensor | None) -> list[Tensor]:
+            # Not the compiled one, which has no second derivative.
+            return discriminator.judge(self._extract(images, discriminator.extract), class_labels)
+
+        self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        for reals in groups:
-            penalty = r1_penalty(self.discriminator, reals.images, reals.class_labels)
-            (weight * penalty.mean() / len(groups)).backward()
-        scalars["replaced_gradients"] += replace_nonfinite(self.discriminator.trainable_parameters())
-        self.discriminator_optimizer.step()
+        for part in parts:
+            with self.iterations.of_pass("reals"):
+                penalty = r1_penalty(judge, part.images, part.class_labels)
+            (weight * penalty.mean() * part.weight).backward()
+        return self._update(self.discriminator_optimizer, list(discriminator.trainable_parameters()))
 
-    def _real_groups(self) -> list[RealImages]:
-        """Return this step's real images, group by group."""
-        size = self.recipe.heads.norm_group
-        chosen = self.order.indices(self.images, self.recipe.batch)
-        groups = []
-        for offset in range(0, self.recipe.batch, size):
-            indices = chosen[offset : offset + size]
-            images = to_signed(self.data.images[indices])
-            groups.append(RealImages(images, self._one_hot(indices), (self.images + offset) // size))
-        return groups
+    def _update(self, optimizer: torch.optim.Adam, parameters: list[torch.nn.Parameter]) -> int:
+        """Make a step with the whole batch's gradients; return how many of their entries were no numbers."""
+        sum_gradients(parameters, self.world)
+        replaced = replace_nonfinite(parameters)
+        optimizer.step()
+        return replaced
 
-    def _fakes(self, reals: RealImages, purpose: str) -> Tensor:
-        z = noise(self.seed, purpose, reals.group, tuple(reals.images.shape))
-        return self.generator(z.to(reals.images.device), reals.class_labels)
+    def _fakes(self, part: Part, purpose: str) -> Tensor:
+        z = self.shares.noise(purpose, part, self.generator.latent_shape)
+        return self._generate(z, part.class_labels)
 
-    def _one_hot(self, indices: np.ndarray) -> Tensor | None:
-        classes = self.generator.arch.label_dim
-        if not classes:
-            return None
-        return functional.one_hot(torch.from_numpy(self.data.labels[indices]), classes).float()
+    def _extract(self, images: Tensor, look: Callable[[Tensor], Features]) -> Features:
+        """Return projected features in float32, computed in the precision that the recipe says."""
+        low = self.recipe.backbone_precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+            features = look(images.contiguous(memory_format=self.memory_format) if self._reorders else images)
+        return [[tap.float() for tap in taps] for taps in features]
+
+    def _over_the_batch(self, scalars: Scalars) -> dict[str, float]:
+        """Bring what was added up here together with what other processes have, in one transfer."""
+        values = torch.stack(list(scalars.values()))
+        self.world.sum([values])
+        return dict(zip(scalars, values.tolist(), strict=True))
+
+    # --- where it runs --------------------------------------------------------------------------------
+
+    def _placed(self, network: Any) -> Any:
+        network = network.to(self.world.device)
+        return network.to(memory_format=torch.channels_last) if self._reorders else network
+
+    @property
+    def _reorders(self) -> bool:
+        return self.memory_format == torch.channels_last
+
+    def _span_groups(self) -> None:
+        """Let several processes normalise over one group, because there are more of them than groups."""
+        if self.instance:
+            raise UserError(
+                f"{self.world.size} processes share a batch of {self.layout.batch} images in groups of "
+                f"{self.layout.group}; an instance-based objective needs whole groups, so use at most "
+                f"{self.layout.batch // self.layout.group} processes."
+            )
+        from gdd.adversary.spanning_norm import span_processes
+
+        if self.discriminator:
+            span_processes(self.discriminator, self.world.neighbours(self.layout.span), self.layout.span)
+
+    def _compile(self, count: int) -> None:
+        """Compile what is neither differentiated twice nor changed by a pass."""
+        self._compiled = True
+        part = self._blank(count)
+        z = self.shares.noise("compiling", part, self.generator.latent_shape)
+        self._generate = compiled(self.generator, z, part.class_labels)
+        if self.discriminator:
+            self._look = compiled(self.discriminator.extract, part.images.requires_grad_(True))
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def rehearse(self, count: int) -> None:
+        """Go through a whole step, R1 included, with `count` images at once; it trains on blank images."""
+        together, self.world = self.world, World(device=self.world.device)
+        try:
+            # Reused fakes stay in memory for all of a step.
+            parts = [self._blank(count)] * (-(-self.layout.share // count) if self.recipe.reuse_fakes else 1)
+            fakes, _ = self._generator_step(parts, {})
+            if self.discriminator:
+                self._discriminator_step(parts, fakes, {})
+                self._r1_step(parts)
+        finally:
+            self.world = together
+            for optimizer in (self.optimizer, self.discriminator_optimizer):
+                if optimizer:
+                    optimizer.zero_grad(set_to_none=True)
+
+    def forward(self, count: int) -> Tensor:
+        """Return the generator's loss of `count` images, without an effect on anything that is trained."""
+        part = self._blank(count)
+        loss = torch.zeros((), device=self.world.device)
+        if self.discriminator:
+            self.discriminator.eval()  # no power iteration, and batch norm takes any number of images
+            features = self._extract(self._fakes(part, "measuring"), self._look)
+            logits = self.discriminator.judge(features, part.class_labels)
+            self.discriminator.train()
+            loss = loss + torch.cat(logits, dim=1).mean()
+        if self.instance:
+            (reals,) = part.groups(count)
+            loss = loss + self.instance(self.generator, self.average, reals).mean()
+        return loss
+
+    def _blank(self, count: int) -> Part:
+        """Return black images of the first class, to try something out with."""
+        arch = self.generator.arch
+        device = self.world.device
+        shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
+        images = torch.zeros(count, *shape, device=device)
+        one_hot = None
+        if arch.label_dim:
+            indices = torch.zeros(count, dtype=torch.int64, device=device)
+            one_hot = functional.one_hot(indices, arch.label_dim).float()
+        return Part(images, one_hot, 0, 1.0)
 
     # --- what is kept ---------------------------------------------------------------------------------
 
@@ -194,7 +317,7 @@ class Student:
         save_network(self.folder / "snapshots" / f"{images:09d}.safetensors", self.average, **description)
         # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
         samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())
-        write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.numpy())
+        write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
 
     def state(self) -> dict[str, Any]:
         """Return everything that changes in training; the frozen parts come from their own files."""
@@ -203,6 +326,7 @@ class Student:
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "images_at_once": {"on": self._machine(), "images": self.images_at_once},
         }
         if self.discriminator and self.discriminator_optimizer:
             state["discriminator"] = self.discriminator.trainable_state()
@@ -214,25 +338,35 @@ class Student:
         self.images = state["images"]
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.discriminator and self.discriminator_optimizer:
             self.discriminator.load_trainable_state(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
+        chosen = state.get("images_at_once")
+        if self.execution.images_at_once is None and chosen and chosen["on"] == self._machine():
+            self.images_at_once = chosen["images"]
+
+    def _machine(self) -> str:
+        """Name what a choice of images at once was made for."""
+        device = self.world.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        return f"{self.world.size} x {name}"
 
 
 @torch.no_grad()
 def generate(generator: OneStepGenerator, start: int, count: int) -> Tensor:
     """Return the generator's images `start` to `start + count`, `[count, C, H, W]`."""
-    arch = generator.arch
-    shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
-    z = latents(EVALUATION_SEED, start, count, shape)
-    classes = arch.label_dim
+    device = next(generator.parameters()).device
+    z = latents(EVALUATION_SEED, start, count, generator.latent_shape)
+    classes = generator.arch.label_dim
     one_hot = None
     if classes:
-        one_hot = functional.one_hot(labels(EVALUATION_SEED, start, count, classes), classes).float()
-    return generator(z, one_hot)
+        indices = labels(EVALUATION_SEED, start, count, classes).to(device)
+        one_hot = functional.one_hot(indices, classes).float()
+    return generator(z.to(device), one_hot)
 
 
-def _add(scalars: dict[str, float], key: str, values: Tensor, groups: list[RealImages]) -> None:
-    """Add a group's mean to the batch's mean."""
-    scalars[key] = scalars.get(key, 0.0) + values.detach().mean().item() / len(groups)
+def _add(scalars: Scalars, key: str, values: Tensor, part: Part) -> None:
+    """Add a part's mean to the batch's mean."""
+    mean = values.detach().mean() * part.weight
+    scalars[key] = scalars[key] + mean if key in scalars else mean

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gdd.errors import UserError
 from gdd.files import atomic_path, sha256
@@ -49,16 +50,24 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints but every one is damaged.
         """
+        newest = self.newest()
+        return None if newest is None else load(newest)
+
+    def newest(self) -> Path | None:
+        """Return the newest whole checkpoint's file; None if there is none at all.
+
+        Raises:
+            UserError: there are checkpoints but every one is damaged.
+        """
         damaged: list[Path] = []
         for path in self._newest_first():
             if sha256(path)[:16] != path.stem.split("-")[1]:
                 log.warning("The checkpoint %s is damaged; trying the one before it.", path)
                 damaged.append(path)
                 continue
-            payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             for useless in damaged:  # it would pass for one of the newest that are kept
                 useless.unlink()
-            return payload
+            return path
         if damaged:
             raise UserError(
                 f"Every checkpoint in {self.folder} is damaged; delete the folder to start again."
@@ -72,3 +81,20 @@ class CheckpointStore:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*-*.pt"), reverse=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `CheckpointStore.save` wrote, onto the CPU."""
+    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return payload
+
+
+def all_finite(value: Any) -> bool:
+    """Return whether every tensor in nested dictionaries and lists holds numbers alone."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(all_finite(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return all(all_finite(inner) for inner in value)
+    return True

@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -25,8 +26,28 @@ WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
 
 
 def peak_memory() -> float:
-    """Return the most memory the process has used so far, in MiB."""
+    """Return the most memory the process has used so far, in MiB: the GPU's where it uses one."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class Silence:
+    """The progress of a process that is not the main one: only its clock runs."""
+
+    def __init__(self, seconds: float) -> None:
+        self._began = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Training time in seconds, over all starts."""
+        return time.monotonic() - self._began
+
+    def step(self, images: int, scalars: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def close(self, status: str) -> None:
+        """Say nothing."""
 
 
 class TrainingProgress:
@@ -54,6 +75,7 @@ class TrainingProgress:
         self._latest: dict[str, float] = {}
         self._watched = self._spoken = 0.0
         _drop_lines_after(folder / "log.jsonl", start)
+        self._board = _tensorboard(folder / "tensorboard", start)
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal and os.environ.get(PROGRESS_VARIABLE) != "plain":
@@ -110,6 +132,8 @@ class TrainingProgress:
         self.publish(status)
         if self._bar:
             self._bar.stop()
+        if self._board:
+            self._board.close()
         print(
             f"{self.name}: {status} at {self.images:,} of {self.total:,} images, {self.seconds:.1f} s.",
             file=sys.stderr,
@@ -126,6 +150,11 @@ class TrainingProgress:
         }
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self._board:
+            for key, value in line.items():
+                if key != "images" and value is not None:
+                    self._board.add_scalar(key, value, self.images)
+            self._board.flush()
         self._sums.clear()
         self._steps = 0
         self._logged = self.images
@@ -140,6 +169,15 @@ class TrainingProgress:
         elif now - self._spoken >= PLAIN_INTERVAL:
             self._spoken = now
             print(f"{self.name}: {facts}", file=sys.stderr, flush=True)
+
+
+def _tensorboard(folder: Path, start: int) -> Any:
+    """Return a writer of TensorBoard's files; None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=start)
 
 
 def _rounded(value: float) -> float | None:

@@ -39,6 +39,7 @@ def run_id(experiments: Experiments, changes: dict[str, Any], method: str = "gdd
         ({"freeze": "conv+qkv"}, "gdd.freeze-conv+qkv"),
         ({"reuse_fakes": False}, "gdd.reuse_fakes-false"),
         ({"backbones": ["digits-random"]}, "gdd.backbones-digits-random"),
+        ({"generator_steps": 2}, "gdd.generator_steps-2"),
         # What another method is, has that method's name.
         ({"freeze": "conv", "lr": {"generator": 1e-3}}, "gdd-i"),
         ({"freeze": "conv", "lr": {"generator": 1e-3}, "batch": 128}, "gdd-i.batch-128"),
@@ -46,6 +47,16 @@ def run_id(experiments: Experiments, changes: dict[str, Any], method: str = "gdd
 )
 def test_names_say_what_is_different(experiments: Experiments, changes: dict[str, Any], name: str) -> None:
     assert run_id(experiments, changes) == name
+
+
+def test_a_key_that_a_recipe_does_not_write_down_is_compared(config_folder: Any) -> None:
+    config_folder.change("methods/direct.yaml", ("objective", "distance"), "lpips")
+    config_folder.change("methods/gdd.yaml", ("generator_steps",), 2)
+    experiments = config_folder.load()
+    assert run_id(experiments, {}, "direct") == "direct"
+    squared = {"objective": {"distance": "squared"}}
+    assert run_id(experiments, squared, "direct") == "direct.objective.distance-squared"
+    assert run_id(experiments, {"generator_steps": 1}) == "gdd.generator_steps-1"
 
 
 def test_patterns_are_named_by_a_digest(experiments: Experiments) -> None:
@@ -98,7 +109,14 @@ CHANGES = st.fixed_dictionaries(
         "backbones": st.lists(
             st.sampled_from(["digits-random", "digits-judge"]), min_size=1, max_size=2, unique=True
         ),
-        "objective": st.sampled_from([{}, {"instance": "direct"}, {"instance": "direct", "pairs": 3}]),
+        "objective": st.sampled_from(
+            [
+                {},
+                {"instance": "direct"},
+                {"instance": "direct", "pairs": 3},
+                {"instance": "direct", "distance": "lpips"},
+            ]
+        ),
         "teacher_sampler": st.fixed_dictionaries({"steps": st.integers(1, 20)}),
     },
 )

@@ -75,7 +75,12 @@ UNKNOWN_KEYS = [
         "unknown key 'methods.gdd-i.lr.gen'; allowed here: discriminator, generator.",
     ),
     (METHOD, ("color",), "#000000", "unknown key 'color'; allowed here: adam, "),
-    (METHOD, ("objective", "loss"), "hinge", "unknown key 'objective.loss'; allowed here: distributional, "),
+    (
+        METHOD,
+        ("objective", "loss"),
+        "hinge",
+        "unknown key 'objective.loss'; allowed here: distance, distributional, ",
+    ),
     (TABLE, ("row",), {}, "unknown key 'row'; allowed here: caption, "),
     (TABLE, (*ROW, "frezee"), "conv", "unknown key 'rows.GDD.frezee'; allowed here: adam, "),
     (
@@ -197,7 +202,7 @@ UNKNOWN_NAMES = [
         SETTING,
         ("evaluation", "extractor"),
         "vgg",
-        f"'evaluation.extractor' is 'vgg': no such file in features/; {FEATURES}",
+        "'evaluation.extractor' is 'vgg': no such file in features/; there are: clip, digits-classifier",
     ),
     (
         SETTING,

@@ -148,3 +148,68 @@ def test_a_key_without_a_value_is_refused_where_it_stands(data: dict[str, Any], 
 def test_a_part_can_take_away_a_loss() -> None:
     part = parse(PartialRecipe, {"objective": {"distributional": None}}, "some.yaml")
     assert part.objective.model_fields_set == {"distributional"}
+
+
+# Objectives
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        ({"instance": "progressive", "pairs": 3}, "'pairs' belongs to 'instance: direct'"),
+        (
+            {"instance": "direct", "grid": 4},
+            "'grid' belongs to 'instance': progressive, consistency, consistency-trajectory or "
+            "reverse-consistency",
+        ),
+        ({"distributional": "hinge", "distance": "lpips"}, "'distance' belongs to an 'instance' objective"),
+        (
+            {"instance": "progressive"},
+            "'instance: progressive' halves its 'grid' down to single steps, which 18 do not allow; give a power "
+            "of two, such as 16",
+        ),
+        ({"instance": "progressive", "grid": 1}, "which 1 do not allow; give a power of two, such as 16"),
+        (
+            {"instance": "consistency-trajectory", "grid": 1},
+            "'instance: consistency-trajectory' needs a 'grid' of at least 2 steps",
+        ),
+    ],
+)
+def test_keys_belong_to_their_objective(objective: dict[str, Any], sentence: str) -> None:
+    refused = refusal(Recipe, RECIPE | {"objective": objective})
+    assert refused.startswith("'objective': ")
+    assert refused.endswith(f"{sentence}.")
+
+
+@pytest.mark.parametrize(
+    ("instance", "two_times"),
+    [
+        (None, False),
+        ("direct", False),
+        ("consistency", False),
+        ("progressive", True),
+        ("consistency-trajectory", True),
+        ("reverse-consistency", True),
+    ],
+)
+def test_some_objectives_need_a_student_with_two_times(instance: str | None, two_times: bool) -> None:
+    objective = {"instance": instance, "distributional": "softplus", "grid": 16 if two_times else 18}
+    assert parse(Recipe, RECIPE | {"objective": objective}, "some.yaml").objective.two_times == two_times
+
+
+def test_several_steps_cannot_imitate_one_noise() -> None:
+    sentence = refusal(Recipe, RECIPE | {"objective": {"instance": "direct"}, "generator_steps": 2})
+    assert sentence.endswith("set 'generator_steps' to 1.")
+    assert parse(Recipe, RECIPE | {"generator_steps": 2}, "some.yaml").generator_steps == 2
+
+
+def test_keys_that_came_later_leave_older_recipes_as_they_were() -> None:
+    objective = {"instance": "consistency", "grid": 4}
+    recipe = parse(Recipe, RECIPE | {"objective": objective}, "some.yaml")
+    # Run folders and checkpoints of earlier versions are found by this text.
+    assert "distance" not in recipe.canonical()
+    assert "generator_steps" not in recipe.canonical()
+    changed = parse(
+        Recipe, RECIPE | {"objective": objective | {"distance": "lpips"}, "generator_steps": 2}, "some.yaml"
+    )
+    assert parse_record(Recipe, changed.canonical()) == changed != recipe

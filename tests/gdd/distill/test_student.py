@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.data.image_array import to_signed
+from gdd.data.image_array import EpochOrder, to_signed
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import load_pairs
 from gdd.distill.distill import prepare
@@ -31,20 +31,17 @@ def student_at(world: Any, folder: Path, images: int, conditional: bool = False,
     return student
 
 
-def groups_at(world: Any, student: Student, conditional: bool) -> list[tuple[Tensor, Tensor | None, int]]:
-    """Return images, labels and index of both groups of the next step."""
-    chosen = student.order.indices(student.images, BATCH)
-    result = []
-    for number, indices in enumerate((chosen[:GROUP], chosen[GROUP:])):
-        one_hot = functional.one_hot(torch.tensor(world.data.labels[indices]), 4).float()
-        result.append(
-            (
-                to_signed(world.data.images[indices]),
-                one_hot if conditional else None,
-                student.images // GROUP + number,
-            )
-        )
-    return result
+def batch_at(world: Any, images: int, conditional: bool) -> tuple[Tensor, Tensor | None]:
+    """Return images and labels of the step that begins after so many images; both groups of it."""
+    chosen = EpochOrder(len(world.data), SEED).indices(images, BATCH)
+    one_hot = functional.one_hot(torch.tensor(world.data.labels[chosen]), 4).float()
+    return to_signed(world.data.images[chosen]), one_hot if conditional else None
+
+
+def noise_at(purpose: str, images: int) -> Tensor:
+    """Return the noise of that step: the first group's, then the second's."""
+    shape = (GROUP, 1, 8, 8)
+    return torch.cat([noise(SEED, purpose, images // GROUP + number, shape) for number in (0, 1)])
 
 
 def softplus_mean(logits: list[Tensor], sign: int) -> Tensor:
@@ -74,10 +71,9 @@ def test_the_generator_takes_the_non_saturating_step(world: Any, tmp_path: Path,
     student = student_at(world, tmp_path, 0, conditional, backbones=["one", "two"])
     generator, discriminator = copy.deepcopy(student.generator), copy.deepcopy(student.discriminator)
     assert discriminator
-    loss: Any = 0
-    for images, one_hot, group in groups_at(world, student, conditional):
-        z = noise(SEED, "generator noise", group, tuple(images.shape))
-        loss = loss + softplus_mean(discriminator(generator(z, one_hot), one_hot), -1) / 2
+    _, one_hot = batch_at(world, 0, conditional)
+    fakes = generator(noise_at("generator noise", 0), one_hot)
+    loss = softplus_mean(discriminator(fakes, one_hot), -1)
     gradients = torch.autograd.grad(loss, list(generator.parameters()))
 
     scalars = student.step()
@@ -98,24 +94,14 @@ def test_the_discriminator_takes_its_step_on_the_same_real_images(
     assert discriminator
     assert student.discriminator
     assert student.discriminator_optimizer
-    groups = groups_at(world, student, conditional)
-    fakes = []
-    for images, one_hot, group in groups:  # what the generator's step does to batch norm and spectral norm
-        z = noise(SEED, "generator noise", group, tuple(images.shape))
-        fakes.append(before(z, one_hot).detach())
-        discriminator(fakes[-1], one_hot)
+    images, one_hot = batch_at(world, 0, conditional)
+    fakes = before(noise_at("generator noise", 0), one_hot).detach()
+    discriminator(fakes, one_hot)  # what the generator's step does to spectral norm
     scalars = student.step()
     if not reuse:  # fresh noise, through the generator as the step has just left it
-        fakes = [
-            student.generator(
-                noise(SEED, "discriminator noise", group, tuple(images.shape)), one_hot
-            ).detach()
-            for images, one_hot, group in groups
-        ]
-    loss: Any = 0
-    for (images, one_hot, _), fake in zip(groups, fakes, strict=True):
-        on_fakes = discriminator(fake, one_hot)
-        loss = loss + (softplus_mean(on_fakes, 1) + softplus_mean(discriminator(images, one_hot), -1)) / 2
+        fakes = student.generator(noise_at("discriminator noise", 0), one_hot).detach()
+    on_fakes = discriminator(fakes, one_hot)
+    loss = softplus_mean(on_fakes, 1) + softplus_mean(discriminator(images, one_hot), -1)
     gradients = torch.autograd.grad(loss, list(discriminator.trainable_parameters()))
 
     assert scalars["loss_discriminator"] == pytest.approx(loss.item(), rel=1e-5)
@@ -149,7 +135,7 @@ def test_r1_is_an_update_of_its_own(world: Any, tmp_path: Path, conditional: boo
     iteration = 4
     student = student_at(world, tmp_path, iteration * BATCH, conditional)
     without = student_at(world, tmp_path, iteration * BATCH, conditional, r1={"gamma": 0.0, "every": 2})
-    groups = groups_at(world, student, conditional)
+    images, one_hot = batch_at(world, iteration * BATCH, conditional)
     assert student.discriminator
     assert student.discriminator_optimizer
     assert without.discriminator
@@ -157,12 +143,10 @@ def test_r1_is_an_update_of_its_own(world: Any, tmp_path: Path, conditional: boo
     student.step()
     without.step()  # all but R1
 
-    penalty: Any = 0
-    for images, one_hot, _ in groups:
-        images.requires_grad_(True)
-        total = sum(logits.sum() for logits in without.discriminator(images, one_hot))
-        (gradient,) = torch.autograd.grad(total, images, create_graph=True)
-        penalty = penalty + gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+    images.requires_grad_(True)
+    total = sum(logits.sum() for logits in without.discriminator(images, one_hot))
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
+    penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
     loss = 2 * 0.1 / 2 * penalty  # every * gamma / 2
     parameters = list(without.discriminator.trainable_parameters())
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -187,9 +171,10 @@ def test_r1_is_due_every_so_many_iterations_but_not_at_the_first(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due = []
-    monkeypatch.setattr(Student, "_generator_step", lambda *_: [])
-    monkeypatch.setattr(Student, "_discriminator_step", lambda *_: None)
-    monkeypatch.setattr(Student, "_r1_step", lambda self, *_: due.append(self.images // BATCH))
+    monkeypatch.setattr(Student, "_generator_step", lambda *_: ([], 0))
+    monkeypatch.setattr(Student, "_discriminator_step", lambda *_: 0)
+    monkeypatch.setattr(Student, "_r1_step", lambda self, *_: due.append(self.images // BATCH) or 0)
+    monkeypatch.setattr(Student, "_over_the_batch", lambda *_: {})
     student = student_at(world, tmp_path, 0)
     for _ in range(6):
         student.step()
@@ -206,11 +191,10 @@ def test_a_combined_objective_is_the_sum(world: Any, tmp_path: Path) -> None:
     generator, discriminator = copy.deepcopy(student.generator), copy.deepcopy(student.discriminator)
     pairs = load_pairs(world.pairs[False])
     assert discriminator
-    adversarial: Any = 0
+    fakes = generator(noise_at("generator noise", 0))
+    adversarial = -sum(logits.mean() for logits in discriminator(fakes))
     instance: Any = 0
-    for images, _, group in groups_at(world, student, False):
-        fakes = generator(noise(SEED, "generator noise", group, tuple(images.shape)))
-        adversarial = adversarial - sum(logits.mean() for logits in discriminator(fakes)) / 2
+    for group in (0, 1):
         chosen = torch.randint(10, (GROUP,), generator=stream(SEED, "pair choice", group))
         instance = instance + (generator(pairs.z[chosen]) - pairs.x[chosen]).square().mean() / 2
     gradients = torch.autograd.grad(adversarial + 3 * instance, list(generator.parameters()))

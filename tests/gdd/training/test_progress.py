@@ -4,7 +4,9 @@ import io
 import json
 import math
 import os
+import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,29 @@ def test_a_bar_on_a_terminal(
     progress.close("finished")
     assert "40/100" in screen.getvalue()
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: Path, purge_step: int) -> None:
+            assert (folder, purge_step) == (tmp_path / "tensorboard", 40)
+
+        def add_scalar(self, key: str, value: float, images: int) -> None:
+            written.append((key, value, images))
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None:
+            written.append(("closed", 0, 0))
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    progress = follow(tmp_path, start=40)
+    progress.step(60, {"loss_generator": 0.5, "loss_discriminator": math.nan})
+    progress.close("finished")
+    assert ("loss_generator", 0.5, 60) in written
+    assert {key for key, _, _ in written} >= {"images_per_second", "peak_memory_mib", "closed"}
+    assert not {"images", "loss_discriminator"} & {key for key, _, _ in written}

@@ -1,0 +1,92 @@
+"""Starting the processes of one run on one machine, and ending as they end.
+
+`torchrun` does as well, but ends with the status 1 whatever its processes ended with, so that a run that was
+asked to stop cannot be told from one that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+FORWARDED = (signal.SIGUSR2, signal.SIGTERM)  # Ctrl-C reaches all processes of a terminal by itself
+LOOK = 0.1  # seconds between two looks at the processes
+GRACE = 20.0  # seconds that the others have to notice that one has ended
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a run: how many, which of them this is, and where the first can be reached."""
+
+    count: int = 1
+    index: int = 0
+    address: str = "127.0.0.1"
+    port: int | None = None  # None is a free one; several machines have to agree on it
+
+
+ONE = Nodes()
+
+
+def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE) -> int:
+    """Run `command` in so many processes on this machine, which make up one run; return their exit status.
+
+    SIGUSR2 and SIGTERM are passed on. Once a process has ended with a status other than 0 the others have 20
+    seconds to end as well; that first status is returned, 128 + n for one that signal n ended.
+
+    Args:
+        command: program and arguments; each process gets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+            MASTER_PORT besides.
+        processes: on this machine, and on each of the others.
+        nodes: all machines of the run.
+    """
+    common = {
+        "WORLD_SIZE": processes * nodes.count,
+        "MASTER_ADDR": nodes.address,
+        "MASTER_PORT": _free_port() if nodes.port is None else nodes.port,
+    }
+    # A core each, unless somebody knows better: every process would take all of them.
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
+    running: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        for local in range(processes):
+            variables = {**common, **threads, "RANK": nodes.index * processes + local, "LOCAL_RANK": local}
+            environment = os.environ | {name: str(value) for name, value in variables.items()}
+            running.append(subprocess.Popen(list(command), env=environment))
+        return _wait(running)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    first, deadline = 0, float("inf")
+    while True:
+        ended = [process.poll() for process in processes]
+        bad = [status for status in ended if status]
+        if bad and not first:
+            first, deadline = bad[0], time.monotonic() + GRACE
+        if None not in ended or time.monotonic() >= deadline:
+            return 128 - first if first < 0 else first
+        time.sleep(LOOK)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,65 @@
+"""How the images of a batch are spread over processes, and how many go through the networks together.
+
+None of it changes what is computed: random numbers belong to groups of images and so do the statistics of
+batch norm, and gradients are summed over the whole batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gdd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the groups of a batch go.
+
+    Either a process takes whole groups, several perhaps, or `span` processes take one group together.
+    """
+
+    batch: int
+    group: int  # images over which statistics are taken
+    processes: int
+    span: int  # processes that share a group
+
+    @property
+    def piece(self) -> int:
+        """Images that cannot be parted any further: a group, or a process's piece of one."""
+        return self.group // self.span
+
+    @property
+    def share(self) -> int:
+        """Images of the process that has most."""
+        return self.piece * -(-(self.batch // self.piece) // self.processes)
+
+    def check(self, at_once: int) -> None:
+        """Check how many images are to go through the networks together.
+
+        Raises:
+            UserError: it is no multiple of what cannot be parted.
+        """
+        if at_once < 1 or at_once % self.piece:
+            raise UserError(
+                f"{at_once} images at once per device are no multiple of {self.piece}; the recipe "
+                f"normalises over groups of {self.group} images, so take {self.piece} or a multiple of it."
+            )
+
+
+def lay_out(batch: int, group: int, processes: int) -> Layout:
+    """Return how `processes` share the groups of a batch.
+
+    Raises:
+        UserError: the groups cannot be shared evenly by more processes than there are groups.
+    """
+    groups = batch // group
+    if processes <= groups:
+        return Layout(batch, group, processes, 1)
+    span, rest = divmod(processes, groups)
+    if rest or group % span:
+        possible = [groups * n for n in range(2, group + 1) if group % n == 0][:3]
+        raise UserError(
+            f"{processes} processes cannot share the batch of {groups} x {group} images evenly; use at most "
+            f"{groups}, or {', '.join(map(str, possible))} ..., each of which then takes a piece of a group."
+        )
+    return Layout(batch, group, processes, span)

@@ -1,0 +1,219 @@
+"""One run in several processes: the same weights whatever the layout, and what happens when a process is lost."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gdd.distill.distill import distill
+from gdd.distill.student import Student
+from gdd.errors import UserError
+from gdd.networks.checkpoint import load_generator
+from gdd.training.distributed import ProcessLost
+from gdd.training.execution import PLAIN, Execution
+from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED, Stopped
+
+pytestmark = pytest.mark.slow
+
+FORK = multiprocessing.get_context("fork")
+SEED = 1
+LOST, REFUSED = 7, 2
+# Few steps, and small ones: Adam turns rounding into whole steps wherever a gradient is nearly zero.
+RECIPE = {"lr": {"generator": 1e-5, "discriminator": 1e-5}, "flip": True}
+
+
+def start(
+    count: int, world: Any, folder: Path, at: Callable[[Student, int], None] | None = None, **changes: Any
+) -> list[Any]:
+    """Start a run in `count` processes; `at` is called before every step with the student and the rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        FORK.Process(target=work, args=(rank, count, port, world, folder, at, changes))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def work(
+    rank: int,
+    count: int,
+    port: int,
+    world: Any,
+    folder: Path,
+    at: Callable[[Student, int], None] | None,
+    changes: dict[str, Any],
+) -> None:
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in variables.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    if at:
+        original = Student.step
+
+        def step(self: Student) -> dict[str, float]:
+            at(self, rank)
+            return original(self)
+
+        Student.step = step  # type: ignore[method-assign]
+    try:
+        run(world, folder, **changes)
+    except Stopped:
+        os._exit(STOPPED)
+    except ProcessLost:
+        os._exit(LOST)
+    except UserError as error:
+        (folder.parent / f"refused-{rank}").write_text(str(error))
+        os._exit(REFUSED)
+
+
+def run(world: Any, folder: Path, execution: Execution = PLAIN, **changes: Any) -> None:
+    recipe = world.recipe(**(RECIPE | changes))
+    distill(folder, recipe, SEED, world.inputs(), checkpoint_every=8, execution=execution)
+
+
+def statuses(processes: list[Any], seconds: float = 60) -> list[int]:
+    """Return how the processes ended, all within so many seconds."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+    ended = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert None not in ended, "a process hangs"
+    return ended
+
+
+def weights(folder: Path, images: int = 32) -> torch.Tensor:
+    state = load_generator(folder / "snapshots" / f"{images:09d}.safetensors").state_dict()
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+def assert_same_weights(world: Any, one: Path, other: Path) -> None:
+    before = load_generator_of(world)
+    for images in (16, 32):
+        first, second = weights(one, images) - before, weights(other, images) - before
+        assert first.abs().max() > 1e-6  # it has been trained
+        assert float((first - second).norm() / first.norm()) < 1e-3, images
+
+
+def load_generator_of(world: Any) -> torch.Tensor:
+    from gdd.networks.checkpoint import one_step_from_denoiser
+
+    state = one_step_from_denoiser(world.teachers[False]).state_dict()
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+@pytest.fixture(scope="module")
+def alone(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process that takes both groups of a batch together."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    run(world, folder, Execution(images_at_once=8))
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4], ids=["accumulated", "a group each", "half a group each"])
+def test_no_layout_changes_the_weights(world: Any, tmp_path: Path, alone: Path, processes: int) -> None:
+    assert statuses(start(processes, world, tmp_path / "run")) == [0] * processes
+    assert_same_weights(world, alone, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["sessions"][0]["processes"] == processes
+    assert facts["images_at_once"] == {1: 4, 2: 4, 4: 2}[processes]
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (alone, tmp_path / "run")
+    ]
+    for one, other in zip(*logs, strict=True):
+        for key in ("loss_generator", "loss_discriminator", "logits_real", "logits_fake"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3)
+
+
+def test_a_combined_objective_is_spread_as_well(world: Any, tmp_path: Path) -> None:
+    changes = {"objective": {"distributional": "hinge", "instance": "direct"}, "reuse_fakes": True}
+    run(world, tmp_path / "alone", **changes)
+    assert statuses(start(2, world, tmp_path / "two", **changes)) == [0, 0]
+    assert_same_weights(world, tmp_path / "alone", tmp_path / "two")
+
+
+def test_resuming_with_the_same_processes_changes_no_bit_and_with_others_hardly_any(
+    world: Any,
+    tmp_path: Path,
+    alone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    published: Callable[[Path], dict[str, bytes]],
+) -> None:
+    stop = tmp_path / "stop"
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(stop))
+
+    def ask(student: Student, rank: int) -> None:
+        if student.images == 16 and rank == 1:
+            stop.touch()
+
+    assert statuses(start(2, world, tmp_path / "whole")) == [0, 0]
+    for folder, processes in (("same", 2), ("fewer", 1)):
+        assert statuses(start(2, world, tmp_path / folder, ask)) == [STOPPED, STOPPED]
+        checkpoints = (tmp_path / folder / "state" / "checkpoints").iterdir()
+        assert max(path.name for path in checkpoints).startswith("000000000024-")
+        stop.unlink()
+        assert statuses(start(processes, world, tmp_path / folder)) == [0] * processes
+    assert published(tmp_path / "same") == published(tmp_path / "whole")
+    assert_same_weights(world, alone, tmp_path / "fewer")
+    sessions = json.loads((tmp_path / "fewer" / "run.json").read_text())["sessions"]
+    assert [session["processes"] for session in sessions] == [2, 1]
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["the main process", "another"])
+def test_a_lost_process_ends_the_run_which_can_be_resumed(
+    world: Any,
+    tmp_path: Path,
+    published: Callable[[Path], dict[str, bytes]],
+    lost: int,
+) -> None:
+    def die(student: Student, rank: int) -> None:
+        if student.images == 16 and rank == lost:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ended = statuses(start(2, world, tmp_path / "run", die))
+    assert (ended[lost], ended[1 - lost]) == (-signal.SIGKILL, LOST)
+    assert statuses(start(2, world, tmp_path / "run")) == [0, 0]
+    assert statuses(start(2, world, tmp_path / "whole")) == [0, 0]
+    assert published(tmp_path / "run") == published(tmp_path / "whole")
+
+
+def test_an_error_in_the_main_process_ends_the_others(world: Any, tmp_path: Path) -> None:
+    def full(student: Student, rank: int) -> None:
+        def snapshot(images: int) -> None:
+            raise UserError("the disk is full")
+
+        student.snapshot = snapshot  # type: ignore[method-assign]
+
+    assert statuses(start(2, world, tmp_path / "run", full)) == [REFUSED, LOST]
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes", "sentence"),
+    [
+        (3, {}, "3 processes cannot share the batch of 2 x 4 images evenly; use at most 2, or 4, 8"),
+        (
+            4,
+            {"objective": {"instance": "direct", "pairs": 10}},
+            "needs whole groups, so use at most 2 processes",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(
+    world: Any, tmp_path: Path, processes: int, changes: dict[str, Any], sentence: str
+) -> None:
+    assert statuses(start(processes, world, tmp_path / "run", **changes)) == [REFUSED] * processes
+    assert sentence in (tmp_path / "refused-0").read_text()
