@@ -27,7 +27,11 @@ def tf_efficientnet_lite0(state: Mapping[str, Tensor]) -> StagedNetwork:
         WeightsProblem: the weights are another network's.
     """
     return StagedNetwork(
-        _stages("tf_efficientnet_lite0", state), (24, 40, 112, 320), img_channels=3, resolution=224
+        _stages("tf_efficientnet_lite0", state),
+        (24, 40, 112, 320),
+        img_channels=3,
+        resolution=224,
+        channels_last=True,
     )
 
 
@@ -44,6 +48,7 @@ def tf_efficientnet_b0_ns(state: Mapping[str, Tensor]) -> StagedNetwork:
         resolution=224,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        channels_last=True,
     )
 
 

@@ -37,4 +37,5 @@ def vgg16_bn(state: Mapping[str, Tensor]) -> StagedNetwork:
         resolution=224,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        channels_last=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional
 from gdd.data.image_array import ImageArray, to_signed
 from gdd.data.loader import Batch, Batches
 from gdd.distill.objectives import RealImages
-from gdd.randomness import noise
+from gdd.randomness import noise, stream
 from gdd.training.distributed import World
 from gdd.training.layout import Layout
 
@@ -91,8 +91,20 @@ class Shares:
         It is drawn by (seed, purpose, index of the group), so that no layout changes it.
         """
         size = self.layout.group
+        return self._of_part(part, lambda index: noise(self.seed, purpose, index, (size, *shape))).to(
+            self.device
+        )
+
+    def numbers(self, purpose: str, part: Part, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+        """Return what `draw(count, generator)` gives for a part, on the CPU; drawn by group as noise is."""
+        size = self.layout.group
+        return self._of_part(part, lambda index: draw(size, stream(self.seed, purpose, index)))
+
+    def _of_part(self, part: Part, of_group: Callable[[int], Tensor]) -> Tensor:
+        """Cut a part's rows out of those of the groups it lies in."""
+        size = self.layout.group
         first, offset = divmod(part.position, size)
         last = (part.position + len(part.images) - 1) // size
-        drawn = [noise(self.seed, purpose, index, (size, *shape)) for index in range(first, last + 1)]
+        drawn = [of_group(index) for index in range(first, last + 1)]
         whole = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
-        return whole[offset : offset + len(part.images)].to(self.device)
+        return whole[offset : offset + len(part.images)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gdd.adversary.augment import build_augmentation
 from gdd.adversary.discriminator import ProjectedDiscriminator
 from gdd.adversary.losses import r1_penalty
 from gdd.adversary.power_iterations import PowerIterations
@@ -82,6 +83,7 @@ class Student:
         self.average = averaged_copy(self.generator)
         self.discriminator = self._placed(discriminator).train() if discriminator else None
         self.instance = instance
+        self.augmentation = build_augmentation(recipe.augment, recipe.batch) if discriminator else None
         self.seed = seed
         self.folder = state
         self.images = 0
@@ -132,7 +134,11 @@ class Student:
         decay = ema_decay(recipe.ema, self.images, recipe.batch)
         update_average(self.average, self.generator, decay)
         self.images += recipe.batch
-        return {**self._over_the_batch(scalars), "replaced_gradients": float(replaced)}
+        found = self._over_the_batch(scalars)
+        if self.augmentation:
+            self.augmentation.observe(found.pop("real_signs"), recipe.batch * self._logits_per_image)
+            found["augment_p"] = self.augmentation.p
+        return {**found, "replaced_gradients": float(replaced)}
 
     def _generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
         """Update the generator; return the projected features of the fakes it was judged by."""
@@ -145,7 +151,8 @@ class Student:
             loss = torch.zeros(len(part.images), device=part.images.device)
             if self.discriminator:
                 fakes = self._fakes(part, "generator noise")
-                features = self._extract(fakes, self._look)
+                augmented = self._augmented(fakes, part, "generator augmentation")
+                features = self._extract(augmented, self._look)
                 with self.iterations.of_pass("fakes"):
                     logits = self.discriminator.judge(features, part.class_labels)
                 adversarial = DISTRIBUTIONAL[str(self.recipe.objective.distributional)].generator(logits)
@@ -173,9 +180,12 @@ class Student:
                 fake_features = fakes[index]
             else:
                 with torch.no_grad():
-                    fake_features = self._extract(self._fakes(part, "discriminator noise"), self._look)
+                    fakes_now = self._fakes(part, "discriminator noise")
+                    augmented = self._augmented(fakes_now, part, "discriminator augmentation")
+                    fake_features = self._extract(augmented, self._look)
             with torch.no_grad():
-                real_features = self._extract(part.images, self._look)
+                augmented = self._augmented(part.images, part, "real augmentation")
+                real_features = self._extract(augmented, self._look)
             # Two passes, because batch norm must not see real and generated images together.
             with self.iterations.of_pass("fakes"):
                 fake_logits = self.discriminator.judge(fake_features, part.class_labels)
@@ -188,6 +198,8 @@ class Student:
             _add(scalars, "loss_discriminator", loss, part)
             _add(scalars, "logits_real", torch.cat(real_logits, dim=1), part)
             _add(scalars, "logits_fake", torch.cat(fake_logits, dim=1), part)
+            if self.augmentation:
+                self._note_signs(torch.cat(real_logits, dim=1).detach(), scalars)
         return self._update(self.discriminator_optimizer, list(self.discriminator.trainable_parameters()))
 
     def _r1_step(self, parts: list[Part]) -> int:
@@ -219,6 +231,18 @@ class Student:
     def _fakes(self, part: Part, purpose: str) -> Tensor:
         z = self.shares.noise(purpose, part, self.generator.latent_shape)
         return self._generate(z, part.class_labels)
+
+    def _augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
+        """Change images as the discriminator is to see them; R1 takes real ones as they are."""
+        if self.augmentation is None:
+            return images
+        return self.augmentation.apply(images, self.shares.numbers(purpose, part, self.augmentation.draw))
+
+    def _note_signs(self, real_logits: Tensor, scalars: Scalars) -> None:
+        """Add up what ADA goes by; whole numbers, so that the sum does not depend on how images are split."""
+        self._logits_per_image = real_logits.shape[1]
+        signs = real_logits.sign().sum()
+        scalars["real_signs"] = scalars["real_signs"] + signs if "real_signs" in scalars else signs
 
     def _extract(self, images: Tensor, look: Callable[[Tensor], Features]) -> Features:
         """Return projected features in float32, computed in the precision that the recipe says."""
@@ -331,6 +355,8 @@ class Student:
         if self.discriminator and self.discriminator_optimizer:
             state["discriminator"] = self.discriminator.trainable_state()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        if self.augmentation:
+            state["augmentation"] = self.augmentation.state_dict()
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -342,6 +368,8 @@ class Student:
         if self.discriminator and self.discriminator_optimizer:
             self.discriminator.load_trainable_state(state["discriminator"])
             load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
+        if self.augmentation:
+            self.augmentation.load_state_dict(state["augmentation"])
         chosen = state.get("images_at_once")
         if self.execution.images_at_once is None and chosen and chosen["on"] == self._machine():
             self.images_at_once = chosen["images"]

@@ -146,6 +146,22 @@ def test_a_combined_objective_is_spread_as_well(world: Any, tmp_path: Path) -> N
     assert_same_weights(world, tmp_path / "alone", tmp_path / "two")
 
 
+def test_augmentation_is_drawn_by_group_as_well(world: Any, tmp_path: Path) -> None:
+    changes = {"augment": {"kind": "ada", "target": -0.9, "speed_kimg": 0.01}, "images": 64}
+    run(world, tmp_path / "alone", **changes)
+    assert statuses(start(2, world, tmp_path / "two", **changes)) == [0, 0]
+    assert_same_weights(world, tmp_path / "alone", tmp_path / "two")
+    probabilities = [
+        [
+            json.loads(line).get("augment_p")
+            for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
+        ]
+        for name in ("alone", "two")
+    ]
+    assert probabilities[0] == probabilities[1]
+    assert max(probabilities[0]) > 0
+
+
 def test_resuming_with_the_same_processes_changes_no_bit_and_with_others_hardly_any(
     world: Any,
     tmp_path: Path,

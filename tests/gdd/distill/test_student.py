@@ -266,6 +266,47 @@ def test_the_state_is_all_there_is(world: Any, tmp_path: Path, instance: bool) -
         assert not any("backbones" in name for name in one["discriminator"])
 
 
+ADA = {"kind": "ada", "target": 0.0, "speed_kimg": 0.05}
+
+
+@pytest.mark.parametrize("augment", [ADA, {"kind": "diffaugment"}], ids=["ADA", "DiffAugment"])
+def test_augmentation_resumes_and_changes_what_the_discriminator_sees(
+    world: Any, tmp_path: Path, augment: dict[str, Any]
+) -> None:
+    plain, first = student_at(world, tmp_path, 0), student_at(world, tmp_path, 0, augment=augment)
+    logged = [first.step() for _ in range(5)]
+    assert "augment_p" not in plain.step()
+    probabilities = [step["augment_p"] for step in logged]
+    if augment["kind"] == "ada":
+        assert probabilities[:3] == [0, 0, 0]  # adjusted every four steps
+        assert probabilities[3] in (0, BATCH * 4 / 50)  # by batch * 4 / speed, up or (from 0) not at all
+    else:
+        assert probabilities == [1] * 5
+        assert logged[0]["loss_generator"] != plain.step()["loss_generator"]
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = student_at(world, tmp_path, 0, augment=augment)
+    second.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    for _ in range(4):
+        assert first.step() == second.step()
+
+
+def test_r1_looks_at_images_as_they_are(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = student_at(world, tmp_path, 2 * BATCH, augment={"kind": "diffaugment"})
+    purposes = []
+    original = Student._augmented
+
+    def noted(self: Student, images: Any, part: Any, purpose: str) -> Any:
+        purposes.append(purpose)
+        return original(self, images, part, purpose)
+
+    monkeypatch.setattr(Student, "_augmented", noted)
+    student.step()  # with R1
+    parts = len(purposes) // 3
+    assert sorted(purposes) == sorted(
+        ["generator augmentation", "discriminator augmentation", "real augmentation"] * parts
+    )
+
+
 @BOTH
 def test_a_snapshot_is_the_average_and_its_images(world: Any, tmp_path: Path, conditional: bool) -> None:
     student = student_at(world, tmp_path, 0, conditional)
