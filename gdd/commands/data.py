@@ -73,7 +73,10 @@ def features(out: Path, data: Path, record: str) -> None:
 @click.option("--images", type=FILE, help="Instead: real images in an .npz, a folder, a .zip or a .tar.")
 @click.option("--name", help="The data set's name, which --images do not say.")
 @click.option("--judge", type=FILE, help="Weights of the feature network; without it, raw pixels.")
-@click.option("--extractor", help="Which network the weights are of, where the file can be several.")
+@click.option(
+    "--extractor",
+    help="Which of the published extractors the weights are of; what OUT is called, if that is one of them.",
+)
 def reference(
     out: Path,
     data: Path | None,
@@ -83,11 +86,16 @@ def reference(
     extractor: str | None,
 ) -> None:
     """Compute a data set's reference features and write them to OUT (npz)."""
+    from gdd.config.pretrained import EXTRACTORS
     from gdd.data.image_array import ImageArray
     from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.reference import build_reference
     from gdd.metrics.stages import make_extractor
 
+    if extractor is None and out.stem in EXTRACTORS:
+        extractor = out.stem
+    if extractor is not None and judge is None:
+        raise UserError(f"The extractor {extractor} needs its weights; say where they lie with --judge.")
     if (data is None) == (images is None):
         raise UserError("Give either --data, a prepared data set, or --images.")
     if (images is None) != (name is None):

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from gdd.commands.options import FILE, say
+from gdd.commands.options import CONFIG_FOLDER, FILE, say
+from gdd.commands.sample import opened, sampling
+from gdd.errors import UserError
 
 
 def _judging(command: Any) -> Any:
@@ -29,12 +31,16 @@ def _judging(command: Any) -> Any:
 @_judging
 def evaluate_run(folder: Path, **options: Any) -> None:
     """Judge the snapshots of the run in FOLDER and write FOLDER/metrics.json."""
-    from gdd.files import write_json
+    from gdd.distill.snapshots import keep_only
+    from gdd.files import read_json, write_json
     from gdd.metrics.stages import evaluate_run as run
 
     evaluation, references = _references(**options)
     metrics = run(folder, evaluation, references)
     write_json(folder / "metrics.json", metrics)
+    if read_json(folder / "run.json")["recipe"].get("keep") == "reported":
+        shown = [metrics["final"], metrics["best"], *metrics.get("also_at", {}).values()]
+        keep_only(folder, {snapshot["images"] for snapshot in shown})
     fid = metrics["final"]["mean"].get("fid", math.nan)
     say(f"{folder}: FID {fid:.3f} after {metrics['final']['images']:,} images.")
 
@@ -56,6 +62,90 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     metrics = run(model, parse_record(Sampler, sampler), evaluation, references, samples)
     write_json(out, metrics)
     say(f"{out}: FID {metrics['final']['mean']['fid']:.3f} with {metrics['evaluations']} evaluations.")
+
+
+@click.command()
+@click.option(
+    "--generator",
+    type=FILE,
+    required=True,
+    help="Weights of a generator or a teacher; or images: an .npz, a folder, a .zip, a .tar.",
+)
+@click.option(
+    "--reference",
+    type=FILE,
+    required=True,
+    help="A data set's folder in results/references; or one file of it, or published statistics.",
+)
+@click.option("--metrics", default="fid", show_default=True, help="Which, separated by commas.")
+@click.option("--samples", type=click.IntRange(1), help="Images in a block; 50,000 if left out.")
+@click.option("--blocks", type=click.IntRange(1), help="Blocks of images; 3 if there are as many.")
+@click.option("--judge", default="inception", show_default=True, help="The extractor of FID and most others.")
+@click.option(
+    "--extractor",
+    "weights",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Where an extractor's weights lie, if not among fetched files; repeatable.",
+)
+@click.option("--dataset", help="The data set that is meant, where the generator was made for another.")
+@click.option("--out", type=FILE, required=True, help="Receives the metrics (json).")
+@click.option("--resources", type=FILE, default=Path("resources"), show_default=True)
+@CONFIG_FOLDER
+@sampling
+def evaluate(
+    generator: Path,
+    reference: Path,
+    metrics: str,
+    samples: int | None,
+    blocks: int | None,
+    judge: str,
+    weights: tuple[str, ...],
+    dataset: str | None,
+    out: Path,
+    resources: Path,
+    folder: Path,
+    **options: Any,
+) -> None:
+    """Judge images by every metric asked for, in one pass, and write the metrics to OUT.
+
+    \b
+    Metrics of the judge: fid, kid, precision, recall, density, coverage, inception_score.
+    Of other extractors: clean_fid, clean_kid, clip_fid, fd_dinov2, pixel_fid, pixel_precision,
+    pixel_recall, nearest.
+
+    Interrupted, the same command goes on with the first block that is not done. With
+    `torchrun ... -m -- gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
+    """
+    from gdd.metrics.judges import open_judges, spaces
+    from gdd.metrics.judging import evaluate_source, settle_counts
+    from gdd.metrics.shards import join
+
+    with join() as shards:
+        source, device = opened(generator, **options)
+        wanted = spaces([name.strip() for name in metrics.split(",") if name.strip()], judge)
+        count, number = settle_counts(source, samples, blocks)
+        judges = open_judges(
+            source,
+            reference,
+            wanted,
+            weights=dict(_named(entry) for entry in weights),
+            config=folder,
+            resources=resources,
+            dataset=dataset,
+            device=device,
+        )
+        outcome = evaluate_source(source, judges, out, samples=count, blocks=number, shards=shards)
+        if shards.main:
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in outcome["mean"].items())
+            say(f"{out}: {numbers} (mean of {number} x {count:,} images).")
+
+
+def _named(entry: str) -> tuple[str, Path]:
+    name, equals, file = entry.partition("=")
+    if not equals or not name or not file:
+        raise UserError(f"--extractor {entry} should be NAME=FILE.")
+    return name, Path(file)
 
 
 def _references(

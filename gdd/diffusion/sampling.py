@@ -46,9 +46,12 @@ def solve(
 
 def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, count: int) -> Tensor:
     """Return the images `start` to `start + count` of the teacher, `[count, C, H, W]`."""
-    z = latents(seed, start, count, image_shape(denoiser))
+    device = next(denoiser.parameters()).device
+    z = latents(seed, start, count, image_shape(denoiser)).to(device)
     classes = denoiser.arch.label_dim
-    one_hot = functional.one_hot(labels(seed, start, count, classes), classes).float() if classes else None
+    one_hot = None
+    if classes:
+        one_hot = functional.one_hot(labels(seed, start, count, classes), classes).float().to(device)
     # A stream for every image, as for the latents, so that image i is the same in any split over batches.
     sources = [stream(seed, "sampler noise", index) for index in range(start, start + count)]
 

@@ -13,11 +13,14 @@ from gdd.errors import UserError
 from gdd.metrics.extractors import FeatureExtractor, ProbabilityExtractor, require_bytes
 from gdd.metrics.frechet import Moments, frechet_distance, require_enough_samples
 from gdd.metrics.inception_score import inception_score
+from gdd.metrics.kid import kernel_distance
 from gdd.metrics.neighbours import nearest_distance, neighbour_metrics
 from gdd.metrics.reference import Reference, check_extractor
+from gdd.metrics.shards import ALONE, Shards
 
 NEIGHBOUR_METRICS = ("precision", "recall", "density", "coverage")
-METRICS = ("fid", *NEIGHBOUR_METRICS, "inception_score", "nearest")
+FEATURE_METRICS = ("kid", *NEIGHBOUR_METRICS)  # for which every image's features are kept
+METRICS = ("fid", *FEATURE_METRICS, "inception_score", "nearest")
 NEAREST = "nearest_training_image"
 
 
@@ -37,12 +40,16 @@ def evaluate_block(
     count: int,
     batch: int,
     references: Mapping[str, tuple[FeatureExtractor, Reference]],
-    metrics: set[str],
+    metrics: set[str] | Mapping[str, set[str]],
+    shards: Shards = ALONE,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Generate the images `start` to `start + count - 1` once and compare them with each reference.
 
     `generate(first, n)` returns the uint8 images [n, H, W, C] of the latent indices first to first + n - 1.
-    `metrics` is a subset of `METRICS`; features are kept only if one of them searches neighbours.
+    `metrics` is a subset of `METRICS`, or one for each key of `references`; features are kept only for those
+    of `FEATURE_METRICS`. With several `shards`, each process generates its batches and the main one returns
+    the result, the others an empty one. `progress` is told the size of each batch.
 
     Returns plain JSON values: under each key of `references` the metrics with `start`, `count`,
     `reference_count`, `extractor`, `extractor_sha256` and `definition`; and, if "nearest" is asked for and
@@ -55,21 +62,29 @@ def evaluate_block(
         UserError: an unknown metric, too few images for one, an extractor other than the reference's,
             or features that are not finite.
     """
-    _check_request(references, metrics, count)
+    wanted = dict(metrics) if isinstance(metrics, Mapping) else dict.fromkeys(references, metrics)
+    for key in references:
+        _check_request(key, references[key], wanted[key], count)
     collected = {key: _Collected(Moments(extractor.dimension)) for key, (extractor, _) in references.items()}
-    for first in range(start, start + count, batch):
-        size = min(batch, start + count - first)
-        images = generate(first, size)
-        require_bytes(images)
-        if len(images) != size:
-            raise ValueError(f"generate({first}, {size}) returned {len(images)} images")
-        for key, (extractor, _) in references.items():
-            _collect(collected[key], extractor, images, metrics)
+    with shards.together():
+        for first, size in shards.batches(start, count, batch):
+            images = generate(first, size)
+            require_bytes(images)
+            if len(images) != size:
+                raise ValueError(f"generate({first}, {size}) returned {len(images)} images")
+            for key, (extractor, _) in references.items():
+                _collect(collected[key], extractor, images, wanted[key])
+            if progress:
+                progress(size)
+    if shards.size > 1:
+        collected = {key: _gathered(seen, shards) for key, seen in collected.items()}
+        if not shards.main:
+            return {}
 
     block: dict[str, Any] = {}
     for key, (extractor, reference) in references.items():
         block[key] = {
-            **_values(collected[key], reference, metrics),
+            **_values(collected[key], reference, wanted[key]),
             "start": start,
             "count": count,
             "reference_count": reference.gaussian.count,
@@ -77,24 +92,30 @@ def evaluate_block(
             "extractor_sha256": extractor.sha256,
             "definition": extractor.definition,
         }
-        if "nearest" in metrics and extractor.name == "pixels":
+        if "nearest" in wanted[key] and extractor.name == "pixels":
             block[NEAREST] = _nearest(torch.cat(collected[key].features), reference)
     return block
 
 
-def _check_request(
-    references: Mapping[str, tuple[FeatureExtractor, Reference]], metrics: set[str], count: int
-) -> None:
+def _check_request(key: str, pair: tuple[FeatureExtractor, Reference], metrics: set[str], count: int) -> None:
+    # Before anything is generated: generating is what takes the time.
+    extractor, reference = pair
     unknown = sorted(metrics - set(METRICS))
     if unknown:
         raise UserError(f"There is no metric '{unknown[0]}'; choose from {', '.join(METRICS)}.")
-    # Before anything is generated: generating is what takes the time.
-    for key, (extractor, reference) in references.items():
-        if key == NEAREST:
-            raise UserError(f"An extractor cannot be called '{NEAREST}', which is a result's name.")
-        check_extractor(reference, extractor)
-        if "fid" in metrics:
-            require_enough_samples(min(count, reference.gaussian.count), extractor.dimension)
+    if key == NEAREST:
+        raise UserError(f"An extractor cannot be called '{NEAREST}', which is a result's name.")
+    check_extractor(reference, extractor)
+    missing = sorted(metrics.intersection((*FEATURE_METRICS, "nearest")))
+    if missing and len(reference.features) == 0:
+        raise UserError(
+            f"The published statistics of {reference.description.dataset} are a mean and a covariance, which "
+            f"allow no {missing[0]}; build a reference from the images with `gdd reference`."
+        )
+    if "fid" in metrics:
+        # Published statistics do not say of how many images they are.
+        fewest = min(count, reference.gaussian.count or count)
+        require_enough_samples(fewest, extractor.dimension)
 
 
 def _collect(into: _Collected, extractor: FeatureExtractor, images: Tensor, metrics: set[str]) -> None:
@@ -105,14 +126,38 @@ def _collect(into: _Collected, extractor: FeatureExtractor, images: Tensor, metr
         features = extractor(images)
     if "fid" in metrics:
         into.moments.update(features)
-    if metrics.intersection(NEIGHBOUR_METRICS) or ("nearest" in metrics and extractor.name == "pixels"):
+    if metrics.intersection(FEATURE_METRICS) or ("nearest" in metrics and extractor.name == "pixels"):
         into.features.append(features)
+
+
+def _gathered(seen: _Collected, shards: Shards) -> _Collected:
+    """Return what all processes have seen, in the order of images, in the main one; else nothing."""
+    dimension = seen.moments.packed().shape[1]
+    total = _Collected(Moments(dimension))
+    for packed in shards.gather(seen.moments.packed()):
+        total.moments.merge(Moments.unpacked(packed))
+    # Whether there are any is the same in all processes that have seen an image; the main one has.
+    if shards.hear(bool(seen.features)):
+        parts = shards.gather(_rows(seen.features, dimension))
+        # Back to where neighbours are searched in an evaluation of one process.
+        total.features = [part.to(seen.features[0].device) for part in parts]
+    width = shards.hear(seen.probabilities[0].shape[1] if seen.probabilities else 0)
+    if width:
+        total.probabilities = shards.gather(_rows(seen.probabilities, width))
+    return total
+
+
+def _rows(parts: list[Tensor], width: int) -> Tensor:
+    return torch.cat(parts) if parts else torch.zeros(0, width)
 
 
 def _values(seen: _Collected, reference: Reference, metrics: set[str]) -> dict[str, float]:
     values: dict[str, float] = {}
     if "fid" in metrics:
         values["fid"] = frechet_distance(seen.moments.gaussian(), reference.gaussian)
+    if "kid" in metrics:
+        fakes = torch.cat(seen.features)
+        values["kid"] = kernel_distance(reference.features.to(fakes.device), fakes)
     if metrics.intersection(NEIGHBOUR_METRICS):
         fakes = torch.cat(seen.features)
         found = neighbour_metrics(reference.features.to(fakes.device), fakes)._asdict()

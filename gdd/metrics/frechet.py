@@ -53,6 +53,18 @@ class Moments:
         if other.count:
             self._absorb(other.count, other._mean, other._scatter)
 
+    def packed(self) -> Tensor:
+        """Return everything as one float64 tensor [D + 2, D], to be passed to another process."""
+        count = torch.full_like(self._mean, self.count)
+        return torch.cat([count[None], self._mean[None], self._scatter])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Moments:
+        """Return what `packed` gave."""
+        moments = cls(packed.shape[1])
+        moments.count, moments._mean, moments._scatter = int(packed[0, 0]), packed[1], packed[2:]
+        return moments
+
     def gaussian(self) -> Gaussian:
         """Return what has been seen so far.
 

@@ -73,7 +73,7 @@ class InceptionExtractor:
             raise UserError(f"The Inception network takes grey or RGB images, not {channels} channels.")
         if len(images) == 0:
             return torch.zeros(0, self.dimension, device=self._device)
-        with _reproducible_float32():
+        with reproducible_float32():
             return torch.cat([self._features(part) for part in images.split(BATCH)])
 
     @torch.no_grad()
@@ -85,6 +85,19 @@ class InceptionExtractor:
         """
         features = self(images)
         return features, self._probabilities(features)
+
+    @torch.no_grad()
+    def trunk(self, pixels: Tensor) -> Tensor:
+        """Return features [B, D] of images [B, 3, 299, 299] that are resized and scaled to [-1, 1] already.
+
+        Raises:
+            UserError: the network's trunk cannot be had apart from its resize.
+        """
+        if not hasattr(self._net, "layers"):
+            self._refuse("has another interface than the Inception network (no attribute layers)")
+        with reproducible_float32():
+            features: Tensor = self._net.layers(pixels.to(self._device))
+        return features.flatten(1)
 
     def _features(self, images: Tensor) -> Tensor:
         pixels = images.to(self._device).expand(-1, -1, -1, 3).permute(0, 3, 1, 2).contiguous()
@@ -100,7 +113,7 @@ class InceptionExtractor:
         """Return the number of features after comparing both outputs with the network's own."""
         image = (torch.arange(32 * 32 * 3) * 37 % 256).to(torch.uint8).reshape(1, 32, 32, 3)
         try:
-            with _reproducible_float32():
+            with reproducible_float32():
                 features = self._features(image)
                 pixels = image.permute(0, 3, 1, 2).to(self._device)
                 expected = self._net(pixels, no_output_bias=True).double()
@@ -120,7 +133,7 @@ class InceptionExtractor:
 
 
 @contextmanager
-def _reproducible_float32() -> Iterator[None]:
+def reproducible_float32() -> Iterator[None]:
     """Let convolutions be float32, and the same for the same images from the first call on."""
     # The profiling executor compiles in the first calls on a GPU and again for new batch sizes, which takes
     # longer than it saves; and cuDNN computes convolutions in TF32 unless told otherwise.

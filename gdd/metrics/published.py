@@ -7,6 +7,7 @@ and its resize agree, so that FIDs against either reference may be compared.
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,10 +19,15 @@ import torch
 
 from gdd.errors import UserError
 from gdd.files import sha256, write_json
+from gdd.metrics.extractors import FeatureExtractor
 from gdd.metrics.frechet import Gaussian, frechet_distance
-from gdd.metrics.reference import Reference, load_reference
+from gdd.metrics.inception import InceptionExtractor
+from gdd.metrics.reference import Floor, Reference, ReferenceDescription, load_reference
 
 UNKNOWN_COUNT = 0  # published statistics do not say of how many images they are
+UNKNOWN_FLOOR = Floor(
+    real_count=0, other_count=0, fid=None, precision=0.0, recall=0.0, density=0.0, coverage=0.0
+)
 BROKEN_ARCHIVE = (EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -52,6 +58,55 @@ def load_published(path: str | Path) -> Gaussian:
         torch.from_numpy(covariance.astype(np.float64)),
         UNKNOWN_COUNT,
     )
+
+
+def holds_published(path: str | Path) -> bool:
+    """Whether a file is one of published statistics and none of this project's references."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return "mu" in file and "description" not in file
+    except (ValueError, TypeError, OSError, *BROKEN_ARCHIVE):
+        return False
+
+
+def published_reference(path: str | Path, extractor: FeatureExtractor, resolution: int) -> Reference:
+    """Return published statistics as what images are compared with; they allow a Frechet distance alone.
+
+    EDM's and ADM's are of the Inception network of 2015-12-05. EDM calls its files `<data set>-64x64.npz`;
+    of a file with another name, neither the data set nor the resolution is known.
+
+    Args:
+        path: the file.
+        extractor: what the images are going to be seen by.
+        resolution: of the images, for files that do not say theirs.
+
+    Raises:
+        UserError: the file is unusable, or of other features than the extractor's.
+    """
+    if extractor.name != InceptionExtractor.name:
+        raise UserError(
+            f"The published statistics {path} are of {InceptionExtractor.name}, not of {extractor.name}; "
+            "build a reference from the images with `gdd reference`."
+        )
+    published = load_published(path)
+    if published.dimension != extractor.dimension:
+        raise UserError(
+            f"The published statistics {path} are of {published.dimension} features, the extractor "
+            f"{extractor.name} gives {extractor.dimension}; use the network they were computed with."
+        )
+    name = re.fullmatch(r"(.+)-(\d+)x\2", Path(path).stem)
+    description = ReferenceDescription(
+        dataset=name[1] if name else Path(path).stem,
+        dataset_sha256=sha256(path),
+        resolution=int(name[2]) if name else resolution,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        definition=extractor.definition,
+        count=UNKNOWN_COUNT,
+        nearest_real=0.0,
+        floor=UNKNOWN_FLOOR,
+    )
+    return Reference(description, published, torch.zeros(0, published.dimension))
 
 
 def compare_with_published(reference: Reference, path: str | Path) -> dict[str, Any]:

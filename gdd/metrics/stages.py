@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from gdd.diffusion.sampling import sample_range
 from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
+from gdd.metrics.by_name import load_extractor
 from gdd.metrics.evaluation import NEAREST, evaluate_block
-from gdd.metrics.extractors import ClassifierExtractor, FeatureExtractor, PixelExtractor
-from gdd.metrics.inception import InceptionExtractor
+from gdd.metrics.extractors import FeatureExtractor, PixelExtractor
 from gdd.metrics.reference import Reference, check_compatible, load_reference
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.provenance import environment
@@ -40,15 +40,27 @@ References = Mapping[str, tuple[FeatureExtractor, Reference]]
 Generate = Callable[[int, int], Tensor]
 
 
-def make_extractor(path: str | Path | None, data: ImageArray) -> FeatureExtractor:
+class HasShape(Protocol):
+    """What holds images of one shape."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One image's (C, H, W)."""
+        ...
+
+
+def make_extractor(
+    path: str | Path | None, data: HasShape, name: str | None = None, device: torch.device | str = "cpu"
+) -> FeatureExtractor:
     """Return the extractor of a weights file, or the pixels themselves for None.
 
-    A `.pt` file is the published Inception network (TorchScript), any other a classifier of this project.
+    Without the name of an extractor, a `.pt` file is the published Inception network (TorchScript), any other
+    a classifier of this project.
     """
     if path is None:
         channels, resolution, _ = data.shape
         return PixelExtractor(resolution, channels)
-    return InceptionExtractor(path) if Path(path).suffix == ".pt" else ClassifierExtractor(path)
+    return load_extractor(name, path, device)
 
 
 def open_references(
@@ -59,7 +71,10 @@ def open_references(
     Raises:
         UserError: a reference belongs to another data set, resolution or extractor.
     """
-    pairs = {JUDGE: (make_extractor(judge, data), load_reference(judge_reference))}
+    reference = load_reference(judge_reference)
+    # Two extractors may be one file; which is meant, the reference says.
+    name = reference.description.extractor if Path(judge).suffix in (".pt", ".pth") else None
+    pairs = {JUDGE: (make_extractor(judge, data, name), reference)}
     if pixel_reference is not None:
         pairs[PIXELS] = (make_extractor(None, data), load_reference(pixel_reference))
     for extractor, reference in pairs.values():
@@ -97,7 +112,7 @@ def evaluate_run(folder: str | Path, evaluation: Evaluation, references: Referen
     }
     return {
         "kind": "student",
-        "evaluations": 1,
+        "evaluations": load_generator(files[-1]).steps,
         "curve": [{key: value for key, value in point.items() if key != "start"} for point in curve],
         "final": _snapshot(files[-1], final_blocks),
         "best": {**_snapshot(files[best], best_blocks), "rule": BEST_RULE},

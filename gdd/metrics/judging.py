@@ -1,0 +1,222 @@
+"""Any source of images against a data set's references: every metric asked for, in one pass a block.
+
+What is there when it is interrupted stays: each block's result is a file beside the outcome.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdd.errors import UserError
+from gdd.files import read_json, write_json
+from gdd.metrics import kid
+from gdd.metrics.evaluation import NEAREST, evaluate_block
+from gdd.metrics.judges import Judge
+from gdd.metrics.meter import meter
+from gdd.metrics.published import UNKNOWN_COUNT
+from gdd.metrics.shards import ALONE, Shards
+from gdd.metrics.sources import ImageSource
+from gdd.metrics.stages import summary
+from gdd.provenance import environment
+
+USUAL_SAMPLES, USUAL_BLOCKS = 50_000, 3
+# Images that extractors are given together, whatever a generator makes at once: the same ones always share
+# a batch, so that features do not depend on how the work is split.
+EXTRACTION_BATCH = 256
+
+DEFINITIONS = {
+    "fid": "Frechet distance with unbiased covariances",
+    "kid": kid.DEFINITION,
+    "precision": "improved precision (k = 3, at most the distance)",
+    "recall": "improved recall (k = 3, at most the distance)",
+    "density": "density (k = 3, at most the distance)",
+    "coverage": "coverage (k = 3, at most the distance)",
+    "inception_score": "Inception Score, 10 consecutive splits, the last layer without its bias",
+    "nearest": "median distance to the nearest real image over that between real images",
+}
+
+
+def settle_counts(source: ImageSource, samples: int | None, blocks: int | None) -> tuple[int, int]:
+    """Return how many images a block has and how many blocks there are: as asked for, or as usual.
+
+    Raises:
+        UserError: a set of images has fewer, or fewer than usual and nobody said that these are meant.
+    """
+    if source.count is None:
+        return samples or USUAL_SAMPLES, blocks or USUAL_BLOCKS
+    if samples is None and source.count < USUAL_SAMPLES:
+        raise UserError(
+            f"{source.name} holds {source.count:,} images instead of the usual {USUAL_SAMPLES:,}, on whose "
+            f"number most metrics depend; say --samples {source.count} if these are meant."
+        )
+    samples = samples or USUAL_SAMPLES
+    most = source.count // samples
+    if most < (blocks or 1):
+        raise UserError(
+            f"{source.name} holds {source.count:,} images, too few for {blocks or 1} x {samples:,}; "
+            "ask for fewer samples or blocks."
+        )
+    return samples, blocks or min(most, USUAL_BLOCKS)
+
+
+def evaluate_source(
+    source: ImageSource,
+    judges: Mapping[str, Judge],
+    out: str | Path,
+    *,
+    samples: int,
+    blocks: int,
+    shards: Shards = ALONE,
+) -> dict[str, Any]:
+    """Judge `blocks` x `samples` images and write the outcome to `out` (JSON).
+
+    Returns it in the main process, and nothing in the others. A block whose file beside `out` was made from
+    the same inputs is not done again.
+
+    Raises:
+        UserError: too few images for a metric, or images that cannot be had.
+        DivergedError: an image holds NaN or infinity.
+    """
+    out, began = Path(out), time.monotonic()
+    found = [
+        _block(
+            source, judges, out.with_name(f"{out.stem}.block{index}.json"), index * samples, samples, shards
+        )
+        for index in range(blocks)
+    ]
+    if not shards.main:
+        return {}
+    outcome = {
+        "kind": source.kind,
+        "name": Path(source.name).name,
+        "sha256": source.sha256,
+        "evaluations": source.evaluations,
+        "shape": list(source.shape),
+        "images": source.facts,
+        "samples": samples,
+        **summary(found),
+        **_context(judges, samples),
+        "provenance": {**environment(), **_machine(), "processes": shards.size},
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_json(out, outcome)
+    return outcome
+
+
+def _block(
+    source: ImageSource, judges: Mapping[str, Judge], file: Path, start: int, samples: int, shards: Shards
+) -> dict[str, Any]:
+    """Return one block's results, from its file if that was made from the same inputs."""
+    inputs = _inputs(source, judges, start, samples)
+    with shards.together():
+        known = _known(file, inputs) if shards.main else None
+    known = shards.hear(known)
+    if known is not None:
+        return known
+    mine = sum(size for _, size in shards.batches(start, samples, EXTRACTION_BATCH))
+    name = f"images {start:,} to {start + samples - 1:,}"
+    with shards.together(), meter(name, mine, shown=shards.main) as progress:
+        block = evaluate_block(
+            source.images,
+            start=start,
+            count=samples,
+            batch=EXTRACTION_BATCH,
+            references={name: (judge.extractor, judge.reference) for name, judge in judges.items()},
+            metrics={name: set(judge.metrics.values()) for name, judge in judges.items()},
+            shards=shards,
+            progress=progress,
+        )
+    if not shards.main:
+        return {}
+    result = _flat(block, judges, start)
+    write_json(file, {"inputs": inputs, "result": result})
+    return result
+
+
+def _known(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    content = read_json(file)
+    fits = isinstance(content, dict) and content.get("inputs") == inputs
+    return dict(content["result"]) if fits else None
+
+
+def _inputs(source: ImageSource, judges: Mapping[str, Judge], start: int, samples: int) -> dict[str, Any]:
+    """Return everything that decides a block's results, as plain JSON values."""
+    return {
+        "source": source.sha256,
+        "kind": source.kind,
+        "images": source.facts,
+        "start": start,
+        "samples": samples,
+        "judges": {
+            name: {
+                "extractor": judge.extractor.sha256,
+                "definition": judge.extractor.definition,
+                "reference": judge.reference_sha256,
+                "metrics": sorted(judge.metrics),
+            }
+            for name, judge in judges.items()
+        },
+    }
+
+
+def _flat(block: Mapping[str, Any], judges: Mapping[str, Judge], start: int) -> dict[str, Any]:
+    """Return one block's results under their names."""
+    flat: dict[str, Any] = {"start": start}
+    for name, judge in judges.items():
+        for metric, inner in judge.metrics.items():
+            if inner == "nearest":
+                ratio = block[NEAREST]["ratio_to_real"]
+                flat |= {} if ratio is None else {metric: ratio}
+            elif inner == "inception_score" and inner not in block[name]:
+                raise UserError(
+                    f"The extractor {name} gives no class probabilities; leave out the Inception Score."
+                )
+            else:
+                flat[metric] = block[name][inner]
+                spread = f"{inner}_std"
+                flat |= {f"{metric}_std": block[name][spread]} if spread in block[name] else {}
+    return flat
+
+
+def _machine() -> dict[str, str]:
+    """Return what the networks ran on, where that is no CPU."""
+    return {"device": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {}
+
+
+def _context(judges: Mapping[str, Judge], samples: int) -> dict[str, Any]:
+    """Return what the numbers mean, and what they are between two halves of the real images."""
+    definitions, references, floor = {}, {}, {}
+    for name, judge in judges.items():
+        of = judge.reference.description
+        known, kept = of.count != UNKNOWN_COUNT, len(judge.reference.features)
+        for metric, inner in judge.metrics.items():
+            if not known:
+                real = f"published statistics of {of.dataset}"
+            elif inner == "fid" or kept == of.count:
+                real = f"{of.count:,} of {of.dataset}"
+            else:
+                real = f"{kept:,} evenly spaced ones of {of.count:,} of {of.dataset}"
+            definitions[metric] = (
+                f"{DEFINITIONS[inner]}, of {samples:,} generated images"
+                + ("" if inner == "inception_score" else f" against {real}")
+                + f", on {judge.extractor.definition}"
+            )
+            if known and getattr(of.floor, inner, None) is not None:
+                floor[metric] = getattr(of.floor, inner)
+        references[name] = {
+            "dataset": of.dataset,
+            "dataset_sha256": of.dataset_sha256,
+            "resolution": of.resolution,
+            "count": of.count if known else None,
+            "sha256": judge.reference_sha256,
+            "extractor": judge.extractor.name,
+            "extractor_sha256": judge.extractor.sha256,
+        }
+    return {"definitions": definitions, "references": references, "floor": floor}
