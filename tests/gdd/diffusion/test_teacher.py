@@ -88,6 +88,7 @@ def uninterrupted(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "after", "how"),
     [("plain", 2, "crash"), ("plain", 4, "file"), ("noisy", 5, "SIGUSR2"), ("noisy", 7, "crash")],

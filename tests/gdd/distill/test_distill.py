@@ -53,6 +53,7 @@ def uninterrupted(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "after", "how"),
     [

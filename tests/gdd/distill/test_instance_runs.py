@@ -27,6 +27,7 @@ SHORT = {"images": 16, "snapshot_every": 16}
 LAST = "snapshots/000000016.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instance", GRIDS)
 @pytest.mark.parametrize("distributional", [None, "softplus"], ids=["alone", "with-gan"])
 def test_two_time_students_train(
@@ -55,6 +56,7 @@ def test_two_time_students_train(
     assert generate(student, 0, 3).shape == (3, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_two_time_run_resumes_to_the_bit(
     world: Any,
     tmp_path: Path,
@@ -71,6 +73,7 @@ def test_a_two_time_run_resumes_to_the_bit(
     assert published(tmp_path / "parts") == published(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 3])
 def test_a_generator_of_several_steps_trains_against_the_discriminator(
     world: Any, tmp_path: Path, steps: int

@@ -269,6 +269,7 @@ def test_the_state_is_all_there_is(world: Any, tmp_path: Path, instance: bool) -
 ADA = {"kind": "ada", "target": 0.0, "speed_kimg": 0.05}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [ADA, {"kind": "diffaugment"}], ids=["ADA", "DiffAugment"])
 def test_augmentation_resumes_and_changes_what_the_discriminator_sees(
     world: Any, tmp_path: Path, augment: dict[str, Any]
