@@ -34,8 +34,9 @@ class FeatureNetwork(nn.Module):
         resolution: to which images are resized (bilinear); None leaves them as they are.
         mean: per channel, of images in [0, 1], that the backbone wants subtracted.
         std: per channel, by which it wants the result divided. The defaults together mean images in [-1, 1].
-        channels_last: whether it computes with each pixel's channels side by side in memory, as does then what
-            reads its taps. Convolutions and what is done per pixel between them are faster so, on CPUs too.
+        channels_last: whether it computes with each pixel's channels side by side in memory, as does then
+            what reads its taps. Large convolutions are faster so, also on CPUs; the result is the same up to
+            rounding.
     """
 
     input_scale: Tensor
