@@ -26,7 +26,8 @@ def labels_of(listing: Listing, classes: int) -> tuple[np.ndarray, list[str]]:
         return np.zeros(len(listing), np.int64), []
     if listing.label_file is not None:
         labels = _from_label_file(listing)
-        if set(labels) != set(range(classes)):
+        one_for_all = classes > 1 and len(set(labels)) == 1
+        if min(labels) < 0 or max(labels) >= classes or one_for_all:
             raise UserError(
                 f"{LABEL_FILE} in {listing.path} gives labels from {min(labels)} to {max(labels)}, "
                 f"{len(set(labels)):,} different ones, but the data set has {classes} classes; check that it "

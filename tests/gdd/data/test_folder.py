@@ -79,7 +79,7 @@ def test_every_source_gives_the_same_array(
     assert np.array_equal(array.images, pixels(source, photos))
     assert array.labels.tolist() == ["abc".index(name[0]) for name in images_in(photos)]
     assert isinstance(array.images, np.memmap)
-    assert sorted(bytes_of(tmp_path / "set")) == ["dataset.json", "images.npy", "labels.npy"]
+    assert sorted(bytes_of(tmp_path / "set")) == ["dataset.json", "identity.json", "images.npy", "labels.npy"]
     assert array.description == {
         "name": "photos",
         "title": "Photos",
@@ -151,7 +151,9 @@ def test_wrong_counts_say_what_there_is(source: Path, tmp_path: Path) -> None:
     for expected in (18, 20):
         with pytest.raises(UserError) as caught:
             prepare(tmp_path / "set", "photos", record(images=expected), source)
-        assert f"holds 19 images, not {expected}; its folders: a 6, b 7, c 6." in str(caught.value)
+        assert f"holds 19 images, not {expected}; its folders: a with 6, b with 7, c with 6." in str(
+            caught.value
+        )
     assert not (tmp_path / "set").exists()
 
 
@@ -218,7 +220,7 @@ def test_some_damaged_files_can_be_left_out(source: Path, photos: Files, tmp_pat
     assert array.description["skipped"][names[4]].startswith("is damaged (")
     assert array.description["images"] == 17
     assert array.sha256 == hashlib.sha256(array.images.tobytes() + array.labels.tobytes()).hexdigest()
-    assert sorted(bytes_of(tmp_path / "set")) == ["dataset.json", "images.npy", "labels.npy"]
+    assert sorted(bytes_of(tmp_path / "set")) == ["dataset.json", "identity.json", "images.npy", "labels.npy"]
 
 
 def test_a_source_of_rubbish_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,4 +77,4 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert re.search(f"Going on after {finished * CHUNK:,} of {IMAGES:,} images", last.stderr)
     for name in ("images.npy", "labels.npy", "dataset.json"):
         assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert len(list((tmp_path / "set").iterdir())) == 3
+    assert len(list((tmp_path / "set").iterdir())) == 4

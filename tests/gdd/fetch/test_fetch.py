@@ -230,7 +230,7 @@ def test_the_longest_prefix_counts(source: Source, tmp_path: Path) -> None:
     assert place(long="/some/folder/") == Path("/some/folder/file.bin")
     assert place(long="~/folder/") == Path.home() / "folder/file.bin"
     with pytest.raises(UserError, match="is neither http"):
-        place(long="ftp://x/")
+        place(long="file://host/x/")
 
 
 def test_a_folder_replaces_the_network(
