@@ -18,6 +18,8 @@ from gdd.config.pretrained import BACKBONES
 from gdd.errors import UserError
 from gdd.networks.preconditioning import Denoiser
 
+pytestmark = pytest.mark.slow
+
 NORMALISATION = {  # timm's name of the weights, whose normalisation a backbone has to use
     "tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k",
     "tf_efficientnet_b0_ns": "tf_efficientnet_b0.ns_jft_in1k",

@@ -23,6 +23,8 @@ from gdd.adversary.vision_transformer import (
     vit_base_patch16_224,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def tiny(
     kind: type[VisionTransformer] = VisionTransformer, size: int = 32, classes: int = 5

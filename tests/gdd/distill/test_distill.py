@@ -19,6 +19,8 @@ from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.stop import Stopped
 
+pytestmark = pytest.mark.slow
+
 SEED = 1
 DIRECT = {"instance": "direct", "pairs": 10}
 RECIPES: dict[str, dict[str, Any]] = {

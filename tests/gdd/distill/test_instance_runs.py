@@ -21,6 +21,8 @@ from gdd.networks.preconditioning import OneStepGenerator
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.networks.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 SEED = 1
 GRIDS = {"progressive": 8, "consistency-trajectory": 5, "reverse-consistency": 5}
 SHORT = {"images": 16, "snapshot_every": 16}

@@ -14,6 +14,8 @@ from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.training.execution import Execution
 
+pytestmark = pytest.mark.slow
+
 
 def student_with(
     world: Any, folder: Path, execution: Execution, conditional: bool = False, **changes: Any

@@ -21,6 +21,8 @@ from gdd.networks.preconditioning import OneStepGenerator
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.randomness import noise
 
+pytestmark = pytest.mark.slow
+
 MEAN, SPREAD = 0.3, 0.4
 SEED, GROUP, COUNT = 5, 2, 48
 PURPOSES = {

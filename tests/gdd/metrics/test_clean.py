@@ -20,6 +20,8 @@ from gdd.metrics.kid import kernel_distance
 from gdd.metrics.neighbours import neighbour_metrics
 from gdd.networks.seeded import seeded_weights
 
+pytestmark = pytest.mark.slow
+
 
 class NoTrunk(nn.Module):
     """The interface of the published network without its trunk."""

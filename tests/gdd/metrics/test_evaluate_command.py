@@ -21,6 +21,8 @@ from gdd.metrics.sources import open_source
 from gdd.networks.checkpoint import one_step_from_denoiser, save_network
 from gdd.networks.seeded import seeded_weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from gdd.errors import UserError
 from gdd.metrics.export import export, grid
 from gdd.metrics.image_sets import open_image_set
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8)
 
 

@@ -29,6 +29,8 @@ from gdd.metrics.stages import make_extractor
 from gdd.networks.checkpoint import one_step_from_denoiser, save_network
 from gdd.networks.seeded import seeded_weights
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = "fid,kid,precision,recall,density,coverage,inception_score,clean-fid,pixel_recall,nearest"
 
 

@@ -23,6 +23,8 @@ from gdd.metrics.vision_transformers import (
     resize,
 )
 
+pytestmark = pytest.mark.slow
+
 WIDTH, PATCH, SIDE, OUT = 16, 8, 16, 6
 
 

@@ -14,6 +14,8 @@ from gdd.networks.preconditioning import Denoiser, OneStepGenerator, step_levels
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.networks.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 ARCH = Architecture(
     model_type="SongUNet",
     img_resolution=8,

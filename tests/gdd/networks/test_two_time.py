@@ -14,6 +14,8 @@ from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.networks.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 COMMON = {
     "img_resolution": 8,
     "img_channels": 1,

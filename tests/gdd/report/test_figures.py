@@ -13,6 +13,8 @@ from gdd.report.labels import spread_out
 from gdd.report.samples import plot_samples, strip
 from gdd.report.style import COLUMNS, looks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(make_experiments, write_results, tmp_path_factory):

@@ -18,6 +18,8 @@ from gdd.report.spread import gather, plot_spread
 from gdd.report.table import Line, cell_text, signed
 from gdd.report.tables import build_table, write_table
 
+pytestmark = pytest.mark.slow
+
 REPEATED = """
 title: Repeated
 setting: digits

@@ -10,6 +10,8 @@ from gdd.networks.classifier import SmallClassifier
 from gdd.networks.seeded import seeded_weights
 from gdd.training.classifier import _shifted, calibrate_batch_norm, train_classifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,8 @@ from gdd.training import launch as module
 from gdd.training.launch import Nodes, launch
 from gdd.training.stop import STOPPED
 
+pytestmark = pytest.mark.slow
+
 
 def script(text: str) -> list[str]:
     return [sys.executable, "-S", "-c", f"import os, signal, sys, time\n{text}"]
