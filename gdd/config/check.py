@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gdd.config.evaluation import PIXELS
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
 
@@ -91,10 +92,11 @@ def _check_settings(config: Config) -> None:
         known(config, "features", extractor, where, "evaluation.extractor", also=tuple(EXTRACTORS))
         if setting.evaluation.dataset is not None:
             known(config, "datasets", setting.evaluation.dataset, where, "evaluation.dataset")
-            if setting.evaluation.pixels:
+            if PIXELS in setting.evaluation.extractors():
+                key = "metrics" if setting.evaluation.metrics else "pixels"
                 raise UserError(
-                    f"{where}: 'evaluation.pixels' compares with the training images, so it cannot stand "
-                    "beside 'evaluation.dataset'; leave one out."
+                    f"{where}: 'evaluation.{key}' compares pixels with the training images', so it cannot "
+                    "stand beside 'evaluation.dataset'; leave one out."
                 )
         for method in setting.methods:
             known(config, "methods", method, where, f"methods.{method}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
+from gdd.config.evaluation import Evaluation, Metric
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
 
@@ -15,20 +16,13 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
 Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
 
 Column = Literal[
-    "fid",
+    Metric,
+    "fid_minimum",  # the lowest over blocks of latents, which is what EDM and others report
     "reported_fid",  # what others report of it, from reported.yaml
     "fid_difference",  # to the row above, with its uncertainty
     "best_fid",  # of the best snapshot, on the block it was chosen on
     "best_fid_fresh",  # of the same snapshot, on the other blocks
     "final_fid_fresh",  # of the last snapshot, on those other blocks
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "pixel_fid",
-    "pixel_precision",
-    "pixel_recall",
-    "nearest",
     "evaluations",
     "trainable",
     "images",
@@ -129,20 +123,6 @@ class Teacher(Record):
         if (self.published is None) == (self.training is None):
             raise ValueError("give either 'published' or 'training'")
         return self
-
-
-class Evaluation(Record):
-    """How the runs of a setting are judged."""
-
-    later_keys: ClassVar[tuple[str, ...]] = ("also_at",)
-
-    dataset: str | None = None  # the real images compared with; None is the setting's own data set
-    extractor: str  # features in which `fid`, `precision` and `recall` are computed
-    pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
-    samples: Count  # generated images per block of latents
-    blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
-    # Image counts of further snapshots that are judged like the final one, in runs that have them.
-    also_at: Annotated[tuple[Count, ...], Distinct] = ()
 
 
 class Setting(Record):

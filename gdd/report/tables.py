@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
     ablation = experiments.config.ablations[name]
     lines: list[Line] = []
     floors: dict[str, Line] = {}
-    definitions: dict[str, str] = {}
+    meanings: dict[str, dict[str, list[str]]] = {}
     samples = None
     reported = experiments.config.reported
     for row in rows:
@@ -43,12 +43,15 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
         line = _line(row, metrics, results, name)
         lines.append(_with_reported(line, row, reported))
         for found in metrics:
-            definitions |= found.get("definitions") or {}
+            for column, text in (found.get("definitions") or {}).items():
+                meanings.setdefault(column, {}).setdefault(text, []).append(row.setting)
             samples = samples or (found.get("provenance") or {}).get("samples")
         if row.setting not in floors and metrics[0].get("floor"):
             values, _ = measures({"mean": metrics[0]["floor"]})
             cells = {column: Cell(value) for column, value in values.items()}
             floors[row.setting] = Line(FLOOR_TITLE, row.setting, "floor", cells)
+    titles = {name: experiments.config.settings[name].title for name in ablation.setting_names()}
+    definitions = {column: _in_words(found, titles) for column, found in meanings.items()}
     told = {of.source: None for row in rows for of in reported_of(row, reported)}
     if told:
         definitions["reported_fid"] = f"{COLUMNS['reported_fid'].meaning} Sources: {'; '.join(told)}."
@@ -60,10 +63,20 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
         columns=ablation.columns,
         lines=tuple(_with_differences(lines)),
         floors=tuple(floors.values()),
-        settings={name: experiments.config.settings[name].title for name in ablation.setting_names()},
+        settings=titles,
         definitions=derived | definitions,
         samples=samples,
     )
+
+
+def _in_words(meanings: Mapping[str, Sequence[str]], titles: Mapping[str, str]) -> str:
+    """Write what a column means; where that differs between settings, say it of each."""
+    if len(meanings) == 1:
+        return next(iter(meanings))
+    parts = []
+    for text, settings in meanings.items():
+        parts.append(f"{', '.join(titles[name] for name in dict.fromkeys(settings))}: {text}")
+    return "; ".join(parts)
 
 
 def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: str) -> Line:

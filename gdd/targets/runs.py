@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gdd.config.evaluation import PIXELS
 from gdd.config.load import Config
 from gdd.config.pretrained import BACKBONES, CLASS_EMBEDDINGS, EXTRACTORS, LPIPS
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
@@ -106,11 +107,14 @@ class RunTargets:
 
     def evaluation_memory(self, wildcards: Any) -> int:
         """Return the megabytes that judging in a setting takes: 50,000 x 2048 features, twice, in float64."""
-        return 12_000 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 2000
+        return 12_000 if self._published_extractors(wildcards) else 2000
 
     def evaluation_minutes(self, wildcards: Any) -> int:
         """Return the longest time that judging in a setting may take."""
-        return 2880 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 60
+        return 2880 if self._published_extractors(wildcards) else 60
+
+    def _published_extractors(self, wildcards: Any) -> set[str]:
+        return EXTRACTORS.keys() & self.setting(wildcards).evaluation.extractors()
 
     def reference_memory(self, wildcards: Any) -> int:
         """Return the megabytes that a reference takes."""
@@ -129,13 +133,18 @@ class RunTargets:
         setting = self.setting(wildcards)
         return setting.evaluation.dataset or setting.dataset
 
-    def judge(self, wildcards: Any) -> str:
-        """Return what is watched of the network that judges a setting."""
-        return self._network(self.setting(wildcards).evaluation.extractor)
+    def judges(self, wildcards: Any) -> list[str]:
+        """Return what is watched of the networks that judge a setting."""
+        networks = [self._network(name) for name in self._judging_networks(wildcards)]
+        return list(dict.fromkeys(networks))  # two extractors may be one file
 
-    def judge_weights(self, wildcards: Any) -> str:
-        """Return the weights of the network that judges a setting."""
-        return self._weights(self.setting(wildcards).evaluation.extractor)
+    def judge_options(self, wildcards: Any) -> list[str]:
+        """Return the options that tell where those networks' weights lie."""
+        names = self._judging_networks(wildcards)
+        return [f"--extractor {name}={self._weights(name)}" for name in names]
+
+    def _judging_networks(self, wildcards: Any) -> list[str]:
+        return [name for name in self.setting(wildcards).evaluation.extractors() if name != PIXELS]
 
     def reference_judge(self, wildcards: Any) -> str:
         """Return what is watched of the network whose features a reference holds."""
@@ -145,15 +154,14 @@ class RunTargets:
         """Return the weights of the network whose features a reference holds."""
         return self._weights(wildcards.name)
 
-    def judge_reference(self, wildcards: Any) -> str:
-        """Return the judge's features of the setting's data set."""
-        extractor = self.setting(wildcards).evaluation.extractor
-        return f"results/references/{self.reference_dataset(wildcards)}/{extractor}.npz"
+    def references(self, wildcards: Any) -> list[str]:
+        """Return what a setting's generators are compared with: the data set's features in every space."""
+        folder = self.reference_folder(wildcards)
+        return [f"{folder}/{name}.npz" for name in self.setting(wildcards).evaluation.extractors()]
 
-    def pixel_reference(self, wildcards: Any) -> list[str]:
-        """Return the pixels of the setting's data set as a reference, if the setting asks for it."""
-        asked = self.setting(wildcards).evaluation.pixels
-        return [f"results/references/{self.reference_dataset(wildcards)}/pixels.npz"] if asked else []
+    def reference_folder(self, wildcards: Any) -> str:
+        """Return the folder in which those lie."""
+        return f"results/references/{self.reference_dataset(wildcards)}"
 
     def sampler(self, wildcards: Any) -> str:
         """Return the teacher's sampler at the number of steps in a file's name, as JSON."""

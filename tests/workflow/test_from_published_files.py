@@ -49,6 +49,7 @@ ARCH: dict[str, Any] = {
 }
 TEACHER = "edm-cifar10-32x32-uncond-ve"
 IMAGES = 100
+METRICS = ["fid", "inception_score", "kid", "precision", "recall", "density", "coverage", "clean_fid"]
 PAPER_SETTINGS = ("cifar10-uncond", "cifar10-cond", "afhqv2", "ffhq", "imagenet")
 
 
@@ -140,7 +141,8 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     def small_setting(data: dict[str, Any]) -> None:
         data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 32, "backbones": ["teacher-encoder"]}
         data["recipe"]["heads"] = {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 16}
-        data["evaluation"]["also_at"] = [32]
+        # Not CLIP and DINOv2, of whose kind no network is small.
+        data["evaluation"] |= {"also_at": [32], "metrics": METRICS}
 
     def small_table(data: dict[str, Any]) -> None:
         data["settings"] = ["cifar10-uncond"]
@@ -176,6 +178,14 @@ def test_from_published_files_to_the_table(published: Any, server: Server) -> No
     assert shown["GDD, 5 M images"] == metrics["also_at"]["32"]["mean"]["fid"]
     assert shown["GDD, end"] == metrics["final"]["mean"]["fid"] != shown["GDD, 5 M images"]
     assert shown["GDD, best"] == metrics["best"]["mean"]["fid"]
+    for part in (metrics["final"], metrics["best"], metrics["also_at"]["32"]):
+        assert set(METRICS) <= part["mean"].keys()
+        assert [block["start"] for block in part["blocks"]] == [0, 100]
+    assert all(point.keys() == {"images", "fid"} for point in metrics["curve"])
+    assert "clean-fid" in metrics["definitions"]["clean_fid"]
+    assert (
+        found["GDD, end"]["cells"]["inception_score"]["mean"] == metrics["final"]["mean"]["inception_score"]
+    )
     assert found["GDD-I, best"]["cells"]["reported_fid"]["mean"] == 1.54
     assert "reported_fid" not in found["GDD, best"]["cells"]  # not known
 
@@ -202,7 +212,8 @@ def test_offline_everything_missing_is_listed_at_once(project: Any, server: Serv
         assert re.search(rf"^  {name}: a folder, \.zip or \.tar of its", told, flags=re.MULTILINE)
     sources = read_yaml(project.folder / "config/sources.yaml")["sources"]
     needed = {name for name in sources if name.startswith("edm-") and not name.endswith("-vp")}
-    needed |= {"cifar10", "inception", "vgg16-bn", "tf-efficientnet-lite0", "deit-base-distilled-patch16-224"}
+    needed |= {"cifar10", "inception", "clip-vit-b-32", "dinov2-vit-l-14"}
+    needed |= {"vgg16-bn", "tf-efficientnet-lite0", "deit-base-distilled-patch16-224"}
     for name in needed:
         assert f"  resources/{sources[name]['path']}\n" in told
     assert told.count("  resources/") == len(needed)
