@@ -29,7 +29,7 @@ DEVICE = click.option(
 RESOURCES = click.option("--resources", type=FILE, default=Path("resources"), show_default=True)
 
 
-def _judging(command: Any) -> Any:
+def judging(command: Any) -> Any:
     """Add the options that every evaluation of a setting needs."""
     for option in (
         click.option("--evaluation", required=True, help="A setting's `evaluation` as JSON."),
@@ -46,7 +46,7 @@ def _judging(command: Any) -> Any:
 
 @click.command("evaluate-run")
 @click.argument("run_folder", metavar="FOLDER", type=FILE)
-@_judging
+@judging
 def evaluate_run(run_folder: Path, **options: Any) -> None:
     """Judge the snapshots of the run in FOLDER and write FOLDER/metrics.json.
 
@@ -62,7 +62,7 @@ def evaluate_run(run_folder: Path, **options: Any) -> None:
 
     with join() as shards:
         last = GeneratorSource(snapshots(run_folder)[-1])
-        evaluation, judges, device = _of_setting(last, **options)
+        evaluation, judges, device = of_setting(last, **options)
         metrics = run(run_folder, evaluation, judges, device=device, shards=shards)
         if not shards.main:
             return
@@ -79,7 +79,7 @@ def evaluate_run(run_folder: Path, **options: Any) -> None:
 @click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
 @click.option("--sampler", required=True, help="The sampler as JSON, e.g. '{\"steps\": 18}'.")
 @click.option("--samples", type=FILE, required=True, help="Receives the first images (npz).")
-@_judging
+@judging
 def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **options: Any) -> None:
     """Judge a teacher sampled at some number of steps and write the metrics to OUT (json)."""
     from gdd.config.load import parse_record
@@ -92,7 +92,7 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     with join() as shards:
         how = parse_record(Sampler, sampler)
         source = TeacherSource(model, how, device=own_device(options["device"]))
-        evaluation, judges, _ = _of_setting(source, **options)
+        evaluation, judges, _ = of_setting(source, **options)
         metrics = run(source, how, evaluation, judges, out, samples, shards)
         if shards.main:
             write_json(out, metrics)
@@ -179,7 +179,7 @@ def _named(entry: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-def _of_setting(
+def of_setting(
     source: Any,
     evaluation: str,
     data: Path,

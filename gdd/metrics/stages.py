@@ -133,6 +133,33 @@ def evaluate_teacher(
     return {"kind": "teacher", "sampler": sampler.model_dump(mode="json"), **found}
 
 
+def evaluate_external(
+    source: ImageSource,
+    evaluation: Evaluation,
+    judges: Judges,
+    out: Path,
+    samples: Path,
+    shards: Shards = ALONE,
+) -> dict[str, Any]:
+    """Judge what others published on every block of latents, of images on as many as there are.
+
+    Returned in every process. Each block's result is a file beside `out`.
+
+    Raises:
+        UserError: fewer images than in a block.
+        DivergedError: an image holds NaN or infinity.
+    """
+    count = evaluation.blocks
+    if source.count is not None:
+        count = min(count, source.count // evaluation.samples)
+    if count == 0:
+        raise UserError(
+            f"{source.name} holds {source.count:,} images, but the setting judges {evaluation.samples:,} at "
+            "once, on whose number most metrics depend; provide as many."
+        )
+    return {"kind": "external", **_whole(source, evaluation, judges, count, out, samples, shards)}
+
+
 def _whole(
     source: ImageSource,
     evaluation: Evaluation,

@@ -77,6 +77,20 @@ COLUMNS: dict[str, ColumnStyle] = {
         spread=False,
         meaning="What others report, of the snapshot with the lowest FID; empty where no number is known.",
     ),
+    "reported_recall": ColumnStyle(
+        "Reported recall ↑",
+        2,
+        "high",
+        spread=False,
+        meaning="What others report; empty where no number is known.",
+    ),
+    "reported_clip_fid": ColumnStyle(
+        "Reported CLIP-FID ↓",
+        2,
+        "low",
+        spread=False,
+        meaning="What others report, by an implementation that they do not name; empty where none is known.",
+    ),
     "fid_difference": ColumnStyle(
         "FID change from row above",
         2,

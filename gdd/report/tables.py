@@ -21,6 +21,7 @@ from gdd.report.table_files import write_table
 
 __all__ = ["build_table", "write_table"]
 
+REPORTED = ("reported_fid", "reported_recall", "reported_clip_fid")
 FLOOR_TITLE = "Real against real (floor)"
 
 
@@ -54,7 +55,8 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
     definitions = {column: _in_words(found, titles) for column, found in meanings.items()}
     told = {of.source: None for row in rows for of in reported_of(row, reported)}
     if told:
-        definitions["reported_fid"] = f"{COLUMNS['reported_fid'].meaning} Sources: {'; '.join(told)}."
+        for column in REPORTED:
+            definitions[column] = f"{COLUMNS[column].meaning} Sources: {'; '.join(told)}."
     derived = {column: COLUMNS[column].meaning for column in ablation.columns if COLUMNS[column].meaning}
     return Table(
         name=name,
@@ -92,6 +94,16 @@ def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: s
             blocks=max(run.blocks for run in runs),
             teacher_steps=row.teacher_steps,
         )
+    if row.external is not None:
+        (judged_once,) = metrics
+        run = run_numbers(judged_once, row.external)
+        return Line(
+            title=row.title,
+            setting=row.setting,
+            kind="external",
+            cells=_cells((run,)),
+            blocks=run.blocks,
+        )
     records = [read_run(results, run, target) for run in row.runs]
     trained = zip(metrics, row.runs, records, strict=True)
     runs = tuple(
@@ -117,18 +129,20 @@ def _with_reported(line: Line, row: TableRow, reported: Sequence[Reported]) -> L
     found = reported_of(row, reported)
     if not found:
         return line
-    return replace(line, cells={**line.cells, "reported_fid": Cell(found[0].fid)})
+    numbers = {"fid": found[0].fid, "recall": found[0].recall, "clip_fid": found[0].clip_fid}
+    cells = {f"reported_{key}": Cell(value) for key, value in numbers.items() if value is not None}
+    return replace(line, cells={**line.cells, **cells})
 
 
 def reported_of(row: TableRow, reported: Sequence[Reported]) -> list[Reported]:
-    """Return what others report of a row: of a plain method at its best snapshot, or of a teacher's steps."""
+    """Return what others report of a row: a method's best snapshot, a teacher's steps, or their own work."""
     if row.changes:
         return []
     return [
         of
         for of in reported
         if of.setting == row.setting
-        and of.method == row.method
+        and (of.method, of.external) == (row.method, row.external)
         and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best")
     ]
 
@@ -160,7 +174,7 @@ def _with_differences(lines: Sequence[Line]) -> list[Line]:
     above: dict[str, Line] = {}
     result = []
     for line in lines:
-        if line.kind != "teacher":
+        if line.trained:
             if line.setting in above and (cell := _difference(line, above[line.setting])) is not None:
                 line = replace(line, cells={**line.cells, "fid_difference": cell})  # noqa: PLW2901
             above[line.setting] = line

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 
 from gdd.experiments import Experiments
+from gdd.targets.external import ExternalTargets
 from gdd.targets.inputs import InputTargets
 from gdd.targets.report import ReportTargets
 from gdd.targets.runs import RunTargets
 
 
-class Targets(InputTargets, RunTargets, ReportTargets):
+class Targets(InputTargets, RunTargets, ExternalTargets, ReportTargets):
     """Answers for one configuration."""
 
     def __init__(self, experiments: Experiments) -> None:

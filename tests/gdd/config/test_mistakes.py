@@ -141,7 +141,12 @@ MISSING_KEYS = [
     (METHOD, ("colour",), ..., "the key 'colour' is missing."),
     (METHOD, ("objective",), ..., "the key 'objective' is missing."),
     (TABLE, ("columns",), ..., "the key 'columns' is missing."),
-    (TABLE, (*ROW, "method"), ..., "'rows.GDD': a row needs either 'method' or 'teacher_steps'."),
+    (
+        TABLE,
+        (*ROW, "method"),
+        ...,
+        "'rows.GDD': a row needs one of 'method', 'teacher_steps' and 'external'.",
+    ),
     (TABLE, ("setting",), ..., "give either 'setting' or 'settings'."),
     (TABLE, ("rows",), ..., "give either 'rows' or 'grid'."),
 ]
@@ -169,7 +174,12 @@ IMPOSSIBLE = [
     (TABLE, (*ROW, "batch"), 96, "row 'GDD': 'batch' (96) cannot be divided into groups of"),
     (TABLE, (*ROW, "backbones"), [], "row 'GDD': a distributional objective needs at least one network"),
     (TABLE, (*ROW, "images"), 64, "row 'GDD': 'snapshot_every' ("),
-    (TABLE, (*ROW, "teacher_steps"), 3, "'rows.GDD': a row needs either 'method' or 'teacher_steps'."),
+    (
+        TABLE,
+        (*ROW, "teacher_steps"),
+        3,
+        "'rows.GDD': a row needs one of 'method', 'teacher_steps' and 'external'.",
+    ),
     (
         TABLE,
         ("rows", "Teacher", "freeze"),
