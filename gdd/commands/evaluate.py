@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gdd.commands.options import CONFIG_FOLDER, FILE, say
+from gdd.commands.options import CONFIG_FOLDER, DEVICE, FILE, say
 from gdd.commands.sample import opened, sampling
 from gdd.errors import UserError
 
@@ -18,13 +18,6 @@ WEIGHTS = click.option(
     multiple=True,
     metavar="NAME=FILE",
     help="Where an extractor's weights lie, if not among fetched files; repeatable.",
-)
-DEVICE = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where networks run; auto is a GPU wherever there is one.",
 )
 RESOURCES = click.option("--resources", type=FILE, default=Path("resources"), show_default=True)
 
@@ -208,5 +201,5 @@ def of_setting(
         dataset=real.name,
         device=chosen,
     )
-    check_data(judges, real)
+    check_data(source, judges, real)
     return how, judges, chosen

@@ -21,6 +21,13 @@ EXTRA_FOLDERS = click.option(
     envvar="GDD_EXTRA",
     help="Further configuration folder, repeatable.",
 )
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where networks run; auto is a GPU wherever there is one.",
+)
 
 
 def configured(command: Any) -> Any:

@@ -32,12 +32,18 @@ BLOCKS = Path("state") / "evaluation"  # of a run; what is in `state` survives a
 Judges = Mapping[str, Judge]
 
 
-def check_data(judges: Judges, data: ImageArray) -> None:
-    """Refuse references that were made from other images than a data set now holds.
+def check_data(source: ImageSource, judges: Judges, data: ImageArray) -> None:
+    """Refuse what does not belong to a data set as it is now.
 
     Raises:
-        UserError: one was.
+        UserError: a reference was made from other images, or a generator needs labels that there are not.
     """
+    classes = source.facts.get("classes", 0)
+    if classes > int(data.labels.max()) + 1:
+        raise UserError(
+            f"{source.name} is conditioned on {classes} classes, for which the data set {data.name} has no "
+            "labels; judge it in a setting of its own data set."
+        )
     for judge in judges.values():
         of = judge.reference.description
         if of.dataset_sha256 != data.sha256:

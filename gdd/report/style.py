@@ -82,7 +82,8 @@ COLUMNS: dict[str, ColumnStyle] = {
         2,
         "high",
         spread=False,
-        meaning="What others report; empty where no number is known.",
+        meaning="What others report, on ImageNet against ADM's batch of 10,000 real images; empty where no "
+        "number is known.",
     ),
     "reported_clip_fid": ColumnStyle(
         "Reported CLIP-FID ↓",

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,9 +200,15 @@ def test_a_reference_of_another_judge_or_of_other_images_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="build the reference again"):
         judges_of(world, folder, judge="two")
-    check_data(references, world.data)
+    source = open_source(world.teachers[True], sampler=Sampler(steps=1))
+    check_data(source, references, world.data)
     with pytest.raises(UserError, match="was made from other images than the data set holds now"):
-        check_data(references, SimpleNamespace(sha256="b" * 64))  # type: ignore[arg-type]
+        check_data(source, references, replace(world.data, description={"name": "x", "sha256": "b" * 64}))
+    unlabelled = replace(world.data, labels=np.zeros(44, np.int64))
+    with pytest.raises(
+        UserError, match="conditioned on 4 classes, for which the data set blobs has no labels"
+    ):
+        check_data(source, references, unlabelled)
 
 
 def test_every_metric_that_a_setting_lists(world: Any, tmp_path: Path, folder: Path) -> None:
