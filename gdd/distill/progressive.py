@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ class Levels(NamedTuple):
     end: Tensor
 
 
-class _TwoStepsInOne:
+class _TwoStepsInOne(ABC):
     """The student is told where to go and predicts the image that takes it there in one step.
 
     The target is the image for which a single step from start to end ends where two steps over the middle do.
@@ -50,9 +51,9 @@ class _TwoStepsInOne:
         output = student.predict(noisy, start, end, labels)
         return self.distance(output, target.float())
 
+    @abstractmethod
     def draw(self, count: int, group: int) -> Levels:
         """Return the indices of `count` steps."""
-        raise NotImplementedError
 
 
 class ProgressiveLoss(_TwoStepsInOne):

@@ -17,6 +17,7 @@ from gdd.adversary.power_iterations import PowerIterations
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.data.quantise import quantise
+from gdd.distill.generate import SAMPLES, generate
 from gdd.distill.memory import check_images_at_once, choose_images_at_once
 from gdd.distill.objectives import DISTRIBUTIONAL, InstanceLoss
 from gdd.distill.shares import Part, Shares
@@ -24,16 +25,12 @@ from gdd.errors import UserError
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.randomness import labels, latents
 from gdd.training.compiled import compiled
 from gdd.training.distributed import ALONE, World
 from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.gradients import load_optimizer, replace_nonfinite, sum_gradients
 from gdd.training.layout import lay_out
-
-SAMPLES = 64  # images from fixed latents kept with every snapshot
-EVALUATION_SEED = 0  # the latents that samples and metrics are made from
 
 Features = list[list[Tensor]]
 Scalars = dict[str, Tensor]
@@ -379,19 +376,6 @@ class Student:
         device = self.world.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         return f"{self.world.size} x {name}"
-
-
-@torch.no_grad()
-def generate(generator: OneStepGenerator, start: int, count: int) -> Tensor:
-    """Return the generator's images `start` to `start + count`, `[count, C, H, W]`."""
-    device = next(generator.parameters()).device
-    z = latents(EVALUATION_SEED, start, count, generator.latent_shape)
-    classes = generator.arch.label_dim
-    one_hot = None
-    if classes:
-        indices = labels(EVALUATION_SEED, start, count, classes).to(device)
-        one_hot = functional.one_hot(indices, classes).float()
-    return generator(z.to(device), one_hot)
 
 
 def _add(scalars: Scalars, key: str, values: Tensor, part: Part) -> None:

@@ -18,7 +18,7 @@ from gdd.data.image_array import ImageArray
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampler import function_evaluations
 from gdd.diffusion.sampling import sample_range
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
 from gdd.metrics.by_name import load_extractor

@@ -17,7 +17,8 @@ from gdd.data.image_array import EpochOrder, to_signed
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import load_pairs
 from gdd.distill.distill import prepare
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, Student, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.student import Student
 from gdd.networks.checkpoint import load_generator
 from gdd.randomness import labels, latents, noise, stream
 

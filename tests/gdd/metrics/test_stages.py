@@ -12,7 +12,7 @@ from gdd.config.recipe import Sampler
 from gdd.config.records import Evaluation
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import sample_range
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.metrics import stages
