@@ -172,9 +172,9 @@ def test_r1_is_due_every_so_many_iterations_but_not_at_the_first(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due = []
-    monkeypatch.setattr(Student, "_generator_step", lambda *_: ([], 0))
-    monkeypatch.setattr(Student, "_discriminator_step", lambda *_: 0)
-    monkeypatch.setattr(Student, "_r1_step", lambda self, *_: due.append(self.images // BATCH) or 0)
+    monkeypatch.setattr(Student, "generator_step", lambda *_: ([], 0))
+    monkeypatch.setattr(Student, "discriminator_step", lambda *_: 0)
+    monkeypatch.setattr(Student, "r1_step", lambda self, *_: due.append(self.images // BATCH) or 0)
     monkeypatch.setattr(Student, "_over_the_batch", lambda *_: {})
     student = student_at(world, tmp_path, 0)
     for _ in range(6):
