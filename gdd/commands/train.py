@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,6 +77,7 @@ def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
 @click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
 @click.option("--compile", is_flag=True, help="Use torch.compile.")
 @click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
+@click.option("--patience", type=click.IntRange(1), help="Steps without a finite loss that end the run.")
 @click.option("--monitor-fid", type=click.IntRange(1), help="Log the FID of so many images on the way.")
 @click.option("--monitor-every", type=click.IntRange(1), help="Images between two; else as snapshots.")
 @click.option("--judge", type=FILE, help="For --monitor-fid: weights of the network that judges.")
@@ -98,6 +100,7 @@ def distill(
     images_at_once: int | None,
     compile: bool,  # the option's name
     tf32: bool,
+    patience: int | None,
     folder: Path,
     **monitoring: Any,
 ) -> None:
@@ -130,6 +133,8 @@ def distill(
         class_embedding=class_embedding,
     )
     execution = Execution(device=device, images_at_once=images_at_once, compile=compile, tf32=tf32)
+    if patience:
+        execution = replace(execution, patience=patience)
     wanted = parse_record(Recipe, recipe)
     run(
         run_folder,
