@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,3 +191,47 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
         train(world, tmp_path / "run", monitor)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_in_two_processes_the_main_one_measures(
+    world: Any,
+    tmp_path: Path,
+    reference: Path,
+    distill_command: Callable[..., list[str]],
+    logged: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    options = ["--monitor-fid", IMAGES, "--monitor-every", 12]
+    options += ["--judge", world.backbones["one"], "--judge-reference", reference]
+    small = {"lr": {"generator": 1e-5, "discriminator": 1e-5}}  # Adam makes steps of rounding
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / f"{processes}"
+        command = distill_command(folder, *options, "--processes", processes, **small)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(measured(logged(folder)))
+    assert list(found[0]) == [16, 24, 32]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert min(found[0].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--monitor-fid", 70],
+            "--monitor-fid needs to know what judges: give --judge and --judge-reference.",
+        ),
+        (
+            ["--monitor-every", 8],
+            "--monitor-every and --judge... belong to --monitor-fid; give it a number of images.",
+        ),
+    ],
+)
+def test_half_an_order_is_one_sentence(
+    tmp_path: Path, distill_command: Callable[..., list[str]], options: list[Any], sentence: str
+) -> None:
+    command = distill_command(tmp_path / "run", *options)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"gdd: {sentence}\n")
+    assert not (tmp_path / "run").exists()
