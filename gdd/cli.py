@@ -13,6 +13,8 @@ from gdd.commands import data, evaluate, fetch, project, report, sample, train
 from gdd.commands.options import FILE
 from gdd.errors import ProcessLost, UserError
 
+# No room, a quota, a limit to a file's size; a place nobody may write to.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
 
@@ -87,7 +89,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted.", INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in CANNOT_WRITE:
             raise
         _fail(
             f"{error.strerror}: {error.filename or 'while writing'}; make room or change the place.", FAILED

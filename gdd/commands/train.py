@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from gdd.commands.options import CONFIG_FOLDER, FILE
 from gdd.errors import UserError
+
+if TYPE_CHECKING:
+    from gdd.distill.monitor import GeneratorMonitor
 
 
 @click.command()
@@ -73,6 +77,12 @@ def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
 @click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
 @click.option("--compile", is_flag=True, help="Use torch.compile.")
 @click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
+@click.option("--patience", type=click.IntRange(1), help="Steps without a finite loss that end the run.")
+@click.option("--monitor-fid", type=click.IntRange(1), help="Log the FID of so many images on the way.")
+@click.option("--monitor-every", type=click.IntRange(1), help="Images between two; else as snapshots.")
+@click.option("--judge", type=FILE, help="For --monitor-fid: weights of the network that judges.")
+@click.option("--judge-reference", type=FILE, help="For --monitor-fid: its features of the data set.")
+@click.option("--judge-dataset", help="For --monitor-fid: whose features, if not the run's data set's.")
 @CONFIG_FOLDER
 def distill(
     run_folder: Path,
@@ -90,11 +100,14 @@ def distill(
     images_at_once: int | None,
     compile: bool,  # the option's name
     tf32: bool,
+    patience: int | None,
     folder: Path,
+    **monitoring: Any,
 ) -> None:
     """Train a one-step generator in FOLDER; the same command resumes it.
 
-    The number of processes and whatever else belongs to the machine changes results by rounding only.
+    The number of processes and whatever else belongs to the machine changes results by rounding only. What
+    --monitor-fid logs is for the trend: it has no part in the run, and compares with no FID of 50,000 images.
     """
     from gdd.training.launch import launch
 
@@ -120,8 +133,38 @@ def distill(
         class_embedding=class_embedding,
     )
     execution = Execution(device=device, images_at_once=images_at_once, compile=compile, tf32=tf32)
+    if patience:
+        execution = replace(execution, patience=patience)
     wanted = parse_record(Recipe, recipe)
-    run(run_folder, wanted, seed, inputs, checkpoint_every=checkpoint_every, execution=execution)
+    run(
+        run_folder,
+        wanted,
+        seed,
+        inputs,
+        checkpoint_every=checkpoint_every,
+        execution=execution,
+        monitor=_monitor(**monitoring),
+    )
+
+
+def _monitor(
+    monitor_fid: int | None,
+    monitor_every: int | None,
+    judge: Path | None,
+    judge_reference: Path | None,
+    judge_dataset: str | None,
+) -> GeneratorMonitor | None:
+    if monitor_fid is None:
+        if any((monitor_every, judge, judge_reference, judge_dataset)):
+            raise UserError(
+                "--monitor-every and --judge... belong to --monitor-fid; give it a number of images."
+            )
+        return None
+    if judge is None or judge_reference is None:
+        raise UserError("--monitor-fid needs to know what judges: give --judge and --judge-reference.")
+    from gdd.metrics.monitor import FidMonitor
+
+    return FidMonitor(monitor_fid, judge, judge_reference, every=monitor_every, dataset=judge_dataset)
 
 
 def _named(entry: str) -> tuple[str, Path]:

@@ -145,8 +145,20 @@ class Evaluation(Record):
     also_at: Annotated[tuple[Count, ...], Distinct] = ()
 
 
+class Monitor(Record):
+    """What is logged of a run while it is trained; no run becomes another by it.
+
+    A FID of a few images shows the trend and compares with no FID of another number of images.
+    """
+
+    fid: Count  # images of which the evaluation's extractor takes a FID
+    every: Count | None = None  # images of training between two; None is the snapshots' interval
+
+
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("monitor",)
 
     title: str
     dataset: str
@@ -155,6 +167,7 @@ class Setting(Record):
     recipe: PartialRecipe
     methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
     evaluation: Evaluation
+    monitor: Monitor | None = None  # None logs no FID on the way
 
 
 class Method(PartialRecipe):  # type: ignore[misc]

@@ -64,7 +64,11 @@ def make_extractor(
 
 
 def open_references(
-    data: ImageArray, judge: str | Path, judge_reference: str | Path, pixel_reference: str | Path | None
+    data: ImageArray,
+    judge: str | Path,
+    judge_reference: str | Path,
+    pixel_reference: str | Path | None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, tuple[FeatureExtractor, Reference]]:
     """Return what images are compared with: the judge's features and, if given, raw pixels.
 
@@ -74,7 +78,7 @@ def open_references(
     reference = load_reference(judge_reference)
     # Two extractors may be one file; which is meant, the reference says.
     name = reference.description.extractor if Path(judge).suffix in (".pt", ".pth") else None
-    pairs = {JUDGE: (make_extractor(judge, data, name), reference)}
+    pairs = {JUDGE: (make_extractor(judge, data, name, device), reference)}
     if pixel_reference is not None:
         pairs[PIXELS] = (make_extractor(None, data), load_reference(pixel_reference))
     for extractor, reference in pairs.values():

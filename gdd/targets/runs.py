@@ -54,9 +54,28 @@ class RunTargets:
         return [fetched(source) for source in self._other_files(wildcards).values()]
 
     def file_options(self, wildcards: Any) -> list[str]:
-        """Return the options that tell where those files lie."""
+        """Return the options that tell where those files lie, and what to measure with on the way."""
         files = self._other_files(wildcards).items()
-        return [f"--{option} {resource(self.config, source)}" for option, source in files]
+        options = [f"--{option} {resource(self.config, source)}" for option, source in files]
+        return options + self._monitor_options(wildcards)
+
+    def run_monitor(self, wildcards: Any) -> list[str]:
+        """Return what a run is measured with while it is trained, if its setting asks for that."""
+        if self.setting(wildcards).monitor is None:
+            return []
+        return [self.judge(wildcards), self.judge_reference(wildcards)]
+
+    def _monitor_options(self, wildcards: Any) -> list[str]:
+        monitor = self.setting(wildcards).monitor
+        if monitor is None:
+            return []
+        return [
+            f"--monitor-fid {monitor.fid}",
+            *([f"--monitor-every {monitor.every}"] if monitor.every else []),
+            f"--judge {self.judge_weights(wildcards)}",
+            f"--judge-reference {self.judge_reference(wildcards)}",
+            f"--judge-dataset {self.reference_dataset(wildcards)}",
+        ]
 
     def _other_files(self, wildcards: Any) -> dict[str, str]:
         recipe = self.recipe(wildcards)

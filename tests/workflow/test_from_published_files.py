@@ -141,6 +141,7 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
         data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 32, "backbones": ["teacher-encoder"]}
         data["recipe"]["heads"] = {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 16}
         data["evaluation"]["also_at"] = [32]
+        data["monitor"]["fid"] = data["evaluation"]["samples"]
 
     def small_table(data: dict[str, Any]) -> None:
         data["settings"] = ["cifar10-uncond"]
@@ -178,6 +179,12 @@ def test_from_published_files_to_the_table(published: Any, server: Server) -> No
     assert shown["GDD, best"] == metrics["best"]["mean"]["fid"]
     assert found["GDD-I, best"]["cells"]["reported_fid"]["mean"] == 1.54
     assert "reported_fid" not in found["GDD, best"]["cells"]  # not known
+
+    # As many images as are judged in the end, so the same number.
+    log = [json.loads(line) for line in (results / "runs/cifar10-uncond/gdd/seed0/log.jsonl").open()]
+    watched = {line["images"]: line["fid_of_100"] for line in log if line.get("event") == "measurement"}
+    curve = {point["images"]: point["fid"] for point in metrics["curve"]}
+    assert watched == pytest.approx(curve, rel=1e-3)
 
     html = (results / "site/paper.html").read_text(encoding="utf-8")
     assert "from the published one" in html

@@ -14,6 +14,8 @@ rule distill:
         files=targets.run_fetched,
         # Decided by the teacher and by its own name, so its time stamp says nothing new.
         pairs=ancient(targets.run_pairs),
+        # Changes nothing but the log.
+        monitor=ancient(targets.run_monitor),
     output:
         facts="results/runs/{setting}/{run}/seed{seed}/run.json",
         progress="results/runs/{setting}/{run}/seed{seed}/log.jsonl",
