@@ -98,7 +98,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         )
     b = b.to(a.device)
     for points in (a, b):
-        if not torch.isfinite(points).all():
+        if not torch.isfinite(points.float()).all():
             raise UserError("Features hold NaN or infinity; check the images and the extractor's weights.")
     return a, b
 

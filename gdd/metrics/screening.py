@@ -8,6 +8,7 @@ far from the origin, copies), that tile's product is taken in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,19 +16,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SPARE = 5  # candidates for nearest neighbours beyond those asked for, so that float32 can rule out others
-PAIRS = 2**21  # coordinates that are gathered at a time
+SPARE = 3  # candidates for nearest neighbours beyond those asked for, so that float32 can rule out others
+PAIRS = 2**17  # coordinates that are gathered at a time
 MANY = 1 / 64  # of a tile's pairs: from here on a product in float64 is cheaper than differences
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points as they came, and their scaled coordinates around a common origin, in which |x| is at most 1."""
+    """Points as they came, and their scaled coordinates around a common origin, whose length is at most 1."""
 
     original: Tensor  # [N, D]
     coordinates: Tensor  # [N, D], float32
     norms: Tensor  # [N], float64: the squares of the lengths of `coordinates`
-    origin: Tensor  # [D], float64
+    origin: Tensor  # [D], float32
     scale: float  # a power of two, so that scaling rounds nothing
 
     def __len__(self) -> int:
@@ -39,27 +40,28 @@ class Points:
         if dtype == torch.float32:
             return self.coordinates[rows], self.norms[rows]
         precise = (self.original[rows].double() - self.origin) * self.scale
-        return precise, precise.square().sum(dim=1)
+        return precise, _squared_lengths(precise)
 
 
 def on_common_scale(*sets: Tensor, block: int) -> list[Points]:
     """Return sets of finite points [N, D], on one device, ready to be compared with one another."""
-    origin = torch.zeros(sets[0].shape[1], dtype=torch.float64, device=sets[0].device)
-    for part in sets[0].split(block):
-        # A product loses digits in proportion to the norms, so the origin is moved into the data.
-        origin += part.double().sum(dim=0) / len(sets[0])
-    largest = max(
-        float((part.double() - origin).square().sum(dim=1).max()) for one in sets for part in one.split(block)
-    )
-    scale = 2.0 ** -torch.frexp(torch.tensor(largest**0.5, dtype=torch.float64)).exponent.item()
+    # A product loses digits in proportion to the norms, so the origin is moved into the data. It is a float32
+    # number, from which points in float32 are subtracted with no more rounding than the result has anyway.
+    origin = (sets[0].sum(dim=0, dtype=torch.float64) / len(sets[0])).float()
+    largest = max(float((part - origin).abs().max()) for one in sets for part in one.split(block))
+    _, exponent = math.frexp(largest * origin.numel() ** 0.5)
+    scale = 2.0 ** -max(min(exponent, 120), -120)  # a number in float32 as well
     found = []
     for one in sets:
         coordinates = torch.empty(one.shape, dtype=torch.float32, device=one.device)
         for rows in tiles(len(one), block):
-            coordinates[rows] = (one[rows].double() - origin) * scale
-        norms = torch.cat([part.double().square().sum(dim=1) for part in coordinates.split(block)])
-        found.append(Points(one, coordinates, norms, origin, scale))
+            coordinates[rows] = (one[rows] - origin) * scale
+        found.append(Points(one, coordinates, _squared_lengths(coordinates), origin, scale))
     return found
+
+
+def _squared_lengths(points: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square()
 
 
 def kth_nearest(queries: Points, base: Points, k: int, *, exclude_self: bool, block: int) -> Tensor:
@@ -82,7 +84,7 @@ def kth_nearest(queries: Points, base: Points, k: int, *, exclude_self: bool, bl
 def within(a: Points, rows: slice, b: Points, columns: slice, limits: list[Tensor]) -> list[Tensor]:
     """Return for every one of `limits` which pairs of a tile are at most that far apart: bool [B, C] each.
 
-    A limit is of squared distances as `kth_nearest` gives them, [B, 1] for the rows or [1, C] for the columns.
+    A limit is of squared distances as `kth_nearest` gives them: [B, 1] for rows or [1, C] for columns.
     """
     found, unsure = _screened(a, rows, b, columns, limits, torch.float32)
     if float(unsure.sum()) > MANY * unsure.numel():
