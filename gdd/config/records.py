@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
+from gdd.config.resources import Resources
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
@@ -155,6 +156,7 @@ class Setting(Record):
     recipe: PartialRecipe
     methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
     evaluation: Evaluation
+    resources: Resources = Resources()
 
 
 class Method(PartialRecipe):  # type: ignore[misc]

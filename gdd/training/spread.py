@@ -41,7 +41,7 @@ def own_place() -> Nodes | None:
 
 
 def _step(command: Sequence[str], nodes: int, gpus: int) -> list[str]:
-    # `--overlap`: this process is in a step itself, which has all there is of the job. `--ntasks`: that step's
+    # `--overlap`: this process is in a step itself, which has all of the job. `--ntasks`: that step's
     # variables say 1. Nor is its binding to processors any good for other machines.
     options = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
     options.append("--cpu-bind=none")
