@@ -44,7 +44,8 @@ def _step(command: Sequence[str], nodes: int, gpus: int) -> list[str]:
     # `--overlap`: this process is in a step itself, which has all of the job. `--ntasks`: that step's
     # variables say 1. Nor is its binding to processors any good for other machines.
     options = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    options.append("--cpu-bind=none")
+    if "SLURM_CPU_BIND" in os.environ:
+        options.append("--cpu-bind=none")
     if gpus:
         options.append(f"--gpus-per-node={gpus}")
     # Tasks start with every signal as usual, and a request to stop would end them before they can obey it.
