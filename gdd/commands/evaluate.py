@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gdd.commands.options import CONFIG_FOLDER, FILE, say
+from gdd.commands.options import CONFIG_FOLDER, DEVICE, FILE, say
 from gdd.commands.sample import opened, sampling
 from gdd.errors import UserError
 
@@ -21,6 +21,7 @@ def _judging(command: Any) -> Any:
         click.option("--judge", type=FILE, required=True, help="Weights of the network that judges."),
         click.option("--judge-reference", type=FILE, required=True, help="Its features of the data set."),
         click.option("--pixel-reference", type=FILE, help="The data set's pixels as a reference."),
+        DEVICE,
     ):
         command = option(command)
     return command
@@ -35,8 +36,8 @@ def evaluate_run(folder: Path, **options: Any) -> None:
     from gdd.files import read_json, write_json
     from gdd.metrics.stages import evaluate_run as run
 
-    evaluation, references = _references(**options)
-    metrics = run(folder, evaluation, references)
+    evaluation, references, device = _references(**options)
+    metrics = run(folder, evaluation, references, device)
     write_json(folder / "metrics.json", metrics)
     if read_json(folder / "run.json")["recipe"].get("keep") == "reported":
         shown = [metrics["final"], metrics["best"], *metrics.get("also_at", {}).values()]
@@ -58,8 +59,8 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     from gdd.files import write_json
     from gdd.metrics.stages import evaluate_teacher as run
 
-    evaluation, references = _references(**options)
-    metrics = run(model, parse_record(Sampler, sampler), evaluation, references, samples)
+    evaluation, references, device = _references(**options)
+    metrics = run(model, parse_record(Sampler, sampler), evaluation, references, samples, device)
     write_json(out, metrics)
     say(f"{out}: FID {metrics['final']['mean']['fid']:.3f} with {metrics['evaluations']} evaluations.")
 
@@ -149,12 +150,19 @@ def _named(entry: str) -> tuple[str, Path]:
 
 
 def _references(
-    evaluation: str, data: Path, judge: Path, judge_reference: Path, pixel_reference: Path | None
-) -> tuple[Any, Any]:
+    evaluation: str,
+    data: Path,
+    judge: Path,
+    judge_reference: Path,
+    pixel_reference: Path | None,
+    device: str,
+) -> tuple[Any, Any, Any]:
     from gdd.config.load import parse_record
     from gdd.config.records import Evaluation
     from gdd.data.image_array import ImageArray
+    from gdd.metrics.shards import own_device
     from gdd.metrics.stages import open_references
 
-    opened = open_references(ImageArray.open(data), judge, judge_reference, pixel_reference)
-    return parse_record(Evaluation, evaluation), opened
+    chosen = own_device(device)
+    opened = open_references(ImageArray.open(data), judge, judge_reference, pixel_reference, chosen)
+    return parse_record(Evaluation, evaluation), opened, chosen

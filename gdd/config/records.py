@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
+from gdd.config.resources import Resources
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
@@ -168,6 +169,7 @@ class Setting(Record):
     methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
     evaluation: Evaluation
     monitor: Monitor | None = None  # None logs no FID on the way
+    resources: Resources = Resources()
 
 
 class Method(PartialRecipe):  # type: ignore[misc]

@@ -72,6 +72,8 @@ def open_references(
 ) -> dict[str, tuple[FeatureExtractor, Reference]]:
     """Return what images are compared with: the judge's features and, if given, raw pixels.
 
+    The judge computes on `device`.
+
     Raises:
         UserError: a reference belongs to another data set, resolution or extractor.
     """
@@ -86,8 +88,15 @@ def open_references(
     return pairs
 
 
-def evaluate_run(folder: str | Path, evaluation: Evaluation, references: References) -> dict[str, Any]:
+def evaluate_run(
+    folder: str | Path,
+    evaluation: Evaluation,
+    references: References,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
     """Judge every snapshot of a run: all on latent block 0, the last and the best on every block.
+
+    Images are made on `device`; where features are, `references` say.
 
     Raises:
         UserError: the run has no snapshots.
@@ -99,18 +108,20 @@ def evaluate_run(folder: str | Path, evaluation: Evaluation, references: Referen
     began = time.monotonic()
     curve = []
     for file in files:
-        block = _block(_student_images(file), 0, evaluation, references, CURVE_METRICS)
+        block = _block(_student_images(file, device), 0, evaluation, references, CURVE_METRICS)
         curve.append({"images": int(file.stem), **block})
     # What diverged has no FID and cannot be best; if all did, the last stands for them.
     best = min(range(len(files)), key=lambda index: (curve[index].get("fid", math.inf), -index))
-    final_blocks = _all_blocks(_student_images(files[-1]), evaluation, references)
+    final_blocks = _all_blocks(_student_images(files[-1], device), evaluation, references)
     best_blocks = (
         final_blocks
         if files[best] == files[-1]
-        else _all_blocks(_student_images(files[best]), evaluation, references)
+        else _all_blocks(_student_images(files[best], device), evaluation, references)
     )
     also = {
-        str(int(file.stem)): _snapshot(file, _all_blocks(_student_images(file), evaluation, references))
+        str(int(file.stem)): _snapshot(
+            file, _all_blocks(_student_images(file, device), evaluation, references)
+        )
         for file in files[:-1]
         if int(file.stem) in evaluation.also_at
     }
@@ -121,29 +132,37 @@ def evaluate_run(folder: str | Path, evaluation: Evaluation, references: Referen
         "final": _snapshot(files[-1], final_blocks),
         "best": {**_snapshot(files[best], best_blocks), "rule": BEST_RULE},
         **({"also_at": also} if also else {}),
-        **_context(evaluation, references),
+        **_context(evaluation, references, device),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 def evaluate_teacher(
-    model: str | Path, sampler: Sampler, evaluation: Evaluation, references: References, samples: str | Path
+    model: str | Path,
+    sampler: Sampler,
+    evaluation: Evaluation,
+    references: References,
+    samples: str | Path,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Judge a teacher sampled as `sampler` says, on every latent block, and keep its first images."""
+    """Judge a teacher sampled as `sampler` says, on every latent block, and keep its first images.
+
+    They are made on `device`; where features are, `references` say.
+    """
     began = time.monotonic()
-    denoiser = load_denoiser(model)
+    denoiser = load_denoiser(model).to(device)
 
     def images(start: int, count: int) -> Tensor:
         return quantise(sample_range(denoiser, sampler, EVALUATION_SEED, start, count))
 
-    write_npz(samples, images=images(0, SAMPLES).numpy())
+    write_npz(samples, images=images(0, SAMPLES).cpu().numpy())
     blocks = _all_blocks(images, evaluation, references)
     return {
         "kind": "teacher",
         "evaluations": function_evaluations(sampler.steps),
         "sampler": sampler.model_dump(mode="json"),
         "final": {"images": 0, "weights_sha256": sha256(model), **summary(blocks)},
-        **_context(evaluation, references),
+        **_context(evaluation, references, device),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -168,8 +187,8 @@ def _snapshot(file: Path, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     return {"images": int(file.stem), "weights_sha256": sha256(file), **summary(blocks)}
 
 
-def _student_images(file: Path) -> Generate:
-    generator = load_generator(file)
+def _student_images(file: Path, device: torch.device | str) -> Generate:
+    generator = load_generator(file).to(device)
     return lambda start, count: quantise(generate(generator, start, count))
 
 
@@ -204,7 +223,7 @@ def _block(
     return flat
 
 
-def _context(evaluation: Evaluation, references: References) -> dict[str, Any]:
+def _context(evaluation: Evaluation, references: References, device: torch.device | str) -> dict[str, Any]:
     """Return what the numbers mean and what they were made from."""
     floor: dict[str, Any] = {"nearest": 1.0}
     definitions = {}
@@ -230,6 +249,6 @@ def _context(evaluation: Evaluation, references: References) -> dict[str, Any]:
             "reference_images": judge.count,
             "extractor": evaluation.extractor,
             "extractor_sha256": judge.extractor_sha256,
-            **environment(),
+            **environment(device),
         },
     }

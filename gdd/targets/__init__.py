@@ -11,10 +11,11 @@ import os
 from gdd.experiments import Experiments
 from gdd.targets.inputs import InputTargets
 from gdd.targets.report import ReportTargets
+from gdd.targets.resources import ResourceTargets
 from gdd.targets.runs import RunTargets
 
 
-class Targets(InputTargets, RunTargets, ReportTargets):
+class Targets(InputTargets, RunTargets, ReportTargets, ResourceTargets):
     """Answers for one configuration."""
 
     def __init__(self, experiments: Experiments) -> None:

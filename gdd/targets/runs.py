@@ -123,22 +123,6 @@ class RunTargets:
         """Return how a setting's teacher is judged, as JSON: it has no snapshots to look at besides."""
         return self.setting(wildcards).evaluation.model_copy(update={"also_at": ()}).canonical()
 
-    def evaluation_memory(self, wildcards: Any) -> int:
-        """Return the megabytes that judging in a setting takes: 50,000 x 2048 features, twice, in float64."""
-        return 12_000 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 2000
-
-    def evaluation_minutes(self, wildcards: Any) -> int:
-        """Return the longest time that judging in a setting may take."""
-        return 2880 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 60
-
-    def reference_memory(self, wildcards: Any) -> int:
-        """Return the megabytes that a reference takes."""
-        return 12_000 if wildcards.name in EXTRACTORS else 2000
-
-    def reference_minutes(self, wildcards: Any) -> int:
-        """Return the longest time that a reference may take."""
-        return 2880 if wildcards.name in EXTRACTORS else 30
-
     def reference_data(self, wildcards: Any) -> str:
         """Return the data set that a setting's generators are compared with."""
         return dataset_file(self.reference_dataset(wildcards))

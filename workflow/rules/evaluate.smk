@@ -19,10 +19,12 @@ rule evaluate_run:
     priority: 40
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         folder=subpath(output[0], parent=True),
         evaluation=targets.evaluation,
@@ -31,7 +33,7 @@ rule evaluate_run:
             f"--pixel-reference {file}" for file in input.pixel_reference
         ],
     shell:
-        "gdd --log {log} --threads {threads} evaluate-run {params.folder}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-run {params.folder}"
         " --evaluation {params.evaluation:q} --data {input.data} --judge {params.judge}"
         " --judge-reference {input.judge_reference} {params.pixels}"
 
@@ -56,10 +58,12 @@ rule evaluate_teacher:
     priority: 70
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         sampler=targets.sampler,
         evaluation=targets.teacher_evaluation,
@@ -68,7 +72,7 @@ rule evaluate_teacher:
             f"--pixel-reference {file}" for file in input.pixel_reference
         ],
     shell:
-        "gdd --log {log} --threads {threads} evaluate-teacher {output.metrics}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-teacher {output.metrics}"
         " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"
         " --evaluation {params.evaluation:q} --data {input.data} --judge {params.judge}"
         " --judge-reference {input.judge_reference} {params.pixels}"

@@ -179,3 +179,38 @@ def test_a_run_without_snapshots(tmp_path: Path, references: Any) -> None:
 def test_a_reference_of_another_judge_is_refused(world: Any, files: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="build the reference again"):
         open_references(world.data, world.backbones["two"], files["judge"], None)
+
+
+def test_judging_computes_where_it_is_told_to(
+    world: Any, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed to see where networks are sent: what is sent stays, and is written down."""
+    sent: list[tuple[str, str]] = []
+
+    def to(self: torch.nn.Module, device: Any = None, **others: Any) -> torch.nn.Module:
+        sent.append((type(self).__name__, str(device)))
+        return self
+
+    named: list[Any] = []
+    load = stages.load_extractor
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(stages, "environment", lambda device: named.append(device) or {})
+    monkeypatch.setattr(
+        stages,
+        "load_extractor",
+        lambda name, path, device: sent.append(("judge", device)) or load(name, path),
+    )
+    references = open_references(world.data, world.backbones["one"], files["judge"], None, "cuda:1")
+    assert ("judge", "cuda:1") in sent
+    references["judge"][0]._net.double()  # what the recorded move would have done
+    evaluation = EVALUATION.model_copy(update={"pixels": False, "samples": 40, "blocks": 1})
+    for judge in (
+        lambda: evaluate_run(make_run(world, tmp_path, counts=(16,)), evaluation, references, "cuda:1"),
+        lambda: evaluate_teacher(
+            world.teachers[False], Sampler(steps=2), evaluation, references, tmp_path / "s.npz", "cuda:1"
+        ),
+    ):
+        sent.clear()
+        judge()
+        assert {device for name, device in sent if name in ("OneStepGenerator", "Denoiser")} == {"cuda:1"}
+    assert named == ["cuda:1", "cuda:1"]
