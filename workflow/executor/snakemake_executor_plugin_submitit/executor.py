@@ -1,0 +1,327 @@
+"""The executor: Snakemake's ready jobs in, their ends out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, Iterable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.real import RealExecutor
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.utils import format_cli_arg
+
+from snakemake_executor_plugin_submitit.attach import Attachment, find
+from snakemake_executor_plugin_submitit.batch import Batch, Prepared, Submitted, group
+from snakemake_executor_plugin_submitit.clusters import Cluster, Debug, Local, Slurm
+from snakemake_executor_plugin_submitit.command import Command
+from snakemake_executor_plugin_submitit.fingerprint import fingerprint
+from snakemake_executor_plugin_submitit.judge import Ended, judge
+from snakemake_executor_plugin_submitit.parameters import ResourceError, request
+from snakemake_executor_plugin_submitit.queue import Queue
+from snakemake_executor_plugin_submitit.registry import Registry
+from snakemake_executor_plugin_submitit.sbatch import SubmissionError, paths
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
+
+SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
+MANY_INPUTS = 20  # names of more files than this go through a file
+
+
+class Executor(RemoteExecutor):
+    """Submits jobs and follows them.
+
+    Two threads meet here: Snakemake's scheduler calls `run_jobs` and `cancel_jobs`, the base class's own thread
+    calls `check_active_jobs`. Neither may raise, or Snakemake cancels everything.
+    """
+
+    def __post_init__(self) -> None:
+        """Open the list of submitted jobs and choose the cluster."""
+        self.settings: ExecutorSettings = self.workflow.executor_settings
+        self.folder = Path(self.settings.folder).absolute()
+        self.registry = Registry(self.folder / "submitted.jsonl")
+        self.queue = Queue(lambda: not self.wait)
+        self.cluster = self._choose_cluster()
+        self.run = uuid4().hex[:12]
+        self.started = time.time()
+        self.live: dict[str, Submitted] = {}
+        self.arrays: set[str] = set()  # ids of arrays of which every task is ours
+        self.postponed: list[Batch] = []
+        self.changed = time.monotonic()
+        self.outage = ""
+
+    def _choose_cluster(self) -> Cluster:
+        if self.settings.cluster == "local":
+            return Local(self.settings)
+        if self.settings.cluster == "debug":
+            return Debug()
+        if not any(Path(folder, "sbatch").exists() for folder in os.get_exec_path()):
+            raise WorkflowError(
+                "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
+                "--submitit-cluster local."
+            )
+        return Slurm(self.settings, self.queue)
+
+    # Submission, in the scheduler's thread.
+
+    def run_job(self, job: Any) -> None:
+        """Submit one job."""
+        self.run_jobs([job])
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Submit jobs that are ready, equal ones together."""
+        ready: list[Prepared] = []
+        for job in jobs:
+            self.run_job_pre(job)
+            try:
+                prepared = self._prepare(job)
+                found = find(prepared, self.registry, self.cluster, self.started)
+            except ResourceError as error:
+                self._fail_unsubmitted(job, str(error))
+            except Exception as error:
+                self._fail_unsubmitted(job, f"it could not be prepared: {type(error).__name__}: {error}")
+            else:
+                self._take(prepared, found, ready)
+        size = self.settings.array_size if self.cluster.arrays else 1
+        for batch in group(ready, size):
+            self._submit(batch)
+
+    def _take(self, prepared: Prepared, found: Attachment, ready: list[Prepared]) -> None:
+        """Attach a job to what an earlier Snakemake submitted, or put it among those to submit."""
+        if found.job_id and found.same:
+            self.logger.info(
+                f"Attached to {self.cluster.title} job {found.job_id} ({found.state}): {prepared.rule}"
+            )
+            self._follow(prepared, found.job_id)
+        elif found.job_id:
+            self.logger.info(
+                f"{self.cluster.title} job {found.job_id} is an older {prepared.rule} whose {found.difference} changed: "
+                "cancelled"
+            )
+            self.cluster.cancel([found.job_id], [])
+            ready.append(prepared.after(found.job_id) if self.cluster.arrays else prepared)
+        else:
+            ready.append(prepared)
+
+    def _prepare(self, job: Any) -> Prepared:
+        rule = str(job.name)
+        wanted = request(job.resources, job.threads, rule)
+        shell = self.format_job_exec(job).replace(
+            " -m snakemake ", " -m snakemake_executor_plugin_submitit.inner ", 1
+        )
+        progress = job.resources.get("progress")
+        command = Command(
+            shell,
+            name=rule,
+            stop_seconds=wanted.stop_seconds(self.settings.stop_seconds),
+            stop_variables=tuple(name for name in re.split(r"[,\s]+", self.settings.stop_variables) if name),
+            progress=str(progress) if progress else None,
+            stalled_restarts=self.settings.stalled_restarts,
+            requeue=not self.settings.no_requeue,
+            minutes=wanted.minutes,
+            environment={}
+            if self.cluster.arrays
+            else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
+        )
+        folder = self.folder / re.sub(r"[^\w.-]", "_", rule)
+        return Prepared(job, rule, fingerprint(job, wanted), wanted, folder, command)
+
+    def get_job_args(self, job: Any, **_: Any) -> str:
+        """Return Snakemake's arguments on the node.
+
+        Unlike the base class's they do not name this process's temporary folder, which is gone when the job is started
+        again after this process ended, and the cores are those the job asked for, not the node's.
+        """
+        cores = max(job.threads, int(job.resources.get("cpus_per_task") or 0), 1)
+        arguments = RealExecutor.get_job_args(self, job, cores=cores)
+        files = [str(file) for file in job.get_wait_for_files()]
+        if len(files) <= MANY_INPUTS:
+            return f"{arguments} {format_cli_arg('--wait-for-files', files)}"
+        listed = self.folder / "inputs" / f"{uuid4().hex}.txt"
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("\n".join(files) + "\n")
+        return f"{arguments} {format_cli_arg('--wait-for-files-file', str(listed))}"
+
+    def additional_general_args(self) -> str:
+        """Return what makes Snakemake's start on the node shorter: one job needs no optimal schedule."""
+        return "--scheduler greedy"
+
+    def _submit(self, batch: Batch, again: bool = False) -> None:
+        """Send a batch; if that fails, try later, and in the end fail its jobs and no others."""
+        first = batch.jobs[0]
+        batch.tries += 1
+        try:
+            self.registry.intend(batch.token, first.folder, [one.print for one in batch.jobs])
+            commands = [one.command for one in batch.jobs]
+            comment = f"snakemake {self.run} {batch.token}"
+            job_id = self.cluster.send(first.folder, first.request, commands, batch.token, comment)
+        except Exception as error:
+            permanent = getattr(error, "permanent", not isinstance(error, (SubmissionError, OSError)))
+            found = None if permanent else self._find_by_token(batch.token)
+            if found is None:
+                self._submission_failed(batch, str(error), permanent, again)
+                return
+            job_id = found
+        self._submitted(batch, job_id, again)
+
+    def _submitted(self, batch: Batch, job_id: str, again: bool) -> None:
+        self.registry.submitted(batch.token, job_id)
+        rule, folder = batch.jobs[0].rule, batch.jobs[0].folder
+        if len(batch.jobs) > 1:
+            self.arrays.add(job_id)
+            words = f"{len(batch.jobs)} jobs of {rule} as {self.cluster.title} array {job_id}"
+        else:
+            words = f"{rule} as {self.cluster.title} job {job_id}"
+        self.logger.info(f"Submitted {words}; logs in {os.path.relpath(folder)}/{job_id}_*log.out")
+        for index, one in enumerate(batch.jobs):
+            self._follow(one, f"{job_id}_{index}" if len(batch.jobs) > 1 else job_id, register=not again)
+
+    def _follow(self, prepared: Prepared, job_id: str, register: bool = True) -> None:
+        log = Path(paths(prepared.folder, job_id).stdout)
+        info = SubmittedJobInfo(prepared.job, external_jobid=job_id)
+        self.live[job_id] = Submitted(prepared, job_id, log, info)
+        info.aux = {"id": job_id}
+        self.changed = time.monotonic()
+        self.report_job_submission(info, register_job=register)
+
+    def _submission_failed(self, batch: Batch, why: str, permanent: bool, again: bool) -> None:
+        rule = batch.jobs[0].rule
+        if permanent or batch.tries > self.settings.submit_retries:
+            for one in batch.jobs:
+                self.registry.ended([one.print.key])
+                times = "" if batch.tries == 1 else f" {batch.tries} times"
+                self._fail_unsubmitted(one.job, f"{self.cluster.title} refused it{times}: {why}")
+            return
+        if not again:
+            for one in batch.jobs:  # here and not later, because this is the scheduler's thread
+                one.job.register()
+        parts = batch.later()
+        pause = parts[0].due - time.monotonic()
+        self.logger.warning(
+            f"Submitting {len(batch.jobs)} of {rule} failed ({why}); try {batch.tries + 1} of "
+            f"{self.settings.submit_retries + 1} in {pause:.0f} s"
+        )
+        self.postponed += parts
+
+    def _find_by_token(self, token: str) -> str | None:
+        """Return the id of a submission that sbatch reported as failed although the controller took it."""
+        for job_id, seen in (self.cluster.look([]) or {}).items():
+            if token in seen.comment:
+                return job_id.split("_")[0]
+        return None
+
+    def _fail_unsubmitted(self, job: Any, why: str) -> None:
+        self._report_error(SubmittedJobInfo(job), why, [])
+
+    # Following, in the base class's thread.
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Look once for all jobs; yield those that go on."""
+        self._try_postponed()
+        mine = [self.live[info.aux["id"]] for info in active_jobs if info.aux and info.aux["id"] in self.live]
+        if not mine:
+            return
+        try:
+            view = self.cluster.look([one.job_id for one in mine])
+            if view is not None:
+                missing = [one.job_id for one in mine if one.job_id not in view and self._ask_accounting(one)]
+                view = {**self.cluster.remembered(missing), **view}
+            self._note_outage(view is None)
+        except Exception as error:
+            self.logger.warning(f"The queue could not be read: {error}")
+            view = None
+        for one in mine:
+            try:
+                ended = judge(one, view, self.cluster, self.settings, self.logger)
+            except Exception as error:
+                ended = Ended(False, f"its end could not be understood: {type(error).__name__}: {error}")
+            if ended is None:
+                yield one.info
+            else:
+                self._report(one, ended)
+
+    @staticmethod
+    def _ask_accounting(one: Submitted) -> bool:
+        """Return whether a job that squeue does not show is to be looked for elsewhere, with growing pauses."""
+        gone = 0.0 if one.gone_since is None else time.monotonic() - one.gone_since
+        if gone < one.ask_after:
+            return False
+        one.ask_after = gone + 10
+        return True
+
+    def _report(self, one: Submitted, ended: Ended) -> None:
+        self.live.pop(one.job_id, None)
+        self.registry.ended([one.prepared.print.key])
+        self.changed = time.monotonic()
+        if ended.success:
+            self.report_job_success(one.info)
+            return
+        where = f" on {ended.nodes}" if ended.nodes else ""
+        words = f"{self.cluster.title} job {one.job_id}{f' ({ended.state}{where})' if ended.state else ''}: {ended.reason}"
+        self._report_error(one.info, words, [str(one.log)] if one.log.exists() else [])
+
+    def _report_error(self, info: SubmittedJobInfo, words: str, logs: list[str]) -> None:
+        if info.job.is_group():  # whose error message leaves this out
+            self.logger.error(words)
+        self.report_job_error(info, msg=f"{words}. ", aux_logs=logs)
+
+    def _note_outage(self, out: bool) -> None:
+        if out and not self.outage:
+            self.outage = self.queue.trouble or "no answer"
+            self.logger.warning(
+                f"{self.cluster.title} does not answer ({self.outage}); jobs go on, asking again"
+            )
+        elif not out and self.outage:
+            self.outage = ""
+            self.logger.info(f"{self.cluster.title} answers again")
+
+    def _try_postponed(self) -> None:
+        now = time.monotonic()
+        due = [batch for batch in self.postponed if batch.due <= now]
+        self.postponed = [batch for batch in self.postponed if batch.due > now]
+        for batch in due:
+            if self.wait:
+                self._submit(batch, again=True)
+
+    async def sleep(self) -> None:
+        """Wait until the next look: a second while jobs come and go, longer when nothing happens."""
+        began = time.monotonic()
+        while self.wait and time.monotonic() - began < self._pause():
+            await asyncio.sleep(0.1)
+
+    def _pause(self) -> float:
+        longest = float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10)
+        quiet = (time.monotonic() - self.changed) / 10
+        # A queue that takes long to answer is asked less often: at most a tenth of the time.
+        return max(min(longest, max(SOONEST, quiet)), 10 * self.queue.seconds)
+
+    # The end.
+
+    def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
+        """End every job that runs or waits.
+
+        The base class's list misses jobs that are being looked at, so it does not count. sbatch may have been
+        interrupted after the controller took a job: the comment tells which those are.
+        """
+        self.wait = False
+        self.postponed = []
+        live = list(self.live)
+        try:
+            self.cluster.cancel(live, {one.split("_")[0] for one in live} & self.arrays)
+            strays = [
+                job_id
+                for job_id, seen in (self.cluster.look([]) or {}).items()
+                if self.run in seen.comment and not seen.ended and seen.state != "COMPLETING"
+            ]
+            if strays:
+                self.cluster.cancel(strays, {one.split("_")[0] for one in strays} & self.arrays)
+        except Exception as error:
+            self.logger.error(f"Cancelling failed: {error}. Look for jobs of yours with squeue --me.")
+        self.registry.ended([one.prepared.print.key for one in self.live.values()])
