@@ -1,7 +1,7 @@
 """Snakemake executor plugin: jobs go to SLURM (or this machine) through submitit.
 
-Snakemake looks for `Executor`, `ExecutorSettings` and `common_settings` here. They are imported when asked for:
-on a compute node only `node` and `command` are needed, and what the others import would cost every job time.
+Snakemake looks for `Executor`, `ExecutorSettings` and `common_settings` here. They are imported when asked
+for: on a compute node only `node` and `command` are needed, and the others would cost every job time.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.batch import Prepared
-from snakemake_executor_plugin_submitit.clusters import Cluster
+from snakemake_executor_plugin_submitit.cluster import Cluster
 from snakemake_executor_plugin_submitit.registry import Entry, Registry
 from snakemake_executor_plugin_submitit.sbatch import paths
 from snakemake_executor_plugin_submitit.verdict import read_result

@@ -44,7 +44,7 @@ class Batch:
     token: str = field(default_factory=lambda: uuid4().hex[:16])
 
     def later(self) -> list[Batch]:
-        """Return what to try next, after a pause that doubles: halves of an array, which a limit may let pass."""
+        """Return what to try after a pause that doubles: halves, as a limit may let a smaller array pass."""
         pause = min(LONGEST_WAIT, 2.0**self.tries)
         half = (len(self.jobs) + 1) // 2
         parts = [part for part in (self.jobs[:half], self.jobs[half:]) if part]
@@ -64,6 +64,14 @@ class Submitted:
     )
     ask_after: float = 0.0  # seconds of that after which the accounting is asked (again)
     warned: str = ""  # the reason for waiting that the user was told
+
+    def ask_elsewhere(self) -> bool:
+        """Return whether to ask the accounting about this job, which squeue does not show."""
+        gone = 0.0 if self.gone_since is None else time.monotonic() - self.gone_since
+        if gone < self.ask_after:
+            return False
+        self.ask_after = gone + 10
+        return True
 
 
 def group(jobs: list[Prepared], size: int) -> list[Batch]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import threading
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,15 +20,17 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from snakemake_executor_plugin_submitit.attach import Attachment, find
 from snakemake_executor_plugin_submitit.batch import Batch, Prepared, Submitted, group
-from snakemake_executor_plugin_submitit.clusters import Cluster, Debug, Local, Slurm
+from snakemake_executor_plugin_submitit.cluster import Cluster, Slurm
 from snakemake_executor_plugin_submitit.command import Command
 from snakemake_executor_plugin_submitit.fingerprint import fingerprint
 from snakemake_executor_plugin_submitit.judge import Ended, judge
+from snakemake_executor_plugin_submitit.local import Debug, Local
 from snakemake_executor_plugin_submitit.parameters import ResourceError, request
-from snakemake_executor_plugin_submitit.queue import Queue
+from snakemake_executor_plugin_submitit.queue import Queue, Seen
 from snakemake_executor_plugin_submitit.registry import Registry
-from snakemake_executor_plugin_submitit.sbatch import SubmissionError, paths
+from snakemake_executor_plugin_submitit.sbatch import paths
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
+from snakemake_executor_plugin_submitit.submitter import Submitter
 
 SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
 MANY_INPUTS = 20  # names of more files than this go through a file
@@ -36,9 +39,13 @@ MANY_INPUTS = 20  # names of more files than this go through a file
 class Executor(RemoteExecutor):
     """Submits jobs and follows them.
 
-    Two threads meet here: Snakemake's scheduler calls `run_jobs` and `cancel_jobs`, the base class's own thread
-    calls `check_active_jobs`. Neither may raise, or Snakemake cancels everything.
+    Two threads meet here: Snakemake's scheduler calls `run_jobs` and `cancel_jobs`, the base class's own
+    thread calls `check_active_jobs`. Neither may raise, or Snakemake cancels everything.
     """
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        self.ready = threading.Event()  # the base class starts its thread before it calls `__post_init__`
+        super().__init__(workflow, logger)
 
     def __post_init__(self) -> None:
         """Open the list of submitted jobs and choose the cluster."""
@@ -47,13 +54,22 @@ class Executor(RemoteExecutor):
         self.registry = Registry(self.folder / "submitted.jsonl")
         self.queue = Queue(lambda: not self.wait)
         self.cluster = self._choose_cluster()
-        self.run = uuid4().hex[:12]
+        self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
+        self.submitter = Submitter(
+            self.cluster,
+            self.registry,
+            self.run,
+            self.settings.submit_retries,
+            self.logger,
+            submitted=self._submitted,
+            refused=lambda one, why: self._report_error(SubmittedJobInfo(one.job), why, []),
+        )
         self.started = time.time()
         self.live: dict[str, Submitted] = {}
         self.arrays: set[str] = set()  # ids of arrays of which every task is ours
-        self.postponed: list[Batch] = []
-        self.changed = time.monotonic()
+        self.changed = time.monotonic()  # when a job last came or went
         self.outage = ""
+        self.ready.set()
 
     def _choose_cluster(self) -> Cluster:
         if self.settings.cluster == "local":
@@ -67,8 +83,6 @@ class Executor(RemoteExecutor):
             )
         return Slurm(self.settings, self.queue)
 
-    # Submission, in the scheduler's thread.
-
     def run_job(self, job: Any) -> None:
         """Submit one job."""
         self.run_jobs([job])
@@ -80,30 +94,24 @@ class Executor(RemoteExecutor):
             self.run_job_pre(job)
             try:
                 prepared = self._prepare(job)
-                found = find(prepared, self.registry, self.cluster, self.started)
+                self._take(prepared, find(prepared, self.registry, self.cluster, self.started), ready)
             except ResourceError as error:
-                self._fail_unsubmitted(job, str(error))
+                self._report_error(SubmittedJobInfo(job), f"Its resources cannot be had: {error}", [])
             except Exception as error:
-                self._fail_unsubmitted(job, f"it could not be prepared: {type(error).__name__}: {error}")
-            else:
-                self._take(prepared, found, ready)
-        size = self.settings.array_size if self.cluster.arrays else 1
-        for batch in group(ready, size):
-            self._submit(batch)
+                words = f"It could not be submitted: {type(error).__name__}: {error}"
+                self._report_error(SubmittedJobInfo(job), words, [])
+        for batch in group(ready, self.settings.array_size if self.cluster.arrays else 1):
+            self.submitter.submit(batch)
 
     def _take(self, prepared: Prepared, found: Attachment, ready: list[Prepared]) -> None:
-        """Attach a job to what an earlier Snakemake submitted, or put it among those to submit."""
+        """Follow what an earlier Snakemake submitted, or put the job among those to submit."""
+        title = f"{self.cluster.title} job {found.job_id} ({found.state})"
         if found.job_id and found.same:
-            self.logger.info(
-                f"Attached to {self.cluster.title} job {found.job_id} ({found.state}): {prepared.rule}"
-            )
+            self.logger.info(f"Attached to {title}: {prepared.rule}")
             self._follow(prepared, found.job_id)
         elif found.job_id:
-            self.logger.info(
-                f"{self.cluster.title} job {found.job_id} is an older {prepared.rule} whose {found.difference} changed: "
-                "cancelled"
-            )
-            self.cluster.cancel([found.job_id], [])
+            self.logger.info(f"Cancelled {title}: {prepared.rule} with other {found.difference} than now")
+            self.cluster.cancel([found.job_id])
             ready.append(prepared.after(found.job_id) if self.cluster.arrays else prepared)
         else:
             ready.append(prepared)
@@ -111,9 +119,9 @@ class Executor(RemoteExecutor):
     def _prepare(self, job: Any) -> Prepared:
         rule = str(job.name)
         wanted = request(job.resources, job.threads, rule)
-        shell = self.format_job_exec(job).replace(
-            " -m snakemake ", " -m snakemake_executor_plugin_submitit.inner ", 1
-        )
+        shell = self.format_job_exec(job)
+        # Not where nodes have a Python of their own.
+        shell = shell.replace(" -m snakemake ", " -m snakemake_executor_plugin_submitit.inner ", 1)
         progress = job.resources.get("progress")
         command = Command(
             shell,
@@ -124,9 +132,7 @@ class Executor(RemoteExecutor):
             stalled_restarts=self.settings.stalled_restarts,
             requeue=not self.settings.no_requeue,
             minutes=wanted.minutes,
-            environment={}
-            if self.cluster.arrays
-            else {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")},
+            environment=self.cluster.environment,
         )
         folder = self.folder / re.sub(r"[^\w.-]", "_", rule)
         return Prepared(job, rule, fingerprint(job, wanted), wanted, folder, command)
@@ -134,8 +140,8 @@ class Executor(RemoteExecutor):
     def get_job_args(self, job: Any, **_: Any) -> str:
         """Return Snakemake's arguments on the node.
 
-        Unlike the base class's they do not name this process's temporary folder, which is gone when the job is started
-        again after this process ended, and the cores are those the job asked for, not the node's.
+        Unlike the base class's they do not name this process's temporary folder, which may be gone when the
+        job is started again, and the cores are those the job asked for, not the node's.
         """
         cores = max(job.threads, int(job.resources.get("cpus_per_task") or 0), 1)
         arguments = RealExecutor.get_job_args(self, job, cores=cores)
@@ -151,92 +157,36 @@ class Executor(RemoteExecutor):
         """Return what makes Snakemake's start on the node shorter: one job needs no optimal schedule."""
         return "--scheduler greedy"
 
-    def _submit(self, batch: Batch, again: bool = False) -> None:
-        """Send a batch; if that fails, try later, and in the end fail its jobs and no others."""
-        first = batch.jobs[0]
-        batch.tries += 1
-        try:
-            self.registry.intend(batch.token, first.folder, [one.print for one in batch.jobs])
-            commands = [one.command for one in batch.jobs]
-            comment = f"snakemake {self.run} {batch.token}"
-            job_id = self.cluster.send(first.folder, first.request, commands, batch.token, comment)
-        except Exception as error:
-            permanent = getattr(error, "permanent", not isinstance(error, (SubmissionError, OSError)))
-            found = None if permanent else self._find_by_token(batch.token)
-            if found is None:
-                self._submission_failed(batch, str(error), permanent, again)
-                return
-            job_id = found
-        self._submitted(batch, job_id, again)
-
-    def _submitted(self, batch: Batch, job_id: str, again: bool) -> None:
-        self.registry.submitted(batch.token, job_id)
-        rule, folder = batch.jobs[0].rule, batch.jobs[0].folder
-        if len(batch.jobs) > 1:
+    def _submitted(self, batch: Batch, job_id: str) -> None:
+        """Follow the jobs of a batch that the cluster took."""
+        rule, folder = batch.jobs[0].rule, os.path.relpath(batch.jobs[0].folder)
+        array = len(batch.jobs) > 1
+        if array:
             self.arrays.add(job_id)
             words = f"{len(batch.jobs)} jobs of {rule} as {self.cluster.title} array {job_id}"
         else:
             words = f"{rule} as {self.cluster.title} job {job_id}"
-        self.logger.info(f"Submitted {words}; logs in {os.path.relpath(folder)}/{job_id}_*log.out")
+        self.logger.info(f"Submitted {words}; log: {folder}/{job_id}_{'*_' if array else ''}0_log.out")
         for index, one in enumerate(batch.jobs):
-            self._follow(one, f"{job_id}_{index}" if len(batch.jobs) > 1 else job_id, register=not again)
+            self._follow(one, f"{job_id}_{index}" if array else job_id)
 
-    def _follow(self, prepared: Prepared, job_id: str, register: bool = True) -> None:
-        log = Path(paths(prepared.folder, job_id).stdout)
-        info = SubmittedJobInfo(prepared.job, external_jobid=job_id)
-        self.live[job_id] = Submitted(prepared, job_id, log, info)
-        info.aux = {"id": job_id}
+    def _follow(self, prepared: Prepared, job_id: str) -> None:
+        info = SubmittedJobInfo(prepared.job, external_jobid=job_id, aux={"id": job_id})
+        self.live[job_id] = Submitted(prepared, job_id, Path(paths(prepared.folder, job_id).stdout), info)
         self.changed = time.monotonic()
-        self.report_job_submission(info, register_job=register)
-
-    def _submission_failed(self, batch: Batch, why: str, permanent: bool, again: bool) -> None:
-        rule = batch.jobs[0].rule
-        if permanent or batch.tries > self.settings.submit_retries:
-            for one in batch.jobs:
-                self.registry.ended([one.print.key])
-                times = "" if batch.tries == 1 else f" {batch.tries} times"
-                self._fail_unsubmitted(one.job, f"{self.cluster.title} refused it{times}: {why}")
-            return
-        if not again:
-            for one in batch.jobs:  # here and not later, because this is the scheduler's thread
-                one.job.register()
-        parts = batch.later()
-        pause = parts[0].due - time.monotonic()
-        self.logger.warning(
-            f"Submitting {len(batch.jobs)} of {rule} failed ({why}); try {batch.tries + 1} of "
-            f"{self.settings.submit_retries + 1} in {pause:.0f} s"
-        )
-        self.postponed += parts
-
-    def _find_by_token(self, token: str) -> str | None:
-        """Return the id of a submission that sbatch reported as failed although the controller took it."""
-        for job_id, seen in (self.cluster.look([]) or {}).items():
-            if token in seen.comment:
-                return job_id.split("_")[0]
-        return None
-
-    def _fail_unsubmitted(self, job: Any, why: str) -> None:
-        self._report_error(SubmittedJobInfo(job), why, [])
-
-    # Following, in the base class's thread.
+        self.report_job_submission(info)
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Look once for all jobs; yield those that go on."""
-        self._try_postponed()
+        self.ready.wait()
+        if self.wait:
+            self.submitter.submit_postponed()
         mine = [self.live[info.aux["id"]] for info in active_jobs if info.aux and info.aux["id"] in self.live]
         if not mine:
             return
-        try:
-            view = self.cluster.look([one.job_id for one in mine])
-            if view is not None:
-                missing = [one.job_id for one in mine if one.job_id not in view and self._ask_accounting(one)]
-                view = {**self.cluster.remembered(missing), **view}
-            self._note_outage(view is None)
-        except Exception as error:
-            self.logger.warning(f"The queue could not be read: {error}")
-            view = None
+        view = self._look(mine)
         for one in mine:
             try:
                 ended = judge(one, view, self.cluster, self.settings, self.logger)
@@ -247,14 +197,24 @@ class Executor(RemoteExecutor):
             else:
                 self._report(one, ended)
 
-    @staticmethod
-    def _ask_accounting(one: Submitted) -> bool:
-        """Return whether a job that squeue does not show is to be looked for elsewhere, with growing pauses."""
-        gone = 0.0 if one.gone_since is None else time.monotonic() - one.gone_since
-        if gone < one.ask_after:
-            return False
-        one.ask_after = gone + 10
-        return True
+    def _look(self, mine: list[Submitted]) -> Mapping[str, Seen] | None:
+        try:
+            view = self.cluster.look([one.job_id for one in mine])
+            if view is not None:
+                forgotten = [one.job_id for one in mine if one.job_id not in view and one.ask_elsewhere()]
+                view = {**self.cluster.remembered(forgotten), **view}
+        except Exception as error:
+            self.queue.trouble = str(error)
+            view = None
+        if view is None and not self.outage:
+            self.outage = self.queue.trouble or "no answer"
+            self.logger.warning(
+                f"{self.cluster.title} does not answer ({self.outage}); jobs go on, asking again"
+            )
+        elif view is not None and self.outage:
+            self.outage = ""
+            self.logger.info(f"{self.cluster.title} answers again")
+        return view
 
     def _report(self, one: Submitted, ended: Ended) -> None:
         self.live.pop(one.job_id, None)
@@ -263,32 +223,14 @@ class Executor(RemoteExecutor):
         if ended.success:
             self.report_job_success(one.info)
             return
-        where = f" on {ended.nodes}" if ended.nodes else ""
-        words = f"{self.cluster.title} job {one.job_id}{f' ({ended.state}{where})' if ended.state else ''}: {ended.reason}"
+        state = f" ({ended.state}{f' on {ended.nodes}' if ended.nodes else ''})" if ended.state else ""
+        words = f"{self.cluster.title} job {one.job_id}{state}: {ended.reason}"
         self._report_error(one.info, words, [str(one.log)] if one.log.exists() else [])
 
     def _report_error(self, info: SubmittedJobInfo, words: str, logs: list[str]) -> None:
         if info.job.is_group():  # whose error message leaves this out
             self.logger.error(words)
         self.report_job_error(info, msg=f"{words}. ", aux_logs=logs)
-
-    def _note_outage(self, out: bool) -> None:
-        if out and not self.outage:
-            self.outage = self.queue.trouble or "no answer"
-            self.logger.warning(
-                f"{self.cluster.title} does not answer ({self.outage}); jobs go on, asking again"
-            )
-        elif not out and self.outage:
-            self.outage = ""
-            self.logger.info(f"{self.cluster.title} answers again")
-
-    def _try_postponed(self) -> None:
-        now = time.monotonic()
-        due = [batch for batch in self.postponed if batch.due <= now]
-        self.postponed = [batch for batch in self.postponed if batch.due > now]
-        for batch in due:
-            if self.wait:
-                self._submit(batch, again=True)
 
     async def sleep(self) -> None:
         """Wait until the next look: a second while jobs come and go, longer when nothing happens."""
@@ -302,8 +244,6 @@ class Executor(RemoteExecutor):
         # A queue that takes long to answer is asked less often: at most a tenth of the time.
         return max(min(longest, max(SOONEST, quiet)), 10 * self.queue.seconds)
 
-    # The end.
-
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
         """End every job that runs or waits.
 
@@ -311,17 +251,14 @@ class Executor(RemoteExecutor):
         interrupted after the controller took a job: the comment tells which those are.
         """
         self.wait = False
-        self.postponed = []
+        self.submitter.drop_postponed()
         live = list(self.live)
         try:
             self.cluster.cancel(live, {one.split("_")[0] for one in live} & self.arrays)
-            strays = [
-                job_id
-                for job_id, seen in (self.cluster.look([]) or {}).items()
-                if self.run in seen.comment and not seen.ended and seen.state != "COMPLETING"
-            ]
+            left = self.cluster.look([]) or {}
+            strays = [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
             if strays:
                 self.cluster.cancel(strays, {one.split("_")[0] for one in strays} & self.arrays)
         except Exception as error:
-            self.logger.error(f"Cancelling failed: {error}. Look for jobs of yours with squeue --me.")
+            self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")
         self.registry.ended([one.prepared.print.key for one in self.live.values()])

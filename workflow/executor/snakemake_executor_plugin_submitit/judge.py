@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_submitit.batch import Submitted
-from snakemake_executor_plugin_submitit.clusters import Cluster
+from snakemake_executor_plugin_submitit.cluster import Cluster
 from snakemake_executor_plugin_submitit.progress import Restarts
 from snakemake_executor_plugin_submitit.queue import Seen
 from snakemake_executor_plugin_submitit.sbatch import paths
@@ -47,8 +47,8 @@ def judge(
 ) -> Ended | None:
     """Return how a job ended, None if it goes on or cannot be judged yet.
 
-    A result counts as soon as SLURM says that the job ended; before, a failure may be that of a command that SLURM is
-    ending in order to start it again.
+    A result counts as soon as SLURM says that the job ended; before, a failure may be that of a command that
+    SLURM is ending in order to start it again.
     """
     place = paths(one.prepared.folder, one.job_id)
     if view is None:  # the controller is away: only success is certain
@@ -68,24 +68,23 @@ def judge(
     if result is not None and result.success:
         return Ended(True)
     state, nodes = (seen.state, seen.nodes) if seen else ("", "")
-    if result is None and seen is not None and _may_restart(one, seen, settings):
-        if cluster.restart(one.job_id):
+    if result is None:
+        if seen and _may_restart(one, seen, settings) and cluster.restart(one.job_id):
             one.gone_since = None
             logger.info(f"{cluster.title} job {one.job_id} ({state}) is started again")
             return None
-    if (
-        result is None
-        and gone < (LAG if seen is None or state == "COMPLETED" else _SOON)
-        and state != "CANCELLED"
-    ):
-        return None
+        lag = LAG if seen is None or state == "COMPLETED" else _SOON
+        if gone < lag and state != "CANCELLED":
+            return None
     reason = failure(one.prepared.rule, one.prepared.request, seen, result, one.log)
     return Ended(False, reason, state, nodes)
 
 
 def _may_restart(one: Submitted, seen: Seen, settings: ExecutorSettings) -> bool:
-    """Return whether SLURM gave up a job that should have been started again: its configuration may forbid that,
-    or the controller was away when the job asked for it."""
+    """Return whether SLURM gave up a job that should have been started again.
+
+    Its configuration may forbid that, or the controller was away when the job asked for it.
+    """
     if settings.no_requeue:
         return False
     note = Restarts.read(Path(paths(one.prepared.folder, one.job_id).folder) / f"{one.job_id}_restarts.json")

@@ -1,6 +1,6 @@
 """A rule's resources -> submitit's parameters.
 
-Names are those of the official SLURM plugin (snakemake-executor-plugin-slurm), so the same rules run with both.
+Names are those of the official SLURM plugin (snakemake-executor-plugin-slurm), so rules run with both.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ class Request:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", repr((sorted(self.parameters.items(), key=str), self.options)))
 
-
     def stop_seconds(self, wished: int) -> int:
-        """Return how long before the time limit to ask for a stop: of a short job not more than a quarter of it."""
+        """Return how long before its time limit to ask for a stop; of a short job at most a quarter."""
         return wished if self.minutes is None else min(wished, 15 * self.minutes)
 
 

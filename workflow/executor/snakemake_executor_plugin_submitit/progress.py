@@ -15,8 +15,8 @@ _WHOLE_FILE = 1 << 20  # bytes; of larger files the size counts
 def mark(path: str | None) -> str:
     """Return something that changes when the job behind `path` gets further, '' if nothing is there.
 
-    A file counts by its content, a folder by the names and sizes of the files in it: a checkpoint written a second
-    time at the same step is no progress, so time stamps do not count.
+    A file counts by its content, a folder by the names and sizes of the files in it. Time stamps do not
+    count: a checkpoint written a second time at the same step is no progress.
     """
     if not path:
         return ""

@@ -12,7 +12,19 @@ PATIENCE = 60.0  # seconds after which a question that is not answered counts as
 GRACE = 2.0  # seconds for an answer that nobody waits for any more, but the cancelling
 
 ENDED = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE ENDED FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "ENDED",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    ]
 )
 
 
@@ -24,6 +36,11 @@ class Seen:
     reason: str = ""  # why it waits, or what ended it
     nodes: str = ""
     comment: str = ""
+
+    @property
+    def ending(self) -> bool:
+        """Whether it has ended or is about to."""
+        return self.ended or self.state == "COMPLETING"
 
     @property
     def ended(self) -> bool:
@@ -43,7 +60,7 @@ class Queue:
         self.trouble = ""  # what the last failed question's answer was
 
     def look(self) -> dict[str, Seen] | None:
-        """Return all jobs of this user that squeue knows, ended ones (for MinJobAge) too; None if it fails."""
+        """Return all jobs of this user that squeue knows, for MinJobAge also ended ones; None if it fails."""
         command = [
             "squeue",
             "--noheader",

@@ -35,8 +35,8 @@ class Entry:
 class Registry:
     """A journal of submissions, one JSON object a line.
 
-    What is about to be submitted is written before sbatch is called, so there is no moment at which a job is in
-    the queue and unknown here.
+    What is about to be submitted is written before sbatch is called, so there is no moment at which a job is
+    in the queue and unknown here.
     """
 
     def __init__(self, path: Path) -> None:

@@ -26,8 +26,8 @@ def requeue(job: JobEnvironment) -> None:
 def still_wanted(job: JobEnvironment) -> bool:
     """Return whether SLURM, some seconds after a SIGTERM, still takes `job` for running.
 
-    If so, the signal was not the end of a scancel, a requeue or a time limit, but a node that shuts down or the start of
-    a preemption's grace time.
+    If so, the signal did not come with a scancel, a requeue or a time limit, but from a node that shuts down
+    or at the start of a preemption's grace time.
     """
     if job.cluster != "slurm":
         return False

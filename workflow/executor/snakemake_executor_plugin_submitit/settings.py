@@ -1,6 +1,6 @@
 """What can be set on the command line and in a profile (`--submitit-...`)."""
 
-# No `from __future__ import annotations`: Snakemake looks at the fields' types, which must be types, not names.
+# No `from __future__ import annotations`: Snakemake needs the fields' types, not their names.
 # No bool that is true by default either: Snakemake cannot unset it.
 from dataclasses import dataclass, field
 
@@ -50,22 +50,22 @@ class ExecutorSettings(ExecutorSettingsBase):
     stop_seconds: int = field(
         default=120,
         metadata={
-            "help": "How long before the time limit a job is asked to save its state and stop (SIGUSR2 to every "
-            "process of it that handles this signal, and a file named in SUBMITIT_STOP_FILE). SLURM may ask "
-            "up to a minute earlier."
+            "help": "How long before its time limit a job is asked to save its state and stop: by SIGUSR2 to "
+            "those of its processes that handle it, and by a file, named in SUBMITIT_STOP_FILE, that "
+            "appears. SLURM may ask up to a minute earlier."
         },
     )
     stop_variables: str = field(
         default="",
         metadata={
-            "help": "Names of further environment variables that shall hold the stop file's name, with commas."
+            "help": "Further environment variables, with commas, that shall hold the stop file's name."
         },
     )
     stalled_restarts: int = field(
         default=5,
         metadata={
-            "help": "A job that was started again so many times in a row without its 'progress' resource (a file, "
-            "or a folder of checkpoints) having changed is given up."
+            "help": "A job that was started again so many times in a row without its 'progress' resource (a "
+            "file, or a folder of checkpoints) having changed is given up; 0: never."
         },
     )
     no_requeue: bool = field(

@@ -37,7 +37,7 @@ class Result:
 def read_result(paths: JobPaths) -> Result | None:
     """Return what a job left behind, None if nothing (yet)."""
     try:
-        os.listdir(paths.folder)  # makes a network disk look again
+        next(os.scandir(paths.folder), None)  # makes a network disk look again
         kind, value = pickle.loads(Path(paths.result_pickle).read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError, ValueError):
         return None
@@ -54,21 +54,18 @@ def failure(rule: str, request: Request, seen: Seen | None, result: Result | Non
         return out_of_memory(rule, request)
     if result is not None and result.reason:
         return result.reason
-    if state == "TIMEOUT":
-        limit = f" of {request.minutes} minutes" if request.minutes else ""
-        more = f"{rule}:runtime={2 * request.minutes}" if request.minutes else f"{rule}:runtime=MINUTES"
-        return (
-            f"it ran into its time limit{limit}. Raise its 'runtime', for example by --set-resources {more}"
-        )
-    if state == "CANCELLED":
-        return "somebody cancelled it" + (f" ({seen.reason})" if seen and seen.reason else "")
-    if state == "NODE_FAIL":
-        return f"its node {seen.nodes if seen else ''} was lost and SLURM did not start it again"
-    if state == "COMPLETED":
-        return f"SLURM says it completed, but no result appeared within {LAG:.0f} seconds: is {log.parent} shared?"
     if seen is None:
         return "SLURM does not know it any more and it left no result"
-    return f"SLURM says {state}" + (f" ({seen.reason})" if seen.reason else "") + "; it left no result"
+    why = f" ({seen.reason})" if seen.reason else ""
+    limit = f" of {request.minutes} minutes" if request.minutes else ""
+    example = f"--set-resources {rule}:runtime={2 * request.minutes if request.minutes else 'MINUTES'}"
+    words = {
+        "TIMEOUT": f"it ran into its time limit{limit}. Raise its 'runtime', for example by {example}",
+        "CANCELLED": f"somebody cancelled it{why}",
+        "NODE_FAIL": f"its node {seen.nodes} was lost and SLURM did not start it again",
+        "COMPLETED": f"it left no result within {LAG:.0f} seconds: is {log.parent} on a shared disk?",
+    }
+    return words.get(state, f"SLURM says {state}{why}; it left no result")
 
 
 def out_of_memory(rule: str, request: Request) -> str:
