@@ -28,8 +28,8 @@ class Local(Record):
     ] = {}  # URL prefix -> prefix to fetch from instead
     offline: bool = False
     scratch: str | None = None  # node-local folder to which image arrays are copied first; $VARIABLES count
-    partition: str | None = None
-    account: str | None = None
+    partition: str | None = None  # of SLURM; SBATCH_PARTITION in the environment wins
+    account: str | None = None  # of SLURM; SBATCH_ACCOUNT in the environment wins
 
     def scratch_folder(self) -> Path | None:
         """Return the node-local folder, with `~` and the variables of this process filled in.

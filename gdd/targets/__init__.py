@@ -25,6 +25,14 @@ class Targets(InputTargets, RunTargets, ReportTargets):
         """Return the variables that make `gdd` read the configuration that the workflow reads.
 
         Variables instead of options: where files lie is no reason to make anything again.
+
+        With them, those by which sbatch knows the partition and the account of `local.yaml`, unless they are
+        set already; what a rule itself asks for (`slurm_partition`, `slurm_account`) comes first.
         """
         first, *extra = map(str, self.config.roots)
-        return {"GDD_CONFIG": first, "GDD_EXTRA": os.pathsep.join(extra)}
+        variables = {"GDD_CONFIG": first, "GDD_EXTRA": os.pathsep.join(extra)}
+        local = self.config.local
+        for name, value in (("SBATCH_PARTITION", local.partition), ("SBATCH_ACCOUNT", local.account)):
+            if value is not None and name not in os.environ:
+                variables[name] = value
+        return variables

@@ -309,6 +309,28 @@ def test_commands_read_the_same_configuration(config_folder: Any, tmp_path: Any)
     assert Targets(config_folder.load(mine)).environment()["GDD_EXTRA"] == str(mine)
 
 
+def test_sbatch_is_told_partition_and_account_of_this_machine(
+    config_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SBATCH_PARTITION", "SBATCH_ACCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    (config_folder.path / "local.yaml").write_text("partition: gpu\naccount: lab\n")
+    told = Targets(config_folder.load()).environment()
+    assert (told["SBATCH_PARTITION"], told["SBATCH_ACCOUNT"]) == ("gpu", "lab")
+    monkeypatch.setenv("SBATCH_PARTITION", "long")  # what the shell says comes first
+    assert "SBATCH_PARTITION" not in Targets(config_folder.load()).environment()
+
+
+def test_progress_is_looked_for_where_checkpoints_are_written(config_folder: Any, tmp_path: Any) -> None:
+    from gdd.training.run_directory import RunDirectory
+
+    targets = Targets(config_folder.load())
+    run = targets.run_state(SimpleNamespace(setting="digits", run="gdd", seed=0))
+    assert run == str(RunDirectory("results/runs/digits/gdd/seed0", "").checkpoints.folder)
+    teacher = targets.teacher_state(SimpleNamespace(teacher="edm-digits"))
+    assert teacher == str(RunDirectory("results/teachers/edm-digits", "").checkpoints.folder)
+
+
 def test_no_variable_is_no_extra_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 

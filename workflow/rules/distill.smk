@@ -30,6 +30,8 @@ rule distill:
     resources:
         mem_mb=4000,
         runtime=120,
+        # What shows a cluster that a run that was started again got further.
+        progress=targets.run_state,
     params:
         folder=subpath(output.facts, parent=True),
         recipe=targets.recipe_json,

@@ -49,6 +49,7 @@ rule teacher:
     resources:
         mem_mb=4000,
         runtime=120,
+        progress=targets.teacher_state,
     params:
         folder=subpath(output.weights, parent=True),
         record=targets.teacher_record,

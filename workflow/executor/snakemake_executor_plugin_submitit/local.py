@@ -47,6 +47,7 @@ class Local(Cluster):
 
     def send(self, folder: Path, request: Request, commands: Sequence[Command], token: str, run: str) -> str:
         """Start a controller with one job."""
+        del token, run  # by which SLURM's queue finds a job again
         executor = _Submitter(folder)
         executor._throttling = 0
         executor.update_parameters(
@@ -95,6 +96,7 @@ class Debug(Cluster):
 
     def send(self, folder: Path, request: Request, commands: Sequence[Command], token: str, run: str) -> str:
         """Put a job into the queue."""
+        del request, run
         (self._waiting[token],) = [(folder, command) for command in commands]
         self._states[token] = Seen("PENDING")
         return token
