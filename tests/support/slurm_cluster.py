@@ -150,6 +150,19 @@ class SlurmCluster:
         self.daemons.kill(node)
         return len(doomed)
 
+    def tidy(self) -> None:
+        """Cancel what is queued and bring back every node and the controller."""
+        if "slurmctld" not in self.daemons:
+            self.start_controller()
+        self.ask("scancel", "--me")
+        for node in self.nodes:
+            if node not in self.daemons:
+                self.start_node(node)
+        for node, state in self.node_states().items():
+            if state.startswith(("dr", "down")):
+                self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        wait_for("an empty queue", lambda: not self.queue())
+
     def down(self) -> None:
         """End everything."""
         if "slurmctld" in self.daemons:
