@@ -62,7 +62,7 @@ def test_requeued(
         def trained() -> bool:
             return has_begun(folder, began) and logged(folder / "state" / "log.jsonl")[-1:] >= [images]  # noqa: B023
 
-        wait_for(f"{images} images", lambda: trained() or process.poll() is not None, 120, every=0.02)  # noqa: B023
+        wait_for(f"{images} images", lambda: trained() or process.poll() is not None, 120, every=0.02)
         ((job, state),) = cluster.queue()
         assert state == "RUNNING", flow.said
         cluster.ask("scontrol", "requeue", job)
