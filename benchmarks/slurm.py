@@ -1,6 +1,6 @@
 """Many small jobs through SLURM: this project's executor plugin beside the official one with its defaults.
 
-    pip install --target /tmp/official --no-deps snakemake-executor-plugin-slurm snakemake-executor-plugin-slurm-jobstep
+    P=snakemake-executor-plugin-slurm; pip install --target /tmp/official --no-deps $P $P-jobstep
     python benchmarks/slurm.py --official /tmp/official --json slurm.json
 
 Both send the same rules to the same SLURM, which is booted for the purpose on loopback (Debian's packages
@@ -176,9 +176,8 @@ def main() -> None:
     for side in sides:
         shutil.rmtree(side.folder)
 
-    print(
-        f"| plugin | {options.jobs} trivial jobs, s | questions to SLURM a minute | calls |\n|---|---|---|---|"
-    )
+    print(f"| plugin | {options.jobs} trivial jobs, s | questions to SLURM a minute | calls |")
+    print("|---|---|---|---|")
     seconds = {name: statistics.median(run["seconds"] for run in runs) for name, runs in found.items()}
     for name, runs in found.items():
         calls = ", ".join(f"{count} {command}" for command, count in sorted(runs[-1]["calls"].items()))

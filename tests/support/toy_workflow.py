@@ -69,6 +69,7 @@ class Toy:
         command = [str(Path(sys.executable).with_name("snakemake"))]
         command += ["--snakefile", str(TOY / "Snakefile"), "--directory", str(self.folder)]
         command += ["--executor", "submitit", "--submitit-cluster", "slurm", "--jobs", "100"]
+        command += ["--submitit-stop-seconds", "20", "--submitit-stop-variables", "GDD_STOP_FILE"]
         command += ["--seconds-between-status-checks", "1", "--latency-wait", "30", "--rerun-incomplete"]
         command += ["--keep-going", *self.arguments, *arguments]
         with (self.folder / "snakemake.log").open("ab") as log:
