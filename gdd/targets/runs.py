@@ -29,6 +29,14 @@ class RunTargets:
         """Return the recipe of a run as JSON."""
         return self.recipe(wildcards).canonical()
 
+    def run_state(self, wildcards: Any) -> str:
+        """Return the folder whose checkpoints show how far a run got, names being image counts."""
+        return f"results/runs/{wildcards.setting}/{wildcards.run}/seed{wildcards.seed}/state/checkpoints"
+
+    def teacher_state(self, wildcards: Any) -> str:
+        """Return the folder whose checkpoints show how far a teacher's training got."""
+        return f"results/teachers/{wildcards.teacher}/state/checkpoints"
+
     def run_teacher(self, wildcards: Any) -> str:
         """Return the weights a run starts from."""
         return f"results/teachers/{self.recipe(wildcards).teacher}/model.safetensors"

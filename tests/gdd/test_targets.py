@@ -338,6 +338,16 @@ def test_commands_read_the_same_configuration(config_folder: Any, tmp_path: Any)
     assert Targets(config_folder.load(mine)).environment()["GDD_EXTRA"] == str(mine)
 
 
+def test_progress_is_looked_for_where_checkpoints_are_written(config_folder: Any, tmp_path: Any) -> None:
+    from gdd.training.run_directory import RunDirectory
+
+    targets = Targets(config_folder.load())
+    run = targets.run_state(SimpleNamespace(setting="digits", run="gdd", seed=0))
+    assert run == str(RunDirectory("results/runs/digits/gdd/seed0", "").checkpoints.folder)
+    teacher = targets.teacher_state(SimpleNamespace(teacher="edm-digits"))
+    assert teacher == str(RunDirectory("results/teachers/edm-digits", "").checkpoints.folder)
+
+
 def test_no_variable_is_no_extra_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 

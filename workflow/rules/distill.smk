@@ -36,6 +36,8 @@ rule distill:
         nodes=targets.training.nodes,
         mem_mb=targets.training.mem_mb,
         runtime=targets.training.minutes,
+        # What shows a cluster that a run that was started again got further.
+        progress=targets.run_state,
     params:
         folder=subpath(output.facts, parent=True),
         recipe=targets.recipe_json,

@@ -51,6 +51,7 @@ rule teacher:
         **targets.cluster,
         mem_mb=4000,
         runtime=120,
+        progress=targets.teacher_state,
     params:
         folder=subpath(output.weights, parent=True),
         record=targets.teacher_record,
