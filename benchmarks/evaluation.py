@@ -1,25 +1,26 @@
-"""What judging images costs in one pass, and in the released way; and nearest neighbours against prdc.
+"""What judging images costs in one pass, and in the released way.
 
-    python benchmarks/evaluation.py --images 5000 --neighbours 20000 --rounds 3 --json evaluation.json
+    python benchmarks/evaluation.py --images 5000 --rounds 3 --threads 2 --json evaluation.json
 
-The released way writes every image to a PNG file, reads the files again for the FID, packs them into an NPZ,
-and extracts from that once more for Inception Score, precision and recall. Both ways have the same uint8
-images, the same TorchScript network with Inception-v3's layers and random weights, the same batch, the same
-reference, the same functions for the statistics, and give the same numbers to rounding. Making the images
-costs both the same and is timed apart. Reported are whole seconds, those of the network, those of the
-statistics (moments, Frechet distance, nearest neighbours, Inception Score) and all others, which is what it
-takes to get the images from the generator to the network.
+The released way writes every image to a PNG file, reads the files again for the FID (sums in float64, the
+matrix square root by scipy), packs them into an NPZ, and extracts from that once more for Inception Score,
+precision and recall (by the package prdc). Both ways have the same uint8 images, the same TorchScript network
+with Inception-v3's layers and random weights, the same batch and the same reference, and give the same
+numbers to rounding. Making the images costs both the same and is timed apart.
 
-The k-nearest-neighbour part compares time and peak memory, each side in a process of its own.
+The network takes nearly all of the time, the same for every image. With `--network-every N` it runs on one
+image in N of every batch, whose time counts N times, and the features of all come from a cheap projection,
+whose time does not count; with 1 everything is what it seems.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -28,8 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
 from PIL import Image
+from prdc import prdc
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,17 +41,18 @@ from gdd.metrics import evaluation
 from gdd.metrics.frechet import Moments
 from gdd.metrics.inception import BATCH, InceptionExtractor
 from gdd.metrics.judging import EXTRACTION_BATCH
-from gdd.metrics.neighbours import neighbour_metrics
 from gdd.metrics.reference import Reference, build_reference
 
 SIDE = 32
 PARTS = {
     "all": "all of it, s",
     "network": "the network, s",
-    "statistics": "statistics, s",
-    "rest": "what is left, s",
+    "other": "all but the network, s",
+    "statistics": "of that, statistics, s",
+    "images": "of that, images from the generator to the network, s",
 }
 METRICS = {"fid", "precision", "recall", "inception_score"}
+WAYS = ("pass", "released")
 
 
 class Inception(nn.Module):
@@ -84,7 +89,9 @@ class Inception(nn.Module):
 
 
 class Clock:
-    """The seconds that some functions take together."""
+    """The seconds that some functions take together: of the wall's clock, or of processors."""
+
+    now = staticmethod(time.perf_counter)
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -93,33 +100,55 @@ class Clock:
         """Return the function, timed."""
 
         def timed(*arguments: Any, **options: Any) -> Any:
-            began = time.perf_counter()
+            began = Clock.now()
             found = function(*arguments, **options)
-            self.seconds += time.perf_counter() - began
+            self.seconds += Clock.now() - began
             return found
 
         return timed
 
 
 class Timed:
-    """An extractor that sums up the seconds its network takes."""
+    """The extractor, with the seconds its network took on some of the images and those it stands for."""
 
-    def __init__(self, inner: InceptionExtractor) -> None:
-        self.inner, self.clock = inner, Clock()
+    def __init__(self, inner: InceptionExtractor, every: int) -> None:
+        self.every = every
         self.name, self.dimension = inner.name, inner.dimension
         self.sha256, self.definition = inner.sha256, inner.definition
-        self.features_and_probabilities = self.clock.wrap(inner.features_and_probabilities)
-        self.features = self.clock.wrap(inner)
+        self.ran, self.stands_for, self.projecting = Clock(), 0.0, Clock()
+        self._features = self.ran.wrap(inner)
+        self._both = self.ran.wrap(inner.features_and_probabilities)
+        self._project = self.projecting.wrap(self._projected)
+        draw = torch.Generator().manual_seed(5)
+        self._into_features = torch.randn(3 * SIDE * SIDE, self.dimension, generator=draw) / 55
+        self._into_classes = torch.randn(self.dimension, 1008, generator=draw) / 45
 
     def __call__(self, images: Tensor) -> Tensor:
-        found: Tensor = self.features(images)
+        features: Tensor = self._share(images, self._features)
+        return features if self.every == 1 else self._project(images)[0]
+
+    def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the inner extractor does."""
+        both: tuple[Tensor, Tensor] = self._share(images, self._both)
+        return both if self.every == 1 else self._project(images)
+
+    def reset(self) -> None:
+        """Count from nothing."""
+        self.ran.seconds = self.stands_for = self.projecting.seconds = 0.0
+
+    def _share(self, images: Tensor, run: Callable[[Tensor], Any]) -> Any:
+        before, some = self.ran.seconds, images[: -(-len(images) // self.every)]
+        found = run(some)
+        self.stands_for += (self.ran.seconds - before) * len(images) / len(some)
         return found
+
+    def _projected(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = ((images.flatten(1).float() / 128 - 1) @ self._into_features).relu()
+        return features, (features @ self._into_classes).double().softmax(dim=1)
 
 
 STATISTICS = Clock()
-Moments.update = STATISTICS.wrap(Moments.update)  # type: ignore[method-assign]
-for name in ("frechet_distance", "neighbour_metrics", "inception_score"):
-    setattr(evaluation, name, STATISTICS.wrap(getattr(evaluation, name)))
+timed_statistic = STATISTICS.wrap
 
 
 def some_images(count: int, seed: int) -> np.ndarray:
@@ -154,153 +183,160 @@ def released_way(
         Image.fromarray(image).save(place / f"{index:06d}.png")
     files = sorted(folder.rglob("*.png"))
 
-    moments = Moments(extractor.dimension)
+    sums = torch.zeros(extractor.dimension, dtype=torch.float64)
+    products = torch.zeros(extractor.dimension, extractor.dimension, dtype=torch.float64)
     for start in range(0, len(files), EXTRACTION_BATCH):
-        moments.update(extractor(read(files[start : start + EXTRACTION_BATCH])))
-    fid = evaluation.frechet_distance(moments.gaussian(), reference.gaussian)
+        add_up(sums, products, extractor(read(files[start : start + EXTRACTION_BATCH])))
+    fid = distance_by_square_root(sums, products, len(files), reference)
 
     np.savez(folder / "samples.npz", read(files).numpy())
     packed = torch.from_numpy(np.load(folder / "samples.npz")["arr_0"])
     parts = [extractor.features_and_probabilities(part) for part in packed.split(EXTRACTION_BATCH)]
     features, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
-    score, _ = evaluation.inception_score(probabilities)
-    found = evaluation.neighbour_metrics(reference.features, features)
-    return {"fid": fid, "precision": found.precision, "recall": found.recall, "inception_score": score}
+    found = prdc_metrics(reference.features.numpy(), features.numpy())
+    return {
+        "fid": fid,
+        "precision": found["precision"],
+        "recall": found["recall"],
+        "inception_score": score(probabilities.numpy()),
+    }
 
 
 def read(files: list[Path]) -> Tensor:
     return torch.from_numpy(np.stack([np.array(Image.open(file)) for file in files]))
 
 
-def compare_passes(count: int, rounds: int, features: int) -> dict[str, Any]:
+@timed_statistic
+def add_up(sums: Tensor, products: Tensor, features: Tensor) -> None:
+    precise = features.to(torch.float64)
+    sums += precise.sum(dim=0)
+    products += precise.T @ precise
+
+
+@timed_statistic
+def distance_by_square_root(sums: Tensor, products: Tensor, count: int, reference: Reference) -> float:
+    mean = sums / count
+    covariance = ((products - torch.outer(mean, mean) * count) / (count - 1)).numpy()
+    real = reference.gaussian.covariance.numpy()
+    root = scipy.linalg.sqrtm(covariance @ real)
+    offset = np.square(mean.numpy() - reference.gaussian.mean.numpy()).sum()
+    return float(np.real(offset + np.trace(covariance + real - 2 * root)))
+
+
+@timed_statistic
+def prdc_metrics(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        return {name: float(value) for name, value in prdc.compute_prdc(real, fake, nearest_k=3).items()}
+
+
+@timed_statistic
+def score(probabilities: np.ndarray) -> float:
+    scores = []
+    for part in np.array_split(probabilities, 10):
+        divergence = part * (np.log(part) - np.log(part.mean(axis=0, keepdims=True)))
+        scores.append(np.exp(divergence.sum(axis=1).mean()))
+    return float(np.mean(scores))
+
+
+def measured(way: Callable[[], dict[str, float]], extractor: Timed) -> dict[str, Any]:
+    """Return the seconds of each part and the values."""
+    extractor.reset()
+    STATISTICS.seconds = 0.0
+    began = Clock.now()
+    values = way()
+    other = Clock.now() - began - extractor.ran.seconds - extractor.projecting.seconds
+    parts = {
+        "network": extractor.stands_for,
+        "other": other,
+        "statistics": STATISTICS.seconds,
+        "images": other - STATISTICS.seconds,
+    }
+    return {"all": extractor.stands_for + other, **parts, "values": values}
+
+
+def compare(count: int, rounds: int, features: int, every: int) -> dict[str, Any]:
     """Time both ways over the same images, in turn, the first of them changing every round."""
+    # What a pass does between the network and its numbers, which the other way has its own functions for.
+    Moments.update = timed_statistic(Moments.update)  # type: ignore[method-assign]
+    for name in ("frechet_distance", "neighbour_metrics", "inception_score"):
+        setattr(evaluation, name, timed_statistic(getattr(evaluation, name)))
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.jit.script(Inception(features).eval()).save(Path(folder) / "net.pt")
-        extractor = Timed(InceptionExtractor(Path(folder) / "net.pt"))
+        extractor = Timed(InceptionExtractor(Path(folder) / "net.pt"), every)
         reference = build_reference(
             some_images(count, 1),
-            extractor.inner,
+            extractor,
             dataset="smooth noise",
             dataset_sha256="0" * 64,
             path=Path(folder) / "reference.npz",
         )
-        began = time.perf_counter()
+        began = Clock.now()
         images = some_images(count, 2)
-        making = time.perf_counter() - began
-
-        def timed(way: Callable[[], dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-            extractor.clock.seconds = STATISTICS.seconds = 0.0
-            began = time.perf_counter()
-            values = way()
-            whole = time.perf_counter() - began
-            parts = {"network": extractor.clock.seconds, "statistics": STATISTICS.seconds}
-            return {"all": whole, **parts, "rest": whole - sum(parts.values())}, values
-
+        making = Clock.now() - began
         found: list[dict[str, Any]] = []
         for number in range(rounds):
             results: dict[str, Any] = {}
-            for name in ("pass", "released")[:: 1 if number % 2 == 0 else -1]:
+            for name in WAYS[:: 1 if number % 2 == 0 else -1]:
                 with tempfile.TemporaryDirectory() as place:
-                    results[name], values = timed(
-                        (lambda: one_pass(images, extractor, reference))
-                        if name == "pass"
-                        else (lambda into=Path(place): released_way(images, extractor, reference, into))
-                    )
-                    results[f"{name}_values"] = values
-            for metric, value in results["pass_values"].items():
-                assert np.isclose(value, results["released_values"][metric], rtol=1e-4), metric
+                    ways = {
+                        "pass": lambda: one_pass(images, extractor, reference),
+                        "released": lambda into=Path(place): released_way(images, extractor, reference, into),
+                    }
+                    results[name] = measured(ways[name], extractor)
+            for metric, value in results["pass"]["values"].items():
+                assert np.isclose(value, results["released"]["values"][metric], rtol=1e-4), metric
             found.append(results)
-    ratios = {
-        key: statistics.median(each["released"][key] / each["pass"][key] for each in found) for key in PARTS
-    }
-    return {
-        "images": count,
-        "features": extractor.dimension,
-        "network_batch": BATCH,
-        "making_the_images": making,
-        "rounds": found,
-        "faster": ratios,
-    }
+            print(f"round {number + 1}: {ratio(results, 'all'):.2f} times faster", flush=True)
+    return {"making_the_images": making, "rounds": found}
 
 
-def status(key: str) -> float:
-    """Return a number of this process that Linux gives in KiB, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
-
-
-def memory_now_and_reset_peak() -> float:
-    """Return the memory in use in MiB, from which the peak (VmHWM) then starts anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
-def neighbours(side: str, count: int, dimension: int) -> dict[str, Any]:
-    """Return precision and so on by one side, with time and the memory that it took beyond the features."""
-    random = np.random.default_rng(0)
-    real = random.normal(size=(count, dimension)).astype(np.float32)
-    fake = random.normal(0.05, 0.98, size=(count, dimension)).astype(np.float32)
-    if side == "prdc":
-        from prdc import compute_prdc  # so that its import is in neither measure
-    before = memory_now_and_reset_peak()
-    began = time.perf_counter()
-    if side == "prdc":
-        values = {name: float(value) for name, value in compute_prdc(real, fake, nearest_k=3).items()}
-    else:
-        values = neighbour_metrics(torch.from_numpy(real), torch.from_numpy(fake))._asdict()
-    seconds = time.perf_counter() - began
-    memory = status("VmHWM") - before
-    return {"seconds": seconds, "mebibytes": memory, "values": values}
-
-
-def compare_neighbours(count: int, dimension: int, threads: int) -> dict[str, Any]:
-    found = {}
-    for side in ("gdd", "prdc"):
-        command = [sys.executable, __file__, "--side", side, "--neighbours", str(count)]
-        command += ["--dimension", str(dimension), "--threads", str(threads)]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found[side] = json.loads(output.splitlines()[-1])
-    for name, value in found["prdc"]["values"].items():
-        assert abs(value - found["gdd"]["values"][name]) < 1e-3, name
-    return {"points": count, "dimension": dimension, **found}
+def ratio(results: dict[str, Any], key: str) -> float:
+    """Return how many times faster the pass is in one round."""
+    return float(results["released"][key] / results["pass"][key])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2100, help="More than features.")
+    parser.add_argument("--images", type=int, default=5000, help="More than features.")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument(
-        "--features", type=int, default=2048, help="Of the network; fewer than 2048 makes it a cheap one."
-    )
-    parser.add_argument("--neighbours", type=int, default=2000, help="Points in each of the two sets.")
-    parser.add_argument("--dimension", type=int, default=2048)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--network-every", type=int, default=8, help="See above.")
+    parser.add_argument("--features", type=int, default=2048, help="Fewer than 2048 make it a cheap network.")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--processor-time", action="store_true", help="For a machine that others keep busy.")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--side", choices=["gdd", "prdc"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
     torch.set_num_threads(options.threads)
-    if options.side:
-        print(json.dumps(neighbours(options.side, options.neighbours, options.dimension)))
-        return
-    passes = compare_passes(options.images, options.rounds, options.features)
-    nearest = compare_neighbours(options.neighbours, options.dimension, options.threads)
-    print(f"making the images: {passes['making_the_images']:.2f} s, before either way")
+    if options.processor_time:
+        Clock.now = staticmethod(time.process_time)
+    with threadpool_limits(options.threads):
+        found = compare(options.images, options.rounds, options.features, options.network_every)
+    rounds = found["rounds"]
+    medians = {
+        name: {key: statistics.median(each[name][key] for each in rounds) for key in PARTS} for name in WAYS
+    }
+    faster = {key: statistics.median(ratio(each, key) for each in rounds) for key in PARTS}
+    print(f"making {options.images:,} images: {found['making_the_images']:.2f} s, before either way\n")
     print("| after the images are made | one pass | released way | faster by (median) |\n|---|---|---|---|")
     for key, title in PARTS.items():
-        times = [
-            statistics.median(each[name][key] for each in passes["rounds"]) for name in ("pass", "released")
-        ]
-        print(f"| {title} | {times[0]:.2f} | {times[1]:.2f} | x{passes['faster'][key]:.2f} |")
-    print("\n| k nearest neighbours | gdd | prdc |\n|---|---|---|")
-    for key, title in (("seconds", "time, s"), ("mebibytes", "memory beyond the features, MiB")):
-        print(f"| {title} | {nearest['gdd'][key]:,.2f} | {nearest['prdc'][key]:,.2f} |")
+        ours, theirs = (medians[name][key] for name in WAYS)
+        print(f"| {title} | {ours:.2f} | {theirs:.2f} | x{faster[key]:.2f} |")
     if options.json:
-        options.json.write_text(json.dumps({"pass": passes, "neighbours": nearest}, indent=2) + "\n")
+        facts = {
+            "images": options.images,
+            "threads": options.threads,
+            "network_every": options.network_every,
+            "network_batch": BATCH,
+            "clock": "processor" if options.processor_time else "wall",
+        }
+        options.json.write_text(
+            json.dumps({**facts, **found, "median": medians, "faster": faster}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

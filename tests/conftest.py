@@ -15,6 +15,8 @@ from gdd.config.load import load_config
 from gdd.config.record import read_yaml
 from gdd.experiments import Experiments
 
+pytest_plugins = ["slurm_fixtures"]
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"
 

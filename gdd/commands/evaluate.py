@@ -48,14 +48,15 @@ def evaluate_run(run_folder: Path, **options: Any) -> None:
     """
     from gdd.distill.snapshots import keep_only
     from gdd.files import read_json, write_json
-    from gdd.metrics.shards import join
+    from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import GeneratorSource
     from gdd.metrics.stages import evaluate_run as run
     from gdd.metrics.stages import snapshots
 
     with join() as shards:
+        device = own_device(options["device"])  # said first, if there is none
         last = GeneratorSource(snapshots(run_folder)[-1])
-        evaluation, judges, device = of_setting(last, **options)
+        evaluation, judges = of_setting(last, **options)
         metrics = run(run_folder, evaluation, judges, device=device, shards=shards)
         if not shards.main:
             return
@@ -83,10 +84,10 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     from gdd.metrics.stages import evaluate_teacher as run
 
     with join() as shards:
-        how = parse_record(Sampler, sampler)
-        source = TeacherSource(model, how, device=own_device(options["device"]))
-        evaluation, judges, _ = of_setting(source, **options)
-        metrics = run(source, how, evaluation, judges, out, samples, shards)
+        how, device = parse_record(Sampler, sampler), own_device(options["device"])
+        source = TeacherSource(model, how, device=device)
+        evaluation, judges = of_setting(source, **options)
+        metrics = run(source, how, evaluation, judges, out, samples, device=device, shards=shards)
         if shards.main:
             write_json(out, metrics)
             fid, steps = metrics["final"]["mean"]["fid"], metrics["evaluations"]
@@ -181,8 +182,8 @@ def of_setting(
     device: str,
     resources: Path,
     folder: Path,
-) -> tuple[Any, Any, Any]:
-    """Return how a setting judges, with what, and on which device."""
+) -> tuple[Any, Any]:
+    """Return how a setting judges, and with what."""
     from gdd.config.evaluation import Evaluation, spaces
     from gdd.config.load import parse_record
     from gdd.data.image_array import ImageArray
@@ -190,7 +191,7 @@ def of_setting(
     from gdd.metrics.shards import own_device
     from gdd.metrics.stages import check_data
 
-    how, real, chosen = parse_record(Evaluation, evaluation), ImageArray.open(data), own_device(device)
+    how, real = parse_record(Evaluation, evaluation), ImageArray.open(data)
     judges = open_judges(
         source,
         references,
@@ -199,7 +200,7 @@ def of_setting(
         config=folder,
         resources=resources,
         dataset=real.name,
-        device=chosen,
+        device=own_device(device),
     )
     check_data(source, judges, real)
-    return how, judges, chosen
+    return how, judges

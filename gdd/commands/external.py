@@ -77,18 +77,18 @@ def evaluate_external(
     from gdd.metrics.stages import evaluate_external as run
 
     with join() as shards:
-        wanted = parse_record(External, record)
+        wanted, device = parse_record(External, record), own_device(options["device"])
         images: ImageSource
         if model is not None:
-            images = GeneratorSource(model, device=own_device(options["device"]))
+            images = GeneratorSource(model, device=device)
         else:
             where = {key: options[key] for key in ("folder", "resources")}
             images = open_image_set(
                 _place(name, wanted, setting=setting, source=source, extra=extra, **where)
             )
             images.evaluations = wanted.evaluations
-        evaluation, judges, _ = of_setting(images, **options)
-        metrics = run(images, evaluation, judges, out, samples, shards)
+        evaluation, judges = of_setting(images, **options)
+        metrics = run(images, evaluation, judges, out, samples, device=device, shards=shards)
         if shards.main:
             write_json(out, {**metrics, "licence": wanted.licence})
             fid, blocks = metrics["final"]["mean"]["fid"], len(metrics["final"]["blocks"])

@@ -10,6 +10,7 @@ from gdd.config.architecture import Architecture
 from gdd.config.evaluation import Evaluation, Metric
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
+from gdd.config.resources import Resources
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
@@ -127,8 +128,20 @@ class Teacher(Record):
         return self
 
 
+class Monitor(Record):
+    """What is logged of a run while it is trained; no run becomes another by it.
+
+    A FID of a few images shows the trend and compares with no FID of another number of images.
+    """
+
+    fid: Count  # images of which the evaluation's extractor takes a FID
+    every: Count | None = None  # images of training between two; None is the snapshots' interval
+
+
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("monitor",)
 
     title: str
     dataset: str
@@ -137,6 +150,8 @@ class Setting(Record):
     recipe: PartialRecipe
     methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
     evaluation: Evaluation
+    monitor: Monitor | None = None  # None logs no FID on the way
+    resources: Resources = Resources()
 
 
 class Method(PartialRecipe):  # type: ignore[misc]

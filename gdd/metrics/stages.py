@@ -14,12 +14,12 @@ import torch
 from gdd.config.evaluation import Evaluation
 from gdd.config.recipe import Sampler
 from gdd.data.image_array import ImageArray
-from gdd.distill.student import EVALUATION_SEED, SAMPLES
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
 from gdd.metrics.judges import Judge, only
 from gdd.metrics.judging import block_file, judge_block
-from gdd.metrics.outcome import context, machine, summary
+from gdd.metrics.outcome import context, summary
 from gdd.metrics.shards import ALONE, Shards
 from gdd.metrics.sources import GeneratorSource, ImageSource, TeacherSource
 from gdd.provenance import environment
@@ -102,7 +102,7 @@ def evaluate_run(
         "final": snapshot(files[-1]),
         "best": {**snapshot(files[best]), "rule": BEST_RULE},
         **({"also_at": also} if also else {}),
-        **_context(evaluation, judges, evaluation.blocks, shards),
+        **_context(evaluation, judges, evaluation.blocks, device, shards),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -126,6 +126,8 @@ def evaluate_teacher(
     judges: Judges,
     out: Path,
     samples: Path,
+    *,
+    device: torch.device | str = "cpu",
     shards: Shards = ALONE,
 ) -> dict[str, Any]:
     """Judge a teacher sampled as `sampler` says, on every latent block, and keep its first images.
@@ -135,7 +137,7 @@ def evaluate_teacher(
     Raises:
         DivergedError: an image holds NaN or infinity.
     """
-    found = _whole(source, evaluation, judges, evaluation.blocks, out, samples, shards)
+    found = _whole(source, evaluation, judges, evaluation.blocks, out, samples, device, shards)
     return {"kind": "teacher", "sampler": sampler.model_dump(mode="json"), **found}
 
 
@@ -145,6 +147,8 @@ def evaluate_external(
     judges: Judges,
     out: Path,
     samples: Path,
+    *,
+    device: torch.device | str = "cpu",
     shards: Shards = ALONE,
 ) -> dict[str, Any]:
     """Judge what others published on every block of latents, of images on as many as there are.
@@ -163,7 +167,7 @@ def evaluate_external(
             f"{source.name} holds {source.count:,} images, but the setting judges {evaluation.samples:,} at "
             "once, on whose number most metrics depend; provide as many."
         )
-    return {"kind": "external", **_whole(source, evaluation, judges, count, out, samples, shards)}
+    return {"kind": "external", **_whole(source, evaluation, judges, count, out, samples, device, shards)}
 
 
 def _whole(
@@ -173,12 +177,13 @@ def _whole(
     count: int,
     out: Path,
     samples: Path,
+    device: torch.device | str,
     shards: Shards,
 ) -> dict[str, Any]:
     """Judge what has no snapshots by all metrics on `count` blocks, and keep its first images."""
     began = time.monotonic()
     if shards.main:
-        write_npz(samples, images=source.images(0, min(SAMPLES, source.count or SAMPLES)).numpy())
+        write_npz(samples, images=source.images(0, min(SAMPLES, source.count or SAMPLES)).cpu().numpy())
     blocks = [
         judge_block(
             source, judges, block_file(out, index), index * evaluation.samples, evaluation.samples, shards
@@ -188,7 +193,7 @@ def _whole(
     return {
         "evaluations": source.evaluations,
         "final": {"images": 0, "weights_sha256": source.sha256, **summary(blocks)},
-        **_context(evaluation, judges, count, shards),
+        **_context(evaluation, judges, count, device, shards),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -205,7 +210,9 @@ def _snapshot_block(
         return {"start": start}
 
 
-def _context(evaluation: Evaluation, judges: Judges, blocks: int, shards: Shards) -> dict[str, Any]:
+def _context(
+    evaluation: Evaluation, judges: Judges, blocks: int, device: torch.device | str, shards: Shards
+) -> dict[str, Any]:
     """Return what the numbers mean and what they were made from."""
     judge = judges[evaluation.extractor].reference.description
     found = context(judges, evaluation.samples)
@@ -221,8 +228,7 @@ def _context(evaluation: Evaluation, judges: Judges, blocks: int, shards: Shards
             "reference_images": judge.count,
             "extractor": evaluation.extractor,
             "extractor_sha256": judge.extractor_sha256,
-            **environment(),
-            **machine(),
+            **environment(device),
             **several,
         },
     }

@@ -12,10 +12,11 @@ from gdd.experiments import Experiments
 from gdd.targets.external import ExternalTargets
 from gdd.targets.inputs import InputTargets
 from gdd.targets.report import ReportTargets
+from gdd.targets.resources import ResourceTargets
 from gdd.targets.runs import RunTargets
 
 
-class Targets(InputTargets, RunTargets, ExternalTargets, ReportTargets):
+class Targets(InputTargets, RunTargets, ExternalTargets, ReportTargets, ResourceTargets):
     """Answers for one configuration."""
 
     def __init__(self, experiments: Experiments) -> None:

@@ -30,6 +30,14 @@ class RunTargets:
         """Return the recipe of a run as JSON."""
         return self.recipe(wildcards).canonical()
 
+    def run_state(self, wildcards: Any) -> str:
+        """Return the folder whose checkpoints show how far a run got, names being image counts."""
+        return f"results/runs/{wildcards.setting}/{wildcards.run}/seed{wildcards.seed}/state/checkpoints"
+
+    def teacher_state(self, wildcards: Any) -> str:
+        """Return the folder whose checkpoints show how far a teacher's training got."""
+        return f"results/teachers/{wildcards.teacher}/state/checkpoints"
+
     def run_teacher(self, wildcards: Any) -> str:
         """Return the weights a run starts from."""
         return f"results/teachers/{self.recipe(wildcards).teacher}/model.safetensors"
@@ -55,9 +63,30 @@ class RunTargets:
         return [fetched(source) for source in self._other_files(wildcards).values()]
 
     def file_options(self, wildcards: Any) -> list[str]:
-        """Return the options that tell where those files lie."""
+        """Return the options that tell where those files lie, and what to measure with on the way."""
         files = self._other_files(wildcards).items()
-        return [f"--{option} {resource(self.config, source)}" for option, source in files]
+        options = [f"--{option} {resource(self.config, source)}" for option, source in files]
+        return options + self._monitor_options(wildcards)
+
+    def run_monitor(self, wildcards: Any) -> list[str]:
+        """Return what a run is measured with while it is trained, if its setting asks for that."""
+        if self.setting(wildcards).monitor is None:
+            return []
+        extractor = self.setting(wildcards).evaluation.extractor
+        return [self._network(extractor), f"{self.reference_folder(wildcards)}/{extractor}.npz"]
+
+    def _monitor_options(self, wildcards: Any) -> list[str]:
+        monitor = self.setting(wildcards).monitor
+        if monitor is None:
+            return []
+        extractor = self.setting(wildcards).evaluation.extractor
+        return [
+            f"--monitor-fid {monitor.fid}",
+            *([f"--monitor-every {monitor.every}"] if monitor.every else []),
+            f"--judge {self._weights(extractor)}",
+            f"--judge-reference {self.reference_folder(wildcards)}/{extractor}.npz",
+            f"--judge-dataset {self.reference_dataset(wildcards)}",
+        ]
 
     def _other_files(self, wildcards: Any) -> dict[str, str]:
         recipe = self.recipe(wildcards)
@@ -104,25 +133,6 @@ class RunTargets:
     def teacher_evaluation(self, wildcards: Any) -> str:
         """Return how a setting's teacher is judged, as JSON: it has no snapshots to look at besides."""
         return self.setting(wildcards).evaluation.model_copy(update={"also_at": ()}).canonical()
-
-    def evaluation_memory(self, wildcards: Any) -> int:
-        """Return the megabytes that judging in a setting takes: 50,000 x 2048 features, twice, in float64."""
-        return 12_000 if self._published_extractors(wildcards) else 2000
-
-    def evaluation_minutes(self, wildcards: Any) -> int:
-        """Return the longest time that judging in a setting may take."""
-        return 2880 if self._published_extractors(wildcards) else 60
-
-    def _published_extractors(self, wildcards: Any) -> set[str]:
-        return EXTRACTORS.keys() & self.setting(wildcards).evaluation.extractors()
-
-    def reference_memory(self, wildcards: Any) -> int:
-        """Return the megabytes that a reference takes."""
-        return 12_000 if wildcards.name in EXTRACTORS else 2000
-
-    def reference_minutes(self, wildcards: Any) -> int:
-        """Return the longest time that a reference may take."""
-        return 2880 if wildcards.name in EXTRACTORS else 30
 
     def reference_data(self, wildcards: Any) -> str:
         """Return the data set that a setting's generators are compared with."""

@@ -20,7 +20,7 @@ from gdd.experiments import Experiments
 from gdd.targets import Targets
 from gdd.targets.paths import alternatives, dataset_file, reference_distances
 
-TABLE = "ablations/small.yaml"
+TABLE, SETTING = "ablations/small.yaml", "settings/digits.yaml"
 RUN = SimpleNamespace(setting="digits", run="gdd", seed="0")
 
 
@@ -109,7 +109,7 @@ def test_data_of_networks_and_teachers(targets: Targets) -> None:
 
 
 def test_the_sampler_of_a_teachers_file(config_folder: Any) -> None:
-    config_folder.change("settings/digits.yaml", ("teacher_sampler",), {"steps": 18, "churn": 2.0})
+    config_folder.change(SETTING, ("teacher_sampler",), {"steps": 18, "churn": 2.0})
     targets = Targets(config_folder.load())
     sampler = parse_record(Sampler, targets.sampler(SimpleNamespace(setting="digits", steps="4")))
     assert sampler == Sampler(steps=4, churn=2.0)
@@ -144,7 +144,7 @@ def test_pairs_solved_on_the_way_are_no_input(config_folder: Any) -> None:
 
 def test_the_teachers_encoder_is_no_file(config_folder: Any) -> None:
     backbones = ["teacher-encoder", "digits-random"]
-    config_folder.change("settings/digits.yaml", ("recipe", "backbones"), backbones)
+    config_folder.change(SETTING, ("recipe", "backbones"), backbones)
     found = Targets(config_folder.load()).run_backbones(RUN)
     assert found == ["results/features/digits-random.safetensors"]
 
@@ -160,20 +160,45 @@ def test_what_a_setting_is_judged_with(config_folder: Any, targets: Targets) -> 
     folder = targets.reference_folder(RUN)
     assert folder == "results/references/digits"
     assert targets.references(RUN) == [f"{folder}/digits-judge.npz", f"{folder}/pixels.npz"]
-    config_folder.change("settings/digits.yaml", ("evaluation", "pixels"), False)
+    config_folder.change(SETTING, ("evaluation", "pixels"), False)
     assert Targets(config_folder.load()).references(RUN) == [f"{folder}/digits-judge.npz"]
 
 
 def test_other_images_to_judge_with(config_folder: Any) -> None:
     config_folder.write("datasets/rest.yaml", (config_folder.path / "datasets" / "digits.yaml").read_text())
-    config_folder.change("settings/digits.yaml", ("evaluation", "dataset"), "rest")
+    config_folder.change(SETTING, ("evaluation", "dataset"), "rest")
     with pytest.raises(UserError, match="cannot stand beside"):
         config_folder.load()
-    config_folder.change("settings/digits.yaml", ("evaluation", "pixels"), False)
+    config_folder.change(SETTING, ("evaluation", "pixels"), False)
     targets = Targets(config_folder.load())
     assert targets.reference_data(RUN) == dataset_file("rest")
     assert targets.references(RUN) == ["results/references/rest/digits-judge.npz"]
     assert targets.run_data(RUN) == dataset_file("digits")  # training sees its own
+
+
+def test_a_run_is_measured_on_the_way_with_what_judges_it_in_the_end(config_folder: Any) -> None:
+    plain = Targets(config_folder.load())
+    assert (plain.run_monitor(RUN), plain.file_options(RUN)) == ([], [])
+    config_folder.write("datasets/rest.yaml", (config_folder.path / "datasets" / "digits.yaml").read_text())
+    config_folder.change(SETTING, ("evaluation", "dataset"), "rest")
+    config_folder.change(SETTING, ("evaluation", "pixels"), False)
+    config_folder.change(SETTING, ("monitor",), {"fid": 200, "every": 640})
+    targets = Targets(config_folder.load())
+    judge, reference = "results/features/digits-judge.safetensors", "results/references/rest/digits-judge.npz"
+    assert targets.run_monitor(RUN) == [judge, reference]
+    assert targets.file_options(RUN) == [
+        "--monitor-fid 200",
+        "--monitor-every 640",
+        f"--judge {judge}",
+        f"--judge-reference {reference}",
+        "--judge-dataset rest",
+    ]
+    # No run becomes another by it, nor does anything that is shown or judged.
+    for one in (plain, targets):
+        assert one.recipe(RUN) == plain.recipe(RUN)
+    table = SimpleNamespace(table="small")
+    assert targets.table_params(table) == plain.table_params(table)
+    assert "monitor" not in json.dumps(json.loads(targets.evaluation(RUN)))
 
 
 # Tables
@@ -212,7 +237,7 @@ def test_a_shared_run_is_one_input(config_folder: Any) -> None:
         (TABLE, ("columns",), ["fid"]),
         ("methods/gdd-i.yaml", ("colour",), "#123456"),
         ("methods/gdd-i.yaml", ("title",), "Another title"),
-        ("settings/digits.yaml", ("title",), "Another title"),
+        (SETTING, ("title",), "Another title"),
     ],
 )
 def test_a_table_is_made_again_when_what_it_shows_changes(
@@ -248,7 +273,11 @@ def test_a_run_of_the_paper_is_given_every_fetched_file(published: Targets) -> N
     ]
     assert published.run_fetched(run) == ["results/fetched/stylegan-xl-class-embeddings.json"]
     assert published.file_options(run) == [
-        "--class-embedding resources/backbones/tf_efficientnet_lite0-class-embeddings.pkl"
+        "--class-embedding resources/backbones/tf_efficientnet_lite0-class-embeddings.pkl",
+        "--monitor-fid 5000",
+        "--judge resources/metrics/inception-2015-12-05.pt",
+        "--judge-reference results/references/imagenet/inception.npz",
+        "--judge-dataset imagenet",
     ]
     # Two of the extractors are one file.
     assert published.judges(run) == [
@@ -319,6 +348,16 @@ def test_commands_read_the_same_configuration(config_folder: Any, tmp_path: Any)
         "GDD_EXTRA": "",
     }
     assert Targets(config_folder.load(mine)).environment()["GDD_EXTRA"] == str(mine)
+
+
+def test_progress_is_looked_for_where_checkpoints_are_written(config_folder: Any, tmp_path: Any) -> None:
+    from gdd.training.run_directory import RunDirectory
+
+    targets = Targets(config_folder.load())
+    run = targets.run_state(SimpleNamespace(setting="digits", run="gdd", seed=0))
+    assert run == str(RunDirectory("results/runs/digits/gdd/seed0", "").checkpoints.folder)
+    teacher = targets.teacher_state(SimpleNamespace(teacher="edm-digits"))
+    assert teacher == str(RunDirectory("results/teachers/edm-digits", "").checkpoints.folder)
 
 
 def test_no_variable_is_no_extra_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,7 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
         data["recipe"]["heads"] = {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 16}
         # Not CLIP and DINOv2, of whose kind no network is small.
         data["evaluation"] |= {"also_at": [32], "metrics": METRICS}
+        data["monitor"]["fid"] = data["evaluation"]["samples"]
 
     def small_table(data: dict[str, Any]) -> None:
         data["settings"] = ["cifar10-uncond"]

@@ -50,6 +50,12 @@ def test_from_published_files_to_the_table(published: Any, server: Server) -> No
     assert found["GDD-I, best"]["cells"]["reported_fid"]["mean"] == 1.54
     assert "reported_fid" not in found["GDD, best"]["cells"]  # not known
 
+    # As many images as are judged in the end, so the same number.
+    log = [json.loads(line) for line in (results / "runs/cifar10-uncond/gdd/seed0/log.jsonl").open()]
+    watched = {line["images"]: line["fid_of_100"] for line in log if line.get("event") == "measurement"}
+    curve = {point["images"]: point["fid"] for point in metrics["curve"]}
+    assert watched == pytest.approx(curve, rel=1e-3)
+
     html = (results / "site/paper.html").read_text(encoding="utf-8")
     assert "from the published one" in html
     assert "abstract of arXiv:2405.20750" in html

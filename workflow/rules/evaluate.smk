@@ -18,17 +18,19 @@ rule evaluate_run:
     priority: 40
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         folder=subpath(output[0], parent=True),
         evaluation=targets.evaluation,
         references=targets.reference_folder,
         judges=targets.judge_options,
     shell:
-        "gdd --log {log} --threads {threads} evaluate-run {params.folder}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-run {params.folder}"
         " --evaluation {params.evaluation:q} --data {input.data}"
         " --references {params.references} {params.judges}"
 
@@ -52,17 +54,19 @@ rule evaluate_teacher:
     priority: 70
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         sampler=targets.sampler,
         evaluation=targets.teacher_evaluation,
         references=targets.reference_folder,
         judges=targets.judge_options,
     shell:
-        "gdd --log {log} --threads {threads} evaluate-teacher {output.metrics}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-teacher {output.metrics}"
         " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"
         " --evaluation {params.evaluation:q} --data {input.data}"
         " --references {params.references} {params.judges}"

@@ -15,6 +15,7 @@ rule import_external:
         "../../environment.yml"
     threads: 1
     resources:
+        **targets.cluster,
         mem_mb=8000,
         runtime=30,
     params:
@@ -45,10 +46,12 @@ rule evaluate_external:
         "results/benchmarks/external/{setting}/{external}.evaluation.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         record=targets.external_record,
         evaluation=targets.teacher_evaluation,
@@ -56,7 +59,8 @@ rule evaluate_external:
         judges=targets.judge_options,
         weights=lambda wildcards, input: [f"--weights {file}" for file in input.weights],
     shell:
-        "gdd --log {log} --threads {threads} evaluate-external {wildcards.external} {output.metrics}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " evaluate-external {wildcards.external} {output.metrics}"
         " --setting {wildcards.setting} --record {params.record:q} {params.weights}"
         " --samples {output.samples} --evaluation {params.evaluation:q} --data {input.data}"
         " --references {params.references} {params.judges}"

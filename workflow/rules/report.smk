@@ -1,4 +1,14 @@
-# Metrics -> tables, figures, pages. Nothing here reads weights.
+# Metrics -> tables, figures, pages. Nothing here reads weights, and all of it takes seconds: on a cluster these
+# rules run where Snakemake runs, so that no table queues for a GPU.
+
+
+localrules:
+    table,
+    choice,
+    curve_figure,
+    spread_figure,
+    samples_figure,
+    page,
 
 
 rule table:

@@ -53,7 +53,12 @@ UNKNOWN_KEYS = [
     ),
     (TEACHER, ("training", "epochs"), 3, "unknown key 'training.epochs'; allowed here: batch, decay, ema"),
     ("features/digits-judge.yaml", ("depth",), 3, "unknown key 'depth'; allowed here: architecture, batch"),
-    (SETTING, ("method",), {}, "unknown key 'method'; allowed here: dataset, evaluation, methods, recipe"),
+    (
+        SETTING,
+        ("method",),
+        {},
+        "unknown key 'method'; allowed here: dataset, evaluation, methods, monitor, recipe",
+    ),
     (SETTING, ("recipe", "bacth"), 64, f"unknown key 'recipe.bacth'; allowed here: {RECIPE_KEYS}."),
     (SETTING, ("recipe", "r1", "gama"), 64, "unknown key 'recipe.r1.gama'; allowed here: every, gamma."),
     (

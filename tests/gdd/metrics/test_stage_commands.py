@@ -92,7 +92,9 @@ def test_two_processes_and_a_killed_one_give_the_numbers_of_one(
     blocks = folder / "state" / "evaluation"
     process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 240
-    while not list(blocks.glob("000000048.block*.json")) and process.poll() is None and time.monotonic() < limit:
+    while (
+        not list(blocks.glob("000000048.block*.json")) and process.poll() is None and time.monotonic() < limit
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -13,10 +13,10 @@ from gdd.config.evaluation import Evaluation, spaces
 from gdd.config.recipe import Sampler
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import sample_range
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.metrics import judging
+from gdd.metrics import judging, stages
 from gdd.metrics.by_name import make_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.judges import open_judges
@@ -53,12 +53,14 @@ def folder(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def judges_of(world: Any, folder: Path, evaluation: Evaluation = EVALUATION, judge: str = "one") -> Any:
+def judges_of(
+    world: Any, folder: Path, evaluation: Evaluation = EVALUATION, judge: str = "one", **options: Any
+) -> Any:
     wanted = spaces(evaluation.wanted(), "one")
     weights = {"one": world.backbones[judge]}
     source = open_source(world.teachers[False], sampler=Sampler(steps=1))
     return open_judges(
-        source, folder, wanted, weights=weights, config=folder, resources=folder, dataset="blobs"
+        source, folder, wanted, weights=weights, config=folder, resources=folder, dataset="blobs", **options
     )
 
 
@@ -251,3 +253,26 @@ def test_an_interrupted_evaluation_goes_on(
     # Once more, nothing is done.
     evaluate_run(folder, EVALUATION, references)
     assert len(done) == len(passes)
+
+
+def test_judging_computes_where_it_is_told_to(
+    world: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed to see where networks are sent: what is sent stays, and is written down."""
+    sent: list[tuple[str, str]] = []
+
+    def to(self: torch.nn.Module, device: Any = None, **others: Any) -> torch.nn.Module:
+        sent.append((type(self).__name__, str(device)))
+        return self
+
+    named: list[Any] = []
+    evaluation = EVALUATION.model_copy(update={"pixels": False, "samples": 40, "blocks": 1})
+    judges = judges_of(world, folder, evaluation)
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(stages, "environment", lambda device: named.append(device) or {})
+    evaluate_run(make_run(world, tmp_path, counts=(16,)), evaluation, judges, device="cuda:1")
+    assert ("OneStepGenerator", "cuda:1") in sent
+    assert named == ["cuda:1"]
+    sent.clear()
+    assert judges_of(world, folder, evaluation, device="cuda:1")
+    assert ("SmallClassifier", "cuda:1") in sent

@@ -1,0 +1,113 @@
+"""Snakemake that is interrupted or killed: jobs are cancelled in the first case and found again in the second."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from daemons import wait_for
+from slurm_cluster import SlurmCluster
+from toy_workflow import Toy
+
+pytestmark = pytest.mark.slurm
+
+LONG = {"options": "--steps 500"}
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("reached", ["group", "process"])
+def test_ctrl_c(reached: str, toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    flow = toy(a=LONG, b=LONG, waiting=LONG | {"slurm_extra": "--begin=now+1hour"})
+    process = flow.start()
+    flow.wait_for_steps(7, "a", "b")
+    assert len(cluster.queue()) == 3
+    (os.killpg if reached == "group" else os.kill)(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    wait_for("an empty queue", lambda: not cluster.queue(), 30)
+
+    flow.runs["waiting"] = LONG
+    flow.write_runs()
+    flow.hurry()
+    flow.run()
+    for name in flow.runs:
+        assert len(flow.check(name, killed=1)) == 1 + (name != "waiting")
+    flow.check_nothing_is_left()
+
+
+def test_killed_while_jobs_run(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    flow = toy(a=LONG, b=LONG, c=LONG | {"slurm_extra": "--begin=now+20"})
+    process = flow.start()
+    flow.wait_for_steps(7, "a", "b")
+    before = {job for job, _ in cluster.queue()}
+    kill(process)
+    flow.wait_for_steps(12, "a", "b")  # they do not care
+
+    flow.unlock()
+    process = flow.start()
+    wait_for("being found", lambda: flow.said.count("ttached to") == 3 or process.poll() is not None)
+    assert {job for job, _ in cluster.queue()} == before
+    flow.hurry()
+    flow.finish(process)
+    for name in flow.runs:
+        assert len(flow.check(name)) == 1
+    flow.check_nothing_is_left()
+
+
+def test_killed_and_jobs_ended(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    flow = toy(a=LONG, b=LONG)
+    process = flow.start()
+    flow.wait_for_steps(7)
+    kill(process)
+    flow.hurry()
+    wait_for("an empty queue", lambda: not cluster.queue(), 60)
+
+    flow.unlock()
+    flow.run()
+    for name in flow.runs:
+        assert len(flow.check(name)) == 1
+    flow.check_nothing_is_left()
+
+
+def test_killed_and_a_job_failed(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    """A job that failed while nobody looked is tried again, not believed to be running."""
+    flow = toy(a={"options": "--fail-at 12"}, b=LONG)
+    process = flow.start()
+    flow.wait_for_steps(7)
+    kill(process)
+    wait_for("the end of a", lambda: len(cluster.queue()) == 1, 60)
+
+    flow.runs["a"] = {"options": "--steps 30"}
+    flow.write_runs()
+    flow.hurry()
+    flow.unlock()
+    flow.run()
+    assert len(flow.check("a", killed=1)) == 2
+    assert len(flow.check("b")) == 1
+    flow.check_nothing_is_left()
+
+
+def test_a_changed_rule_is_not_taken_for_the_old_one(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    flow = toy(a=LONG, b=LONG)
+    process = flow.start()
+    flow.wait_for_steps(7)
+    old = {name: flow.job(name) for name in flow.runs}
+    kill(process)
+
+    flow.runs["a"] = {"options": "--steps 300"}
+    flow.write_runs()
+    flow.unlock()
+    process = flow.start()
+    wait_for("the new a", lambda: len(flow.sittings("a")) == 2 or process.poll() is not None)
+    flow.hurry()
+    flow.finish(process)
+    first, second = flow.check("a", killed=1)
+    assert first.job == old["a"] != second.job
+    assert [sitting.job for sitting in flow.check("b")] == [old["b"]]
+    flow.check_nothing_is_left()

@@ -1,0 +1,71 @@
+"""The demo through SLURM, from nothing to its page, with the local run's numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slurm_cluster import SlurmCluster
+from toy_workflow import ROOT, python_environment
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.slow]
+
+TIMED = re.compile("second|memory|date|time|version|device|host|session|git|machine|resource", re.IGNORECASE)
+
+
+def untimed(value: Any) -> Any:
+    """Return data without what no two runs have in common."""
+    if isinstance(value, dict):
+        return {key: untimed(inner) for key, inner in value.items() if not TIMED.search(key)}
+    return [untimed(inner) for inner in value] if isinstance(value, list) else value
+
+
+def numbers(results: Path) -> dict[str, Any]:
+    """Return every result by its path: bytes of arrays and weights, content of the rest."""
+    found: dict[str, Any] = {}
+    for path in sorted(results.rglob("*")):
+        parts = path.relative_to(results).parts
+        name = "/".join(parts)
+        if not path.is_file() or "state" in parts or parts[0] in ("logs", "benchmarks", "site", "figures"):
+            continue
+        if path.suffix in (".safetensors", ".npy", ".npz"):
+            found[name] = path.read_bytes()
+        elif path.suffix == ".json":
+            found[name] = untimed(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            found[name] = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                found[name] = [untimed(line) for line in csv.DictReader(file)]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["plain_cluster", "accounted_cluster"])
+def test_the_demo_through_slurm(
+    kind: str, demo: Any, project: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without slurmdbd and with it."""
+    cluster: SlurmCluster = request.getfixturevalue(kind)
+    for name, value in (python_environment() | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}).items():
+        monkeypatch.setenv(name, value)
+    said = project.snakemake("--profile", str(ROOT / "slurm"), "demo")
+    assert "Error" not in said
+
+    local, remote = (numbers(one.folder / "results") for one in (demo, project))
+    assert set(local) == set(remote)
+    assert len([name for name in local if name.endswith("metrics.json")]) >= 3
+    for name, content in local.items():
+        assert remote[name] == content, name
+    for folder in ("site", "figures"):
+        pages = [sorted(one.results(f"{folder}/*")) for one in (demo, project)]
+        assert pages[0] == pages[1] != []
+    assert project.planned("demo") == set()
+    assert not cluster.queue()
+    # Training and judging went to the cluster.
+    done = cluster.ask("squeue", "-h", "-r", "-t", "all", "-o", "%T").split()
+    assert len(done) >= 10
+    assert set(done) == {"COMPLETED"}

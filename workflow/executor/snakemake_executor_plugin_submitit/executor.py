@@ -1,0 +1,266 @@
+"""The executor: Snakemake's ready jobs in, their ends out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.real import RealExecutor
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.utils import format_cli_arg
+
+from snakemake_executor_plugin_submitit.attach import Attachment, find
+from snakemake_executor_plugin_submitit.batch import Batch, Prepared, Submitted, group
+from snakemake_executor_plugin_submitit.cluster import Cluster, Slurm
+from snakemake_executor_plugin_submitit.command import Command
+from snakemake_executor_plugin_submitit.fingerprint import fingerprint
+from snakemake_executor_plugin_submitit.judge import Ended, judge
+from snakemake_executor_plugin_submitit.local import Debug, Local
+from snakemake_executor_plugin_submitit.parameters import ResourceError, request
+from snakemake_executor_plugin_submitit.queue import Queue, Seen
+from snakemake_executor_plugin_submitit.registry import Registry
+from snakemake_executor_plugin_submitit.sbatch import paths
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
+from snakemake_executor_plugin_submitit.submitter import Submitter
+
+SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
+LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
+MANY_INPUTS = 20  # names of more files than this go through a file
+
+
+class Executor(RemoteExecutor):
+    """Submits jobs and follows them.
+
+    Two threads meet here: Snakemake's scheduler calls `run_jobs` and `cancel_jobs`, the base class's own
+    thread calls `check_active_jobs`. Neither may raise, or Snakemake cancels everything.
+    """
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        self.ready = threading.Event()  # the base class starts its thread before it calls `__post_init__`
+        super().__init__(workflow, logger)
+
+    def __post_init__(self) -> None:
+        """Open the list of submitted jobs and choose the cluster."""
+        self.settings: ExecutorSettings = self.workflow.executor_settings
+        self.folder = Path(self.settings.folder).absolute()
+        self.registry = Registry(self.folder / "submitted.jsonl")
+        self.queue = Queue(lambda: not self.wait)
+        self.cluster = self._choose_cluster()
+        self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
+        self.submitter = Submitter(
+            self.cluster,
+            self.registry,
+            self.run,
+            self.settings.submit_retries,
+            self.logger,
+            submitted=self._submitted,
+            refused=lambda one, why: self._report_error(SubmittedJobInfo(one.job), why, []),
+        )
+        self.started = time.time()
+        self.live: dict[str, Submitted] = {}
+        self.arrays: set[str] = set()  # ids of arrays of which every task is ours
+        self.changed = time.monotonic()  # when a job last came or went
+        self.outage = ""
+        self.ready.set()
+
+    def _choose_cluster(self) -> Cluster:
+        if self.settings.cluster == "local":
+            return Local(self.settings)
+        if self.settings.cluster == "debug":
+            return Debug()
+        if not any(Path(folder, "sbatch").exists() for folder in os.get_exec_path()):
+            raise WorkflowError(
+                "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
+                "--submitit-cluster local."
+            )
+        return Slurm(self.settings, self.queue)
+
+    def run_job(self, job: Any) -> None:
+        """Submit one job."""
+        self.run_jobs([job])
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Submit jobs that are ready, equal ones together."""
+        ready: list[Prepared] = []
+        for job in jobs:
+            self.run_job_pre(job)
+            try:
+                prepared = self._prepare(job)
+                self._take(prepared, find(prepared, self.registry, self.cluster, self.started), ready)
+            except ResourceError as error:
+                self._report_error(SubmittedJobInfo(job), f"Its resources cannot be had: {error}", [])
+            except Exception as error:
+                words = f"It could not be submitted: {type(error).__name__}: {error}"
+                self._report_error(SubmittedJobInfo(job), words, [])
+        for batch in group(ready, self.settings.array_size if self.cluster.arrays else 1):
+            self.submitter.submit(batch)
+
+    def _take(self, prepared: Prepared, found: Attachment, ready: list[Prepared]) -> None:
+        """Follow what an earlier Snakemake submitted, or put the job among those to submit."""
+        title = f"{self.cluster.title} job {found.job_id} ({found.state})"
+        if found.job_id and found.same:
+            self.logger.info(f"Attached to {title}: {prepared.rule}")
+            self._follow(prepared, found.job_id)
+        elif found.job_id:
+            self.logger.info(f"Cancelled {title}: {prepared.rule} with other {found.difference} than now")
+            self.cluster.cancel([found.job_id])
+            ready.append(prepared.after(found.job_id) if self.cluster.arrays else prepared)
+        else:
+            ready.append(prepared)
+
+    def _prepare(self, job: Any) -> Prepared:
+        rule = str(job.name)
+        wanted = request(job.resources, job.threads, rule)
+        shell = self.format_job_exec(job)
+        # Not where nodes have a Python of their own.
+        shell = shell.replace(" -m snakemake ", " -m snakemake_executor_plugin_submitit.inner ", 1)
+        progress = job.resources.get("progress")
+        command = Command(
+            shell,
+            name=rule,
+            stop_seconds=wanted.stop_seconds(self.settings.stop_seconds),
+            stop_variables=tuple(name for name in re.split(r"[,\s]+", self.settings.stop_variables) if name),
+            progress=str(progress) if progress else None,
+            stalled_restarts=self.settings.stalled_restarts,
+            requeue=not self.settings.no_requeue,
+            minutes=wanted.minutes,
+            environment=self.cluster.environment,
+        )
+        folder = self.folder / re.sub(r"[^\w.-]", "_", rule)
+        return Prepared(job, rule, fingerprint(job, wanted), wanted, folder, command)
+
+    def get_job_args(self, job: Any, **_: Any) -> str:
+        """Return Snakemake's arguments on the node.
+
+        Unlike the base class's they do not name this process's temporary folder, which may be gone when the
+        job is started again, and the cores are those the job asked for, not the node's.
+        """
+        cores = max(job.threads, int(job.resources.get("cpus_per_task") or 0), 1)
+        arguments = RealExecutor.get_job_args(self, job, cores=cores)
+        files = [str(file) for file in job.get_wait_for_files()]
+        if len(files) <= MANY_INPUTS:
+            return f"{arguments} {format_cli_arg('--wait-for-files', files)}"
+        listed = self.folder / "inputs" / f"{uuid4().hex}.txt"
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("\n".join(files) + "\n")
+        return f"{arguments} {format_cli_arg('--wait-for-files-file', str(listed))}"
+
+    def additional_general_args(self) -> str:
+        """Return what makes Snakemake's start on the node shorter: one job needs no optimal schedule."""
+        return "--scheduler greedy"
+
+    def _submitted(self, batch: Batch, job_id: str) -> None:
+        """Follow the jobs of a batch that the cluster took."""
+        rule, folder = batch.jobs[0].rule, os.path.relpath(batch.jobs[0].folder)
+        array = len(batch.jobs) > 1
+        if array:
+            self.arrays.add(job_id)
+            words = f"{len(batch.jobs)} jobs of {rule} as {self.cluster.title} array {job_id}"
+        else:
+            words = f"{rule} as {self.cluster.title} job {job_id}"
+        self.logger.info(f"Submitted {words}; log: {folder}/{job_id}_{'*_' if array else ''}0_log.out")
+        for index, one in enumerate(batch.jobs):
+            self._follow(one, f"{job_id}_{index}" if array else job_id)
+
+    def _follow(self, prepared: Prepared, job_id: str) -> None:
+        info = SubmittedJobInfo(prepared.job, external_jobid=job_id, aux={"id": job_id})
+        self.live[job_id] = Submitted(prepared, job_id, Path(paths(prepared.folder, job_id).stdout), info)
+        self.changed = time.monotonic()
+        self.report_job_submission(info)
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Look once for all jobs; yield those that go on."""
+        self.ready.wait()
+        if self.wait:
+            self.submitter.submit_postponed()
+        mine = [self.live[info.aux["id"]] for info in active_jobs if info.aux and info.aux["id"] in self.live]
+        if not mine:
+            return
+        view = self._look(mine)
+        for one in mine:
+            try:
+                ended = judge(one, view, self.cluster, self.settings, self.logger)
+            except Exception as error:
+                ended = Ended(False, f"its end could not be understood: {type(error).__name__}: {error}")
+            if ended is None:
+                yield one.info
+            else:
+                self._report(one, ended)
+
+    def _look(self, mine: list[Submitted]) -> Mapping[str, Seen] | None:
+        try:
+            view = self.cluster.look([one.job_id for one in mine])
+            if view is not None:
+                forgotten = [one.job_id for one in mine if one.job_id not in view and one.ask_elsewhere()]
+                view = {**self.cluster.remembered(forgotten), **view}
+        except Exception as error:
+            self.queue.trouble = str(error)
+            view = None
+        if view is None and not self.outage:
+            self.outage = self.queue.trouble or "no answer"
+            self.logger.warning(
+                f"{self.cluster.title} does not answer ({self.outage}); jobs go on, asking again"
+            )
+        elif view is not None and self.outage:
+            self.outage = ""
+            self.logger.info(f"{self.cluster.title} answers again")
+        return view
+
+    def _report(self, one: Submitted, ended: Ended) -> None:
+        self.live.pop(one.job_id, None)
+        self.registry.ended([one.prepared.print.key])
+        self.changed = time.monotonic()
+        if ended.success:
+            self.report_job_success(one.info)
+            return
+        state = f" ({ended.state}{f' on {ended.nodes}' if ended.nodes else ''})" if ended.state else ""
+        words = f"{self.cluster.title} job {one.job_id}{state}: {ended.reason}"
+        self._report_error(one.info, words, [str(one.log)] if one.log.exists() else [])
+
+    def _report_error(self, info: SubmittedJobInfo, words: str, logs: list[str]) -> None:
+        if info.job.is_group():  # whose error message leaves this out
+            self.logger.error(words)
+        self.report_job_error(info, msg=f"{words}. ", aux_logs=logs)
+
+    async def sleep(self) -> None:
+        """Wait until the next look: a second while jobs come and go, longer when nothing happens."""
+        began = time.monotonic()
+        while self.wait and time.monotonic() - began < self._pause():
+            await asyncio.sleep(0.1)
+
+    def _pause(self) -> float:
+        longest = float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10)
+        quiet = (time.monotonic() - self.changed) / 10
+        # A queue that takes long to answer is asked less often: at most a tenth of the time. One that does
+        # not answer says nothing about that, and its return shall not go unnoticed for minutes.
+        return max(min(longest, max(SOONEST, quiet)), min(10 * self.queue.seconds, LONGEST))
+
+    def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
+        """End every job that runs or waits.
+
+        The base class's list misses jobs that are being looked at, so it does not count. sbatch may have been
+        interrupted after the controller took a job: the comment tells which those are.
+        """
+        self.wait = False
+        self.submitter.drop_postponed()
+        live = list(self.live)
+        try:
+            self.cluster.cancel(live, {one.split("_")[0] for one in live} & self.arrays)
+            left = self.cluster.look([]) or {}
+            strays = [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
+            if strays:
+                self.cluster.cancel(strays, {one.split("_")[0] for one in strays} & self.arrays)
+        except Exception as error:
+            self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")
+        self.registry.ended([one.prepared.print.key for one in self.live.values()])
