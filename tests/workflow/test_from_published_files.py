@@ -138,7 +138,8 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
             source.update(bytes=None, checksum=None)
 
     def small_setting(data: dict[str, Any]) -> None:
-        data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 32, "backbones": ["teacher-encoder"]}
+        data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 16, "backbones": ["teacher-encoder"]}
+        data["recipe"]["keep"] = "reported"
         data["recipe"]["heads"] = {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 16}
         data["evaluation"]["also_at"] = [32]
         data["monitor"]["fid"] = data["evaluation"]["samples"]
@@ -179,6 +180,13 @@ def test_from_published_files_to_the_table(published: Any, server: Server) -> No
     assert shown["GDD, best"] == metrics["best"]["mean"]["fid"]
     assert found["GDD-I, best"]["cells"]["reported_fid"]["mean"] == 1.54
     assert "reported_fid" not in found["GDD, best"]["cells"]  # not known
+
+    # Snapshots that no table shows are gone, which makes nothing again (see the end).
+    kept = {metrics[which]["images"] for which in ("final", "best")} | {32}
+    assert len(metrics["curve"]) == 4
+    for place in ("snapshots", "state/snapshots"):
+        found = (results / "runs/cifar10-uncond/gdd/seed0" / place).glob("*.safetensors")
+        assert {int(path.stem) for path in found} == kept
 
     # As many images as are judged in the end, so the same number.
     log = [json.loads(line) for line in (results / "runs/cifar10-uncond/gdd/seed0/log.jsonl").open()]
