@@ -183,7 +183,7 @@ class TrainingProgress(Clock):
 
 
 def _tensorboard(folder: Path, first: int) -> Any:
-    """Return a writer of TensorBoard's files, where it is installed; what they say of `first` on is forgotten."""
+    """Return a writer of TensorBoard's files, where it is installed; they forget what stands from `first` on."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
