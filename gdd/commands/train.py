@@ -132,7 +132,8 @@ def distill(
     from gdd.training.execution import Execution
 
     files = dict(_named(entry) for entry in backbones)
-    staged = stage(data.parent if data.suffix == ".json" else data, load_local(folder).scratch_folder())
+    local = load_local(folder)
+    staged = stage(data.parent if data.suffix == ".json" else data, local.scratch_folder())
     inputs = Inputs(
         teacher=model,
         data=staged,
@@ -141,7 +142,12 @@ def distill(
         lpips=lpips,
         class_embedding=class_embedding,
     )
-    execution = Execution(device=device, images_at_once=images_at_once, compile=compile, tf32=tf32)
+    execution = Execution(
+        device=device,
+        images_at_once=images_at_once,
+        compile=compile or local.compile,
+        tf32=tf32 or local.tf32,
+    )
     if patience:
         execution = replace(execution, patience=patience)
     run(

@@ -36,6 +36,8 @@ class Local(Record):
     longest_job: Annotated[float, Field(gt=0)] = (
         24.0  # hours; a run that takes longer goes on in the next job
     )
+    compile: bool = False  # train with torch.compile, where it works
+    tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
     partition: str | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
     cpu_partition: str | None = None
     account: str | None = None

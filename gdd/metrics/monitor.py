@@ -85,7 +85,7 @@ class FidMonitor:
     def measure(
         self, generator: OneStepGenerator, interrupted: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """See `GeneratorMonitor`; a generator that gives no numbers has none."""
+        """See `GeneratorMonitor`; NaN for a generator that gives no numbers, or where the memory is full."""
         assert self._opened
         extractor, reference = self._opened
         moments = Moments(extractor.dimension)
@@ -94,8 +94,8 @@ class FidMonitor:
                 return None
             try:
                 images = quantise(generate(generator, start, min(BATCH, self.images - start)))
-            except DivergedError as error:
+                moments.update(extractor(images))
+            except (DivergedError, torch.OutOfMemoryError) as error:  # neither is the training's end
                 log.warning("%s: %s", self.name, error)
                 return {self.name: math.nan}
-            moments.update(extractor(images))
         return {self.name: frechet_distance(moments.gaussian(), reference.gaussian)}

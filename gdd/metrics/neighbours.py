@@ -14,6 +14,7 @@ from gdd.metrics.screening import tiles
 # Up to here all distances come from differences, coordinate by coordinate; beyond, only those that a matrix
 # product, which is many times faster in thousands of dimensions, leaves open. Ties are exact in both.
 DIRECT_DIMENSIONS = 256
+PART = 2048  # points that are looked at together
 
 
 class NeighbourMetrics(NamedTuple):
@@ -98,7 +99,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         )
     b = b.to(a.device)
     for points in (a, b):
-        if not torch.isfinite(points.float()).all():
+        if not all(torch.isfinite(part.float()).all() for part in points.split(PART)):
             raise UserError("Features hold NaN or infinity; check the images and the extractor's weights.")
     return a, b
 

@@ -39,7 +39,7 @@ class Points:
         """Return coordinates [B, D] of that type and their squared lengths [B]."""
         if dtype == torch.float32:
             return self.coordinates[rows], self.norms[rows]
-        precise = (self.original[rows].double() - self.origin) * self.scale
+        precise = self.original[rows].to(torch.float64, copy=True).sub_(self.origin).mul_(self.scale)
         return precise, _squared_lengths(precise)
 
 
@@ -47,16 +47,19 @@ def on_common_scale(*sets: Tensor, block: int) -> list[Points]:
     """Return sets of finite points [N, D], on one device, ready to be compared with one another."""
     # A product loses digits in proportion to the norms, so the origin is moved into the data. It is a float32
     # number, from which points in float32 are subtracted with no more rounding than the result has anyway.
-    origin = (sets[0].sum(dim=0, dtype=torch.float64) / len(sets[0])).float()
+    sums = sum(part.sum(dim=0, dtype=torch.float64) for part in sets[0].split(block))
+    origin = (sums / len(sets[0])).float()
     largest = max(float((part - origin).abs().max()) for one in sets for part in one.split(block))
     _, exponent = math.frexp(largest * origin.numel() ** 0.5)
     scale = 2.0 ** -max(min(exponent, 120), -120)  # a number in float32 as well
     found = []
     for one in sets:
         coordinates = torch.empty(one.shape, dtype=torch.float32, device=one.device)
+        norms = torch.empty(len(one), dtype=torch.float64, device=one.device)
         for rows in tiles(len(one), block):
             coordinates[rows] = (one[rows] - origin) * scale
-        found.append(Points(one, coordinates, _squared_lengths(coordinates), origin, scale))
+            norms[rows] = _squared_lengths(coordinates[rows])
+        found.append(Points(one, coordinates, norms, origin, scale))
     return found
 
 

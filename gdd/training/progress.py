@@ -75,7 +75,7 @@ class TrainingProgress(Clock):
         self._latest: dict[str, float] = {}
         self._watched = self._spoken = 0.0
         self._measured = _last_measured(_drop_lines_after(folder / "log.jsonl", start))
-        self._board = _tensorboard(folder / "tensorboard", start)
+        self._board = _tensorboard(folder / "tensorboard", start + 1)  # forgets what comes again
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal and os.environ.get(PROGRESS_VARIABLE) != "plain":
@@ -182,13 +182,13 @@ class TrainingProgress(Clock):
             print(f"{self.name}: {facts}", file=sys.stderr, flush=True)
 
 
-def _tensorboard(folder: Path, start: int) -> Any:
-    """Return a writer of TensorBoard's files; None where it is not installed."""
+def _tensorboard(folder: Path, first: int) -> Any:
+    """Return a writer of TensorBoard's files, which forget what stands from `first` on; None without TensorBoard."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder, purge_step=start)
+    return SummaryWriter(folder, purge_step=first)
 
 
 def _rounded(value: float) -> float | None:

@@ -185,7 +185,8 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
             source.update(bytes=None, checksum=None)
 
     def small_setting(data: dict[str, Any]) -> None:
-        data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 32, "backbones": ["teacher-encoder"]}
+        data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 16, "backbones": ["teacher-encoder"]}
+        data["recipe"]["keep"] = "reported"
         data["recipe"]["heads"] = {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 16}
         # Not CLIP and DINOv2, of whose kind no network is small.
         data["evaluation"] |= {"also_at": [32], "metrics": METRICS}

@@ -50,6 +50,13 @@ def test_from_published_files_to_the_table(published: Any, server: Server) -> No
     assert found["GDD-I, best"]["cells"]["reported_fid"]["mean"] == 1.54
     assert "reported_fid" not in found["GDD, best"]["cells"]  # not known
 
+    # Snapshots that no table shows are gone, which makes nothing again (see the end).
+    kept = {metrics[which]["images"] for which in ("final", "best")} | {32}
+    assert len(metrics["curve"]) == 4
+    for place in ("snapshots", "state/snapshots"):
+        found = (results / "runs/cifar10-uncond/gdd/seed0" / place).glob("*.safetensors")
+        assert {int(path.stem) for path in found} == kept
+
     # As many images as are judged in the end, so the same number.
     log = [json.loads(line) for line in (results / "runs/cifar10-uncond/gdd/seed0/log.jsonl").open()]
     watched = {line["images"]: line["fid_of_100"] for line in log if line.get("event") == "measurement"}

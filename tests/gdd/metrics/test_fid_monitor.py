@@ -153,6 +153,19 @@ def test_a_generator_without_numbers_has_none(
     assert "fid_of_70: 64 of 64 generated images hold NaN" in caplog.text
 
 
+def test_a_full_memory_does_not_end_the_training(
+    world: Any, monitor: FidMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("gdd.metrics.monitor.generate", full)
+    monitor.open(world.data, torch.device("cpu"))
+    value = monitor.measure(load_generator_with_nan(world), lambda: False)
+    assert value is not None
+    assert np.isnan(value[NAME])
+
+
 def load_generator_with_nan(world: Any) -> Any:
     from gdd.networks.checkpoint import one_step_from_denoiser
 

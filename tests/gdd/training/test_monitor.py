@@ -93,6 +93,21 @@ def test_whoever_watches_sees_the_latest(tmp_path: Path, capsys: pytest.CaptureF
     assert str(losses).endswith(" fid_of_7 52")
 
 
+def test_and_sees_it_again_after_a_start(tmp_path: Path) -> None:
+    trainee = Trainee(lambda images: os.kill(os.getpid(), signal.SIGTERM) if images == 40 else None)
+    with pytest.raises(Stopped):
+        run(tmp_path, trainee, of(trainee))
+    seen = []
+
+    def look(images: int) -> None:
+        if images == 56:
+            seen.append(read_progress(tmp_path)[0]["measured"])
+
+    again = Trainee(look)
+    run(tmp_path, again, of(again))
+    assert seen == [{"fid_of_7": 16.0}]
+
+
 @pytest.mark.parametrize("images", [32, 40, 64, 96])
 def test_a_crash_leaves_no_gap_and_repeats_nothing(tmp_path: Path, images: int) -> None:
     def crash(now: int) -> None:
