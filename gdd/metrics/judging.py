@@ -139,6 +139,19 @@ def judge_block(
     return shards.hear(result) or {}
 
 
+def results_of_gone(
+    source: ImageSource, judges: Mapping[str, Judge], file: Path, start: int, samples: int
+) -> dict[str, Any] | None:
+    """Return the results in `file` of weights that are gone, if they were judged as `source` would be now."""
+    if not file.exists():
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("inputs"), dict):
+        return None
+    inputs = _inputs(source, judges, start, samples)
+    return _known(file, {**inputs, "source": content["inputs"].get("source")})
+
+
 def _known(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """Return what is asked for from a block's file, if it holds that and was made from the same inputs."""
     if not file.exists():

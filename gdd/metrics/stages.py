@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gdd.distill.generate import EVALUATION_SEED, SAMPLES
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
 from gdd.metrics.judges import Judge, only
-from gdd.metrics.judging import block_file, judge_block
+from gdd.metrics.judging import block_file, judge_block, results_of_gone
 from gdd.metrics.outcome import context, summary
 from gdd.metrics.shards import ALONE, Shards
 from gdd.metrics.sources import GeneratorSource, ImageSource, TeacherSource
@@ -90,14 +90,16 @@ def evaluate_run(
     def snapshot(file: Path) -> dict[str, Any]:
         return {"images": int(file.stem), "weights_sha256": sha256(file), **summary(judged[file])}
 
+    points = {file.stem: point for file, point in zip(files, curve, strict=True)}
+    points |= _points_of_gone(folder, files, on_curves, evaluation, device)
     shown = evaluation.wanted_on_curves()
     also = {str(int(file.stem)): snapshot(file) for file in files if file in asked}
     return {
         "kind": "student",
         "evaluations": GeneratorSource(files[-1]).evaluations,
         "curve": [
-            {"images": int(file.stem), **{key: point[key] for key in shown if key in point}}
-            for file, point in zip(files, curve, strict=True)
+            {"images": int(name), **{key: point[key] for key in shown if key in point}}
+            for name, point in sorted(points.items())
         ],
         "final": snapshot(files[-1]),
         "best": {**snapshot(files[best]), "rule": BEST_RULE},
@@ -105,6 +107,20 @@ def evaluate_run(
         **_context(evaluation, judges, evaluation.blocks, device, shards),
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _points_of_gone(
+    folder: Path, files: Sequence[Path], judges: Judges, evaluation: Evaluation, device: torch.device | str
+) -> dict[str, dict[str, Any]]:
+    """Return what is known on block 0 of snapshots that were judged and then removed, as `keep` asks for."""
+    last = GeneratorSource(files[-1], seed=EVALUATION_SEED, device=device)
+    there = {file.stem for file in files}
+    found = {}
+    for file in sorted((folder / BLOCKS).glob("*.block0.json")):
+        name = file.name.removesuffix(".block0.json")
+        if name not in there and (point := results_of_gone(last, judges, file, 0, evaluation.samples)):
+            found[name] = point
+    return found
 
 
 def snapshots(folder: Path) -> list[Path]:

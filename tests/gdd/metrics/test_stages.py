@@ -276,3 +276,21 @@ def test_judging_computes_where_it_is_told_to(
     sent.clear()
     assert judges_of(world, folder, evaluation, device="cuda:1")
     assert ("SmallClassifier", "cuda:1") in sent
+
+
+def test_judged_again_the_curve_keeps_the_snapshots_that_were_removed(
+    world: Any, tmp_path: Path, folder: Path
+) -> None:
+    run = make_run(world, tmp_path, scales=(1, 3, 2))
+    before = evaluate_run(run, EVALUATION, judges_of(world, folder))
+    (gone,) = {16, 32} - {before["best"]["images"]}
+    (run / "snapshots" / f"{gone:09d}.safetensors").unlink()
+    more = Evaluation(extractor="one", samples=80, blocks=2, metrics=("fid", "kid", "pixel_fid"))
+    after = evaluate_run(run, more, judges_of(world, folder, more))
+    assert after["curve"] == before["curve"]
+    assert after["best"]["images"] == before["best"]["images"]
+    assert "kid" in after["final"]["mean"]
+    # Judged otherwise, the old numbers do not count.
+    fewer = more.model_copy(update={"samples": 70})
+    curve = evaluate_run(run, fewer, judges_of(world, folder, fewer))["curve"]
+    assert gone not in [point["images"] for point in curve]
