@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from gdd.commands import data, evaluate, fetch, project, report, sample, train
+from gdd.commands import data, evaluate, external, fetch, project, report, sample, train
 from gdd.commands.options import FILE
 from gdd.errors import ProcessLost, UserError
 from gdd.gpus import claim
@@ -64,6 +64,8 @@ for command in (
     evaluate.evaluate,
     evaluate.evaluate_run,
     evaluate.evaluate_teacher,
+    external.import_external,
+    external.evaluate_external,
     report.table,
     report.figure,
     report.choose,

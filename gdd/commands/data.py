@@ -90,10 +90,10 @@ def reference(
     """Compute a data set's reference features and write them to OUT (npz)."""
     from gdd.config.pretrained import EXTRACTORS
     from gdd.data.image_array import ImageArray
+    from gdd.metrics.by_name import make_extractor
     from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.reference import build_reference
     from gdd.metrics.shards import own_device
-    from gdd.metrics.stages import make_extractor
 
     if extractor is None and out.stem in EXTRACTORS:
         extractor = out.stem

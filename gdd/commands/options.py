@@ -23,8 +23,6 @@ EXTRA_FOLDERS = click.option(
     envvar="GDD_EXTRA",
     help="Further configuration folder, repeatable.",
 )
-
-
 # `gdd --gpus` says in the variable where to compute.
 DEVICE = click.option(
     "--device",

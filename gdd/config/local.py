@@ -24,6 +24,7 @@ class Local(Record):
     """Where things lie on this machine; every key may be left out."""
 
     raw_data: dict[str, str] = {}  # data set -> folder or archive you downloaded yourself
+    external: dict[str, dict[str, str]] = {}  # file of external/ -> setting -> what you downloaded of it
     mirrors: dict[
         str, Annotated[str, AfterValidator(_place)]
     ] = {}  # URL prefix -> prefix to fetch from instead

@@ -282,7 +282,12 @@ class Student:
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights and its images from fixed latents."""
-        description = {"images": images, "recipe_hash": self.recipe.fingerprint(), "seed": self.seed}
+        description = {
+            "images": images,
+            "dataset": self.recipe.dataset,
+            "recipe_hash": self.recipe.fingerprint(),
+            "seed": self.seed,
+        }
         save_network(self.folder / "snapshots" / f"{images:09d}.safetensors", self.average, **description)
         # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
         samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from gdd.data.quantise import quantise
 from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError
 from gdd.files import sha256
+from gdd.metrics.by_name import make_extractor
 from gdd.metrics.extractors import FeatureExtractor
 from gdd.metrics.frechet import Moments, frechet_distance, require_enough_samples
-from gdd.metrics.reference import Reference
-from gdd.metrics.stages import JUDGE, open_references
+from gdd.metrics.reference import Reference, check_compatible, load_reference
 from gdd.networks.preconditioning import OneStepGenerator
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,12 @@ class FidMonitor:
             UserError: a file is missing, does not fit the data, or there are too few images for the judge.
         """
         judge, file = self.files
-        shown = replace(data, description=data.description | {"name": self.dataset or data.name})
-        extractor, reference = self._opened = open_references(shown, judge, file, None, device)[JUDGE]
+        reference = load_reference(file)
+        # Two extractors may be one file; which is meant, the reference says.
+        name = reference.description.extractor if judge.suffix in (".pt", ".pth") else None
+        extractor = make_extractor(judge, data, name, device)
+        check_compatible(reference, extractor, self.dataset or data.name, data.shape[1])
+        self._opened = extractor, reference
         require_enough_samples(self.images, extractor.dimension)
         return {
             "name": self.name,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 
 from gdd.experiments import Experiments
+from gdd.targets.external import ExternalTargets
 from gdd.targets.inputs import InputTargets
 from gdd.targets.report import ReportTargets
 from gdd.targets.resources import ResourceTargets
 from gdd.targets.runs import RunTargets
 
 
-class Targets(InputTargets, RunTargets, ReportTargets, ResourceTargets):
+class Targets(InputTargets, RunTargets, ExternalTargets, ReportTargets, ResourceTargets):
     """Answers for one configuration."""
 
     def __init__(self, experiments: Experiments) -> None:

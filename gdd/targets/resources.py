@@ -79,12 +79,14 @@ class ResourceTargets:
 
     @cached_property
     def judging(self) -> Asked:
-        """What judging a run needs, or a teacher at some number of steps."""
+        """What judging a run needs, a teacher at some number of steps, or what others published."""
 
         def need(wildcards: Any) -> Need:
             setting = self.config.settings[wildcards.setting]
             if hasattr(wildcards, "steps"):
                 return judging_need(self.config, setting, Sampler(steps=int(wildcards.steps)))
+            if hasattr(wildcards, "external"):
+                return judging_need(self.config, setting, Sampler(steps=1))  # at most one evaluation
             recipe = self.experiments.find(wildcards.setting, wildcards.run)
             return judging_need(self.config, setting, recipe)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gdd.config.evaluation import PIXELS
 from gdd.config.load import Config
 from gdd.config.pretrained import BACKBONES, CLASS_EMBEDDINGS, EXTRACTORS, LPIPS
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
@@ -71,17 +72,19 @@ class RunTargets:
         """Return what a run is measured with while it is trained, if its setting asks for that."""
         if self.setting(wildcards).monitor is None:
             return []
-        return [self.judge(wildcards), self.judge_reference(wildcards)]
+        extractor = self.setting(wildcards).evaluation.extractor
+        return [self._network(extractor), f"{self.reference_folder(wildcards)}/{extractor}.npz"]
 
     def _monitor_options(self, wildcards: Any) -> list[str]:
         monitor = self.setting(wildcards).monitor
         if monitor is None:
             return []
+        extractor = self.setting(wildcards).evaluation.extractor
         return [
             f"--monitor-fid {monitor.fid}",
             *([f"--monitor-every {monitor.every}"] if monitor.every else []),
-            f"--judge {self.judge_weights(wildcards)}",
-            f"--judge-reference {self.judge_reference(wildcards)}",
+            f"--judge {self._weights(extractor)}",
+            f"--judge-reference {self.reference_folder(wildcards)}/{extractor}.npz",
             f"--judge-dataset {self.reference_dataset(wildcards)}",
         ]
 
@@ -140,13 +143,18 @@ class RunTargets:
         setting = self.setting(wildcards)
         return setting.evaluation.dataset or setting.dataset
 
-    def judge(self, wildcards: Any) -> str:
-        """Return what is watched of the network that judges a setting."""
-        return self._network(self.setting(wildcards).evaluation.extractor)
+    def judges(self, wildcards: Any) -> list[str]:
+        """Return what is watched of the networks that judge a setting."""
+        networks = [self._network(name) for name in self._judging_networks(wildcards)]
+        return list(dict.fromkeys(networks))  # two extractors may be one file
 
-    def judge_weights(self, wildcards: Any) -> str:
-        """Return the weights of the network that judges a setting."""
-        return self._weights(self.setting(wildcards).evaluation.extractor)
+    def judge_options(self, wildcards: Any) -> list[str]:
+        """Return the options that tell where those networks' weights lie."""
+        names = self._judging_networks(wildcards)
+        return [f"--extractor {name}={self._weights(name)}" for name in names]
+
+    def _judging_networks(self, wildcards: Any) -> list[str]:
+        return [name for name in self.setting(wildcards).evaluation.extractors() if name != PIXELS]
 
     def reference_judge(self, wildcards: Any) -> str:
         """Return what is watched of the network whose features a reference holds."""
@@ -156,15 +164,14 @@ class RunTargets:
         """Return the weights of the network whose features a reference holds."""
         return self._weights(wildcards.name)
 
-    def judge_reference(self, wildcards: Any) -> str:
-        """Return the judge's features of the setting's data set."""
-        extractor = self.setting(wildcards).evaluation.extractor
-        return f"results/references/{self.reference_dataset(wildcards)}/{extractor}.npz"
+    def references(self, wildcards: Any) -> list[str]:
+        """Return what a setting's generators are compared with: the data set's features in every space."""
+        folder = self.reference_folder(wildcards)
+        return [f"{folder}/{name}.npz" for name in self.setting(wildcards).evaluation.extractors()]
 
-    def pixel_reference(self, wildcards: Any) -> list[str]:
-        """Return the pixels of the setting's data set as a reference, if the setting asks for it."""
-        asked = self.setting(wildcards).evaluation.pixels
-        return [f"results/references/{self.reference_dataset(wildcards)}/pixels.npz"] if asked else []
+    def reference_folder(self, wildcards: Any) -> str:
+        """Return the folder in which those lie."""
+        return f"results/references/{self.reference_dataset(wildcards)}"
 
     def sampler(self, wildcards: Any) -> str:
         """Return the teacher's sampler at the number of steps in a file's name, as JSON."""

@@ -121,7 +121,7 @@ def test_two_machines_without_slurm_are_refused(distill: Distill) -> None:
 @pytest.mark.parametrize(("count", "refused"), [(1, True), (0, False)])
 def test_a_claimed_gpu_that_torch_does_not_see_is_an_error(tmp_path: Path, count: int, refused: bool) -> None:
     evaluation = json.dumps({"extractor": "x", "samples": 10})
-    names = ("--data", "--judge", "--judge-reference")
+    names = ("--data", "--references")
     files = [text for name in names for text in (name, str(tmp_path / "none"))]
     command = ["--gpus", str(count), "evaluate-run", str(tmp_path), "--evaluation", evaluation, *files]
     with mock.patch("torch.cuda.is_available", return_value=False):

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from gdd.config.evaluation import Evaluation
 from gdd.config.load import load_config, parse_record
 from gdd.config.recipe import Recipe, Sampler
-from gdd.config.records import Dataset, Evaluation, FeatureNetwork, Teacher
+from gdd.config.records import Dataset, FeatureNetwork, Teacher
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.targets import Targets
@@ -153,11 +154,14 @@ def test_the_teachers_encoder_is_no_file(config_folder: Any) -> None:
 
 def test_what_a_setting_is_judged_with(config_folder: Any, targets: Targets) -> None:
     assert targets.reference_data(RUN) == dataset_file("digits")
-    assert targets.judge(RUN) == "results/features/digits-judge.safetensors"
-    assert targets.judge_reference(RUN) == "results/references/digits/digits-judge.npz"
-    assert targets.pixel_reference(RUN) == ["results/references/digits/pixels.npz"]
+    judge = "results/features/digits-judge.safetensors"
+    assert targets.judges(RUN) == [judge]
+    assert targets.judge_options(RUN) == [f"--extractor digits-judge={judge}"]
+    folder = targets.reference_folder(RUN)
+    assert folder == "results/references/digits"
+    assert targets.references(RUN) == [f"{folder}/digits-judge.npz", f"{folder}/pixels.npz"]
     config_folder.change(SETTING, ("evaluation", "pixels"), False)
-    assert Targets(config_folder.load()).pixel_reference(RUN) == []
+    assert Targets(config_folder.load()).references(RUN) == [f"{folder}/digits-judge.npz"]
 
 
 def test_other_images_to_judge_with(config_folder: Any) -> None:
@@ -168,8 +172,7 @@ def test_other_images_to_judge_with(config_folder: Any) -> None:
     config_folder.change(SETTING, ("evaluation", "pixels"), False)
     targets = Targets(config_folder.load())
     assert targets.reference_data(RUN) == dataset_file("rest")
-    assert targets.judge_reference(RUN) == "results/references/rest/digits-judge.npz"
-    assert targets.pixel_reference(RUN) == []
+    assert targets.references(RUN) == ["results/references/rest/digits-judge.npz"]
     assert targets.run_data(RUN) == dataset_file("digits")  # training sees its own
 
 
@@ -276,8 +279,17 @@ def test_a_run_of_the_paper_is_given_every_fetched_file(published: Targets) -> N
         "--judge-reference results/references/imagenet/inception.npz",
         "--judge-dataset imagenet",
     ]
-    assert published.judge(run) == "results/fetched/inception.json"
-    assert published.judge_weights(run) == "resources/metrics/inception-2015-12-05.pt"
+    # Two of the extractors are one file.
+    assert published.judges(run) == [
+        f"results/fetched/{name}.json" for name in ("inception", "clip-vit-b-32", "dinov2-vit-l-14")
+    ]
+    inception = "resources/metrics/inception-2015-12-05.pt"
+    assert f"--extractor inception={inception}" in published.judge_options(run)
+    assert f"--extractor inception-clean={inception}" in published.judge_options(run)
+    assert published.references(run) == [
+        f"results/references/imagenet/{name}.npz"
+        for name in ("inception", "inception-clean", "clip", "dinov2")
+    ]
 
 
 def test_what_a_run_does_not_use_is_not_fetched(published: Targets) -> None:

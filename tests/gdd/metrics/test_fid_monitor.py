@@ -18,10 +18,10 @@ from gdd.distill.distill import distill
 from gdd.distill.generate import generate
 from gdd.distill.student import Student
 from gdd.errors import UserError
+from gdd.metrics.by_name import make_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.monitor import FidMonitor
 from gdd.metrics.reference import build_reference
-from gdd.metrics.stages import make_extractor
 from gdd.networks.checkpoint import load_generator
 from gdd.training.stop import Stopped
 

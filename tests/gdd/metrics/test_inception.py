@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from gdd import files
 from gdd.errors import UserError
 from gdd.metrics import inception
+from gdd.metrics.by_name import make_extractor
 from gdd.metrics.evaluation import evaluate_block
 from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, ProbabilityExtractor
 from gdd.metrics.inception import InceptionExtractor
 from gdd.metrics.reference import build_reference
-from gdd.metrics.stages import make_extractor
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.seeded import seeded_weights
 
