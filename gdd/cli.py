@@ -69,6 +69,7 @@ for command in (
     report.choose,
     report.page,
     project.check,
+    project.plan,
     project.schema,
     project.watch,
 ):

@@ -97,6 +97,6 @@ def _goal(targets: Targets, name: str) -> Job:
     made = job_of(targets, name) if Path(name).parts[:1] == ("results",) else None
     if made is None:
         raise UserError(
-            f"There is no target '{name}'; there are: {', '.join(files)}, and files below results/."
+            f"There is no target '{name}'; there are: {', '.join(names)}, and files below results/."
         )
     return made
