@@ -146,7 +146,7 @@ RULES = (
         "distill",
         tuple(f"{RUN}/{name}" for name in ("run.json", "log.jsonl", "snapshots", "samples")),
         lambda t, w: [t.run_data(w), t.run_teacher_identity(w), t.run_backbones(w), t.run_fetched(w)],
-        lambda t, w: [t.run_teacher(w), t.run_pairs(w)],
+        lambda t, w: [t.run_teacher(w), t.run_pairs(w), t.run_monitor(w)],
     ),
     Rule(
         "evaluate_run",
