@@ -33,6 +33,7 @@ SECONDS = {
     "feature_network": 15.0,
     "pixel_reference": 5.0,
     "import_teacher": 30.0,
+    "import_external": 30.0,
     "reference_distance": 10.0,
     **dict.fromkeys(("table", "choice", "page"), 2.0),
     **dict.fromkeys(("curve_figure", "spread_figure", "samples_figure"), 8.0),
@@ -127,6 +128,8 @@ class Costs:
 
     def _evaluate_teacher(self, wildcards: Any) -> Cost:
         return _cost(self.targets.judging.need(wildcards), 0)
+
+    _evaluate_external = _evaluate_teacher
 
     # --- what is known ----------------------------------------------------------------------------------
 

@@ -85,15 +85,16 @@ def _published(targets: Targets, wildcards: Any) -> bool:
 
 
 def _judged_by(targets: Targets, w: Any) -> list[str | list[str]]:
-    return [targets.reference_data(w), targets.judge(w)]
+    return [targets.reference_data(w), targets.judges(w)]
 
 
 def _judged_against(targets: Targets, w: Any) -> list[str | list[str]]:
-    return [targets.judge_reference(w), targets.pixel_reference(w)]
+    return [targets.references(w)]
 
 
 RUN = "results/runs/{setting}/{run}/seed{seed}"
 TEACHER = "results/teachers/{teacher}"
+EXTERNAL = "results/external/{setting}/{external}"
 MODEL = ("model.safetensors", "model.json")
 
 RULES = (
@@ -165,6 +166,17 @@ RULES = (
         ),
         lambda t, w: [f"results/teachers/{w.teacher}/model.json", *_judged_by(t, w)],
         lambda t, w: [f"results/teachers/{w.teacher}/model.safetensors", *_judged_against(t, w)],
+    ),
+    Rule(
+        "import_external",
+        tuple(f"{EXTERNAL}/{name}" for name in MODEL),
+        lambda t, w: [t.external_fetched(w)],
+    ),
+    Rule(
+        "evaluate_external",
+        tuple(f"{EXTERNAL}/{name}" for name in ("metrics.json", "samples.npz")),
+        lambda t, w: [t.external_read(w), *_judged_by(t, w)],
+        lambda t, w: [t.external_weights(w), *_judged_against(t, w)],
     ),
     Rule(
         "choice",
