@@ -12,8 +12,8 @@ from torch import Tensor
 from gdd.errors import UserError
 
 STRIP = 256  # columns of a symmetric matrix that are computed at once, from the diagonal down
-# Of a distance: where the bound of rounding is larger, the slower way is taken. What the bound leaves out, that
-# errors cancel, makes it too large by far: at a bound of 1e-6 the two ways were never more than 1e-12 apart.
+# Of a distance: where the bound of rounding is larger, the slower way is taken. It knows nothing of errors
+# that cancel and is too large by far: with a bound of 1e-6 the two ways were never more than 1e-12 apart.
 PRECISE = 1e-6
 
 

@@ -183,7 +183,7 @@ class TrainingProgress(Clock):
 
 
 def _tensorboard(folder: Path, first: int) -> Any:
-    """Return a writer of TensorBoard's files, which forget what stands from `first` on; None without TensorBoard."""
+    """Return a writer of TensorBoard's files, which forget all from `first` on; None if not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
