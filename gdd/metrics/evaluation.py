@@ -160,7 +160,8 @@ def _values(seen: _Collected, reference: Reference, metrics: set[str]) -> dict[s
         values["kid"] = kernel_distance(reference.features.to(fakes.device), fakes)
     if metrics.intersection(NEIGHBOUR_METRICS):
         fakes = torch.cat(seen.features)
-        found = neighbour_metrics(reference.features.to(fakes.device), fakes)._asdict()
+        real = reference.features.to(fakes.device)
+        found = neighbour_metrics(real, fakes, real_squares=reference.squares)._asdict()
         values |= {name: found[name] for name in NEIGHBOUR_METRICS if name in metrics}
     if seen.probabilities:
         mean, spread = inception_score(torch.cat(seen.probabilities))

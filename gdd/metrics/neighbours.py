@@ -36,7 +36,23 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 3, block: int = 2048) 
     return neighbour_metrics(real, fake, k, block)[2:]
 
 
-def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 3, block: int = 2048) -> NeighbourMetrics:
+def squared_radii(points: Tensor, k: int = 3, block: int = 2048) -> Tensor | None:
+    """Return the squares of the radii of the balls around `points` [N, D] in their own set: [N], float64.
+
+    They are worth keeping where they take long; None where they do not.
+
+    Raises:
+        UserError: there are no more than k points, or a value is not finite.
+    """
+    points, _ = _checked(points, points)
+    _check_enough(points, "real", k)
+    compared = _compared(points, points, block)
+    return compared.squared_radii(k) if isinstance(compared, _Screened) else None
+
+
+def neighbour_metrics(
+    real: Tensor, fake: Tensor, k: int = 3, block: int = 2048, real_squares: Tensor | None = None
+) -> NeighbourMetrics:
     """Compare `real` [N, D] with `fake` [M, D].
 
     A point's ball reaches to its k-th nearest neighbour in its own set, itself not counted, boundary
@@ -44,22 +60,19 @@ def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 3, block: int = 2048)
     fake ball (Kynkaanniemi et al., arXiv:1904.06991); density counts the real balls a fake lies in, over k,
     and coverage is the share of real balls that hold a fake (Naeem et al., arXiv:2002.09797).
     Distances are compared as in float64; memory is a few matrices of `block` x `block` and at most a copy of
-    the points.
+    the points. `real_squares` is what `squared_radii` gave for `real` and the same k, if it is at hand.
 
     Raises:
         UserError: a set has no more than k points, the dimensions differ, or a value is not finite.
     """
     real, fake = _checked(real, fake)
-    for name, points in (("real", real), ("generated", fake)):
-        if len(points) <= k:
-            raise UserError(
-                f"{len(points)} {name} images are too few for {k} nearest neighbours; use more than {k}."
-            )
+    _check_enough(real, "real", k)
+    _check_enough(fake, "generated", k)
     compared = _compared(real, fake, block)
     balls_around_fake = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
     real_is_recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     real_is_covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    real_radius, fake_radius = compared.radii(k)
+    real_radius, fake_radius = compared.radii(k, real_squares)
     for rows in tiles(len(real), block):
         for columns in tiles(len(fake), block):
             in_real, in_fake = compared.within(rows, columns, real_radius[rows], fake_radius[columns])
@@ -104,13 +117,20 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+def _check_enough(points: Tensor, name: str, k: int) -> None:
+    if len(points) <= k:
+        raise UserError(
+            f"{len(points)} {name} images are too few for {k} nearest neighbours; use more than {k}."
+        )
+
+
 class _Direct:
     """Two sets of few dimensions, of which all distances are computed."""
 
     def __init__(self, a: Tensor, b: Tensor, block: int) -> None:
         self._a, self._b, self._block = a.to(torch.float64), b.to(torch.float64), block
 
-    def radii(self, k: int) -> tuple[Tensor, Tensor]:
+    def radii(self, k: int, squares: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - quickly found
         """Return every point's distance to its k-th nearest other point of its own set: [N] and [M]."""
         a, b = (self._smallest(points, points, k, True)[:, -1] for points in (self._a, self._b))
         return a, b
@@ -145,12 +165,16 @@ class _Screened:
         sets = screening.on_common_scale(*([a] if a is b else [a, b]), block=block)
         self._a, self._b = sets[0], sets[-1]
 
-    def radii(self, k: int) -> tuple[Tensor, Tensor]:
-        a, b = (
-            screening.kth_nearest(points, points, k, exclude_self=True, block=self._block)
-            for points in (self._a, self._b)
-        )
-        return a, b
+    def radii(self, k: int, squares: Tensor | None) -> tuple[Tensor, Tensor]:
+        # The scale is a power of two, so that nothing is rounded.
+        known = None if squares is None else squares.to(self._a.norms) * self._a.scale**2
+        return self._radii(self._a, k) if known is None else known, self._radii(self._b, k)
+
+    def squared_radii(self, k: int) -> Tensor:
+        return self._radii(self._a, k) / self._a.scale**2
+
+    def _radii(self, points: screening.Points, k: int) -> Tensor:
+        return screening.kth_nearest(points, points, k, exclude_self=True, block=self._block)
 
     def nearest(self, exclude_self: bool) -> Tensor:
         squares = screening.kth_nearest(self._a, self._b, 1, exclude_self=exclude_self, block=self._block)

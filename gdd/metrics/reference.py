@@ -6,6 +6,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from gdd.errors import UserError
 from gdd.files import atomic_path
 from gdd.metrics.extractors import FeatureExtractor
 from gdd.metrics.frechet import Gaussian, Moments, frechet_distance
-from gdd.metrics.neighbours import nearest_distance, neighbour_metrics
+from gdd.metrics.neighbours import nearest_distance, neighbour_metrics, squared_radii
 
 FLOOR_SEED = 0
 
@@ -55,11 +56,16 @@ class ReferenceDescription(Record):
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of a data set: `gaussian` over all images, `features` [M, D] of all or evenly spaced ones."""
+    """Features of a data set: `gaussian` over all images, `features` [M, D] of all or evenly spaced ones.
+
+    `squares` are what `squared_radii` gives for these features: the same for every generator, so that they
+    are kept where they take long.
+    """
 
     description: ReferenceDescription
     gaussian: Gaussian
     features: Tensor
+    squares: Tensor | None = None
 
 
 def build_reference(
@@ -108,6 +114,7 @@ def build_reference(
     for half in halves:
         total.merge(half)
     spacing = nearest_distance(features.to(device), features.to(device), exclude_self=True).quantile(0.5)
+    squares = squared_radii(features.to(device))
     description = ReferenceDescription(
         dataset=dataset,
         dataset_sha256=dataset_sha256,
@@ -119,7 +126,7 @@ def build_reference(
         nearest_real=float(spacing) / extractor.dimension**0.5,
         floor=floor,
     )
-    reference = Reference(description, total.gaussian(), features)
+    reference = Reference(description, total.gaussian(), features, squares)
     _save(reference, path)
     return reference
 
@@ -136,13 +143,14 @@ def load_reference(path: str | Path) -> Reference:
             mean, covariance, features = (
                 torch.from_numpy(file[key]) for key in ("mean", "covariance", "features")
             )
+            squares = torch.from_numpy(file["squares"]) if "squares" in file else None
     except FileNotFoundError:
         raise UserError(f"The reference features {path} do not exist; build them first.") from None
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is no reference file of gdd ({error}); delete it and build it again."
         ) from None
-    return Reference(description, Gaussian(mean, covariance, description.count), features)
+    return Reference(description, Gaussian(mean, covariance, description.count), features, squares)
 
 
 def check_extractor(reference: Reference, extractor: FeatureExtractor) -> None:
@@ -199,12 +207,14 @@ def _floor(halves: tuple[Moments, Moments], real: Tensor, other: Tensor) -> Floo
 
 
 def _save(reference: Reference, path: str | Path) -> None:
+    arrays: dict[str, Any] = {
+        "mean": reference.gaussian.mean.cpu().numpy(),
+        "covariance": reference.gaussian.covariance.cpu().numpy(),
+        "features": reference.features.cpu().numpy(),
+        "count": np.int64(reference.gaussian.count),
+        "description": np.array(reference.description.canonical()),
+    }
+    if reference.squares is not None:
+        arrays["squares"] = reference.squares.cpu().numpy()
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            mean=reference.gaussian.mean.cpu().numpy(),
-            covariance=reference.gaussian.covariance.cpu().numpy(),
-            features=reference.features.cpu().numpy(),
-            count=np.int64(reference.gaussian.count),
-            description=np.array(reference.description.canonical()),
-        )
+        np.savez(file, **arrays)

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from gdd.errors import UserError
 from gdd.metrics import neighbours
-from gdd.metrics.neighbours import density_coverage, nearest_distance, neighbour_metrics, precision_recall
+from gdd.metrics.neighbours import (
+    density_coverage,
+    nearest_distance,
+    neighbour_metrics,
+    precision_recall,
+    squared_radii,
+)
 
 
 def clouds(dimension: int, real: int = 120, fake: int = 90) -> tuple[Tensor, Tensor]:
@@ -116,3 +122,20 @@ def test_bad_input_is_refused() -> None:
         nearest_distance(real[:1], real[:1], exclude_self=True)
     with pytest.raises(ValueError, match="one set"):
         nearest_distance(fake, real, exclude_self=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 3e7])
+def test_kept_radii_change_nothing(scale: float) -> None:
+    real, fake = (scale * cloud for cloud in clouds(300, 60, 50))
+    fake[:5] = real[:5]  # at the boundary of balls and at their centres
+    real[20:23] = real[23]
+    squares = squared_radii(real)
+    assert squares is not None
+    assert squares.shape == (60,)
+    assert neighbour_metrics(real, fake, real_squares=squares) == neighbour_metrics(real, fake)
+    everywhere = torch.full_like(squares, torch.inf)
+    assert neighbour_metrics(real, fake, real_squares=everywhere).precision == 1
+
+
+def test_radii_that_are_quickly_found_are_not_kept() -> None:
+    assert squared_radii(clouds(8)[0]) is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from gdd.errors import UserError
 from gdd.metrics.extractors import FeatureExtractor, PixelExtractor
 from gdd.metrics.frechet import Moments, frechet_distance
-from gdd.metrics.neighbours import nearest_distance, neighbour_metrics
+from gdd.metrics.neighbours import nearest_distance, neighbour_metrics, squared_radii
 from gdd.metrics.reference import FLOOR_SEED, Reference, build_reference, check_compatible, load_reference
 
 
@@ -99,6 +99,18 @@ def test_images_may_be_mapped_from_disk_and_few(tmp_path: Path) -> None:
     assert load_reference(tmp_path / "r.npz").features.dtype == torch.float32
     with pytest.raises(UserError, match="7 images"):
         build(tmp_path / "r.npz", dataset(7), Tiny())
+
+
+def test_radii_are_kept_where_they_take_long(tmp_path: Path) -> None:
+    large = np.random.default_rng(0).integers(0, 256, (12, 18, 18, 1), dtype=np.uint8)
+    reference = build(tmp_path / "r.npz", large, PixelExtractor(18, 1))
+    kept = load_reference(tmp_path / "r.npz").squares
+    assert kept is not None
+    found = squared_radii(reference.features)
+    assert found is not None
+    assert torch.equal(kept, found)
+    build(tmp_path / "small.npz", dataset(), Tiny())
+    assert load_reference(tmp_path / "small.npz").squares is None
 
 
 def test_incompatible_references_are_refused(tmp_path: Path) -> None:
