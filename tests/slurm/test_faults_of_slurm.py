@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from daemons import wait_for
 from slurm_cluster import SlurmCluster
 from toy_workflow import Toy
 
@@ -60,20 +61,17 @@ def test_a_job_that_slurm_refuses(toy: Callable[..., Toy]) -> None:
 
 def test_the_controller_gone_for_half_a_minute(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     """Runs go on and end meanwhile; what is to be submitted then waits."""
-    flow = toy(
-        ends={"options": "--steps 30"},
-        goes_on={"options": "--steps 500"},
-        next=QUICK,
-        last=QUICK,
-    )
+    flow = toy(**{name: {"options": "--steps 30"} for name in "abcd"})
     process = flow.start("--jobs", "2")
-    flow.wait_for_steps(7, "ends", "goes_on")
+    wait_for("two runs", lambda: sum(len(flow.trained(name)) >= 7 for name in flow.runs) == 2)
     cluster.stop_controller()
     time.sleep(30)
     assert process.poll() is None, flow.said
     cluster.start_controller()
     flow.hurry()
-    flow.finish(process)
+    told = flow.finish(process)
+    assert "SLURM does not answer" in told
+    assert "SLURM answers again" in told
     for name in flow.runs:
         assert len(flow.check(name)) == 1
     flow.check_nothing_is_left()

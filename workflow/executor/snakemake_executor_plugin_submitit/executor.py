@@ -33,6 +33,7 @@ from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.submitter import Submitter
 
 SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
+LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
 MANY_INPUTS = 20  # names of more files than this go through a file
 
 
@@ -241,8 +242,9 @@ class Executor(RemoteExecutor):
     def _pause(self) -> float:
         longest = float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10)
         quiet = (time.monotonic() - self.changed) / 10
-        # A queue that takes long to answer is asked less often: at most a tenth of the time.
-        return max(min(longest, max(SOONEST, quiet)), 10 * self.queue.seconds)
+        # A queue that is slow to answer is asked less often: at most a tenth of the time. One that does not
+        # answer says nothing about that, and its return shall not go unnoticed for minutes.
+        return max(min(longest, max(SOONEST, quiet)), min(10 * self.queue.seconds, LONGEST))
 
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
         """End every job that runs or waits.

@@ -56,7 +56,7 @@ class Queue:
         self._stopping = stopping
         self._no_accounting = False
         self.polls = 0
-        self.seconds = 0.0  # that the last question took
+        self.seconds = 0.0  # that the last question took to be answered
         self.trouble = ""  # what the last failed question's answer was
 
     def look(self) -> dict[str, Seen] | None:
@@ -72,8 +72,10 @@ class Queue:
         started = time.monotonic()
         answer = self._ask(command)
         self.polls += 1
+        if answer is None:
+            return None
         self.seconds = time.monotonic() - started
-        return None if answer is None else parse_squeue(answer)
+        return parse_squeue(answer)
 
     def remembered(self, job_ids: Sequence[str]) -> dict[str, Seen]:
         """Return what the accounting, if there is any, says about `job_ids`."""
