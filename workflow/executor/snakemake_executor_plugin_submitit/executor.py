@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from snakemake_executor_plugin_submitit.attach import Attachment, find
-from snakemake_executor_plugin_submitit.batch import Batch, Prepared, Submitted, group
+from snakemake_executor_plugin_submitit.batch import LONGEST_WAIT, Batch, Prepared, Submitted, group
 from snakemake_executor_plugin_submitit.cluster import Cluster, Slurm
 from snakemake_executor_plugin_submitit.command import Command
 from snakemake_executor_plugin_submitit.fingerprint import fingerprint
@@ -91,11 +92,16 @@ class Executor(RemoteExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Submit jobs that are ready, equal ones together."""
         ready: list[Prepared] = []
+        queue = cache(self._patient_look)  # once a round, and only if a job was submitted before
         for job in jobs:
             self.run_job_pre(job)
             try:
                 prepared = self._prepare(job)
-                self._take(prepared, find(prepared, self.registry, self.cluster, self.started), ready)
+                entry = self.registry.find(prepared.print.key)
+                if entry is None:
+                    ready.append(prepared)
+                else:
+                    self._take(prepared, find(prepared, entry, queue(), self.cluster, self.started), ready)
             except ResourceError as error:
                 self._report_error(SubmittedJobInfo(job), f"Its resources cannot be had: {error}", [])
             except Exception as error:
@@ -103,6 +109,18 @@ class Executor(RemoteExecutor):
                 self._report_error(SubmittedJobInfo(job), words, [])
         for batch in group(ready, self.settings.array_size if self.cluster.arrays else 1):
             self.submitter.submit(batch)
+
+    def _patient_look(self) -> Mapping[str, Seen]:
+        """Look at the queue, for as long as submitting is tried: not to know is to run something twice."""
+        for number in range(self.settings.submit_retries + 1):
+            view = self.cluster.look(self.registry.ids())
+            if view is not None:
+                return view
+            self.logger.warning(f"{self.cluster.title} does not answer ({self.queue.trouble}); asking again")
+            time.sleep(min(LONGEST_WAIT, 2.0 ** (number + 1)))
+        raise RuntimeError(
+            f"{self.cluster.title} cannot be asked whether this job, submitted before, still runs"
+        )
 
     def _take(self, prepared: Prepared, found: Attachment, ready: list[Prepared]) -> None:
         """Follow what an earlier Snakemake submitted, or put the job among those to submit."""

@@ -57,6 +57,10 @@ class Registry:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def ids(self) -> list[str]:
+        """Return the ids of all jobs that are not known to have ended."""
+        return [entry.full_id(entry.job_id) for entry in self._entries.values() if entry.job_id]
+
     def find(self, key: str) -> Entry | None:
         """Return the newest submission of the job `key` that is not known to have ended."""
         return self._entries.get(key)
