@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from snakemake_executor_plugin_submitit.parameters import Request, ResourceError, request
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.queue import Queue, Seen, cancel, parse_sacct, parse_squeue
 
 SQUEUE = """12_0|RUNNING|node1|None|snakemake run token
