@@ -52,9 +52,9 @@ def test_requeued(
     cluster: SlurmCluster,
 ) -> None:
     layout = ["--nodes", str(nodes), "--processes", str(processes)]
-    command = shlex.join([*GDD, "state/a", *options, *layout]) + " && cp state/a/run.json results/a.json"
+    command = shlex.join([*GDD, "runs/a", *options, *layout]) + " && cp runs/a/run.json results/a.json"
     flow = toy(a={"command": command, "nodes": nodes, "gpu": processes, "mem_mb": 4000})
-    folder = flow.folder / "state" / "a"
+    folder = flow.folder / "runs" / "a"
     process = flow.start()
     for images in (10 * BATCH, 40 * BATCH):
         began = folder.joinpath("lock").stat().st_mtime if folder.exists() else 0
