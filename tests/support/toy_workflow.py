@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,16 @@ from slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / "tests" / "slurm" / "toy"
+
+BROKEN_SBATCH = """#!/bin/sh
+left=$(cat {folder}/left)
+if [ $left -gt 0 ]; then
+  echo $((left - 1)) > {folder}/left
+  echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2
+  exit 1
+fi
+exec {sbatch} "$@"
+"""
 
 
 def python_environment() -> dict[str, str]:
@@ -130,6 +141,16 @@ class Toy:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "hurry").touch()
 
+    def break_sbatch(self, times: int) -> None:
+        """Let the next calls of sbatch fail; to be called once, with any number, before Snakemake starts."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / "left").write_text(f"{times}\n")
+        if not (folder / "sbatch").exists():
+            (folder / "sbatch").write_text(BROKEN_SBATCH.format(folder=folder, sbatch=shutil.which("sbatch")))
+            (folder / "sbatch").chmod(0o755)
+            self.environment["PATH"] = f"{folder}{os.pathsep}{self.environment['PATH']}"
+
     def job(self, name: str) -> str:
         """Return the SLURM job that did the last step of a run."""
         return str(self.trained(name)[-1]["job_id"])
@@ -153,13 +174,13 @@ class Toy:
         words = str(self.runs[name].get("options", "")).split()
         return int(words[words.index(option) + 1]) if option in words else default
 
-    def check(self, name: str, killed: int = 0, processes: int = 1) -> list[Sitting]:
+    def check(self, name: str, killed: int | None = 0, processes: int = 1) -> list[Sitting]:
         """Assert that a run's result is right, and that no more was trained than kills can explain.
 
         Args:
             name: the run.
             killed: how often it was ended without being asked to stop first: each may cost the steps since
-                the last checkpoint, nothing else may cost any.
+                the last checkpoint, nothing else may cost any. None: any number of times.
             processes: of the run.
         """
         steps, interval = self.number(name, "--steps", 20), self.number(name, "--interval", 5)
@@ -172,6 +193,7 @@ class Toy:
         assert len({(sitting.job, sitting.restart) for sitting in sittings}) == len(sittings)
         assert sittings[0].steps[0] == 0
         assert sittings[-1].steps[-1] == steps - 1
+        killed = len(sittings) - 1 if killed is None else killed
         repeated = 0
         for before, after in itertools.pairwise(sittings):
             assert before.ended < after.began  # never two at once
