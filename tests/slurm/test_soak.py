@@ -81,21 +81,24 @@ class Soak:
     def victim(self) -> tuple[str, str]:
         """Return a run that is being trained, and its job."""
 
-        def training() -> dict[str, str]:
+        found: dict[str, str] = {}
+
+        def training() -> bool:
             self.keep_going()
             now, running = (
                 time.time(),
                 {job for job, state in self.cluster.queue("%A %T") if state == "RUNNING"},
             )
             lines = {name: self.flow.trained(name)[-1:] for name in self.flow.runs}
-            return {
-                name: last[0]["job_id"]
+            found.update(
+                (name, last[0]["job_id"])
                 for name, last in lines.items()
                 if last and last[0]["job_id"] in running and now - last[0]["at"] < 5
-            }
+            )
+            return bool(found)
 
         wait_for("a run that is being trained", training, PATIENCE, every=1)
-        return self.rng.choice(sorted(training().items()) or [("", "")])
+        return self.rng.choice(sorted(found.items()))
 
     def node(self) -> str:
         """Return a node that is there; two are left alone."""

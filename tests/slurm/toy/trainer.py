@@ -65,7 +65,7 @@ def train(options: argparse.Namespace, together: Together) -> int:
     job = {name: os.environ.get(f"SLURM_{name.upper()}", "") for name in ("job_id", "restart_count")}
     facts = {**job, "node": os.environ.get("SLURMD_NODENAME", ""), "pid": os.getpid()}
     facts["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    for leftover in [*options.state.glob(".*"), *options.result.parent.glob(f".{options.result.name}*")]:
+    for leftover in [*options.state.glob(".*"), *options.result.parent.glob(f".{options.result.stem}.*")]:
         leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
     waste: list[bytearray] = []
     with StopRequest() as stop:
