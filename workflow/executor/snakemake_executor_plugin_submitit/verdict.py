@@ -63,6 +63,7 @@ def failure(rule: str, request: Request, seen: Seen | None, result: Result | Non
         "TIMEOUT": f"it ran into its time limit{limit}. Raise its 'runtime', for example by {example}",
         "CANCELLED": f"somebody cancelled it{why}",
         "NODE_FAIL": f"its node {seen.nodes} was lost and SLURM did not start it again",
+        "ENDED": "its process ended and left no result",
         "COMPLETED": f"it left no result within {LAG:.0f} seconds: is {log.parent} on a shared disk?",
     }
     return words.get(state, f"SLURM says {state}{why}; it left no result")
