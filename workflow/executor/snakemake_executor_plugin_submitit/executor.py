@@ -157,7 +157,7 @@ class Executor(RemoteExecutor):
             words = f"{len(batch.jobs)} jobs of {rule} as {self.cluster.title} array {job_id}"
         else:
             words = f"{rule} as {self.cluster.title} job {job_id}"
-        log = f"; log: {folder}/{job_id}_{'*_' if array else ''}0_log.out" if self.cluster.logs else ""
+        log = f"; logs: {folder}/{job_id}_*" if self.cluster.logs else ""
         self.logger.info(f"Submitted {words}{log}")
         for index, one in enumerate(batch.jobs):
             self._follow(one, f"{job_id}_{index}" if array else job_id)

@@ -74,8 +74,9 @@ def out_of_memory(rule: str, request: Request) -> str:
     name, _, value = request.memory.partition("=")
     if not value.isdigit() or not int(value):
         return f"it exceeded its memory. Ask for more: --set-resources {rule}:mem_mb=MEGABYTES"
+    each = " a processor" if name == "mem_mb_per_cpu" else ""
     return (
-        f"it exceeded its memory, {request.memory} (megabytes). "
+        f"it exceeded its memory, {value} MB{each} ({request.memory}). "
         f"Raise it, for example by --set-resources {rule}:{name}={2 * int(value)}"
     )
 
