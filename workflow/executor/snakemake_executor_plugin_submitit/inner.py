@@ -1,7 +1,7 @@
 """Snakemake itself, started with less work: what runs one job on its node.
 
-Starting is nearly all that this process does on a processor. Half of that is garbage collection and the loading
-of plugins that a single job has no use for: reports, with all they import, and executors beside the local one.
+Starting is nearly all that this process does on a processor. Half of that is garbage collection and the
+loading of plugins that a single job has no use for: reports, with all they import, and other executors.
 """
 
 from __future__ import annotations
