@@ -41,6 +41,7 @@ wildcard_constraints:
     teacher="[^/]+",
     setting="[^/]+",
     run="[^/]+",
+    external="[^/]+",
     seed="[0-9]+",
     steps="[0-9]+",
     pairs="[0-9]+",
@@ -53,6 +54,7 @@ include: "workflow/rules/datasets.smk"
 include: "workflow/rules/teachers.smk"
 include: "workflow/rules/distill.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/external.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from pathlib import Path
 
 import click
 
-from gdd.commands import data, evaluate, fetch, project, report, sample, train
+from gdd.commands import data, evaluate, external, fetch, project, report, sample, train
 from gdd.commands.options import FILE
 from gdd.errors import ProcessLost, UserError
+from gdd.gpus import claim
 
+# No room, a quota, a limit to a file's size; a place nobody may write to.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
 
@@ -20,8 +24,10 @@ COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--log", "log_file", type=FILE, help="Also write messages to this file.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; bits of a run depend on them.")
+@click.option("--gpus", type=click.IntRange(0), help="Claim as many free GPUs of this machine; 0 hides all.")
+@click.pass_context
 @click.version_option(package_name="gdd")
-def cli(log_file: Path | None, threads: int | None) -> None:
+def cli(context: click.Context, log_file: Path | None, threads: int | None, gpus: int | None) -> None:
     """GDD: diffusion models as one-step generators, stage by stage.
 
     `snakemake` calls these commands in the right order; they can be called by hand as well.
@@ -36,10 +42,12 @@ def cli(log_file: Path | None, threads: int | None) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.captureWarnings(True)
     logging.getLogger(COMMAND_LOG).info("gdd %s", " ".join(sys.argv[1:]))
+    if gpus is not None and "RANK" not in os.environ:  # whoever started this process has claimed them
+        context.obj = claim(gpus)
     if threads:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 for command in (
@@ -56,6 +64,8 @@ for command in (
     evaluate.evaluate,
     evaluate.evaluate_run,
     evaluate.evaluate_teacher,
+    external.import_external,
+    external.evaluate_external,
     report.table,
     report.figure,
     report.choose,
@@ -87,7 +97,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted.", INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in CANNOT_WRITE:
             raise
         _fail(
             f"{error.strerror}: {error.filename or 'while writing'}; make room or change the place.", FAILED

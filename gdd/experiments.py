@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table: a student over its runs, or one or more teachers at some number of steps."""
+    """One line of a table: a student over its runs, teachers at some number of steps, or others' work."""
 
     title: str
     setting: str
@@ -56,6 +56,7 @@ class TableRow:
     runs: tuple[Run, ...] = ()  # teacher by teacher, each from every seed
     teachers: tuple[str, ...] = ()  # with `teacher_steps` only
     teacher_steps: int | None = None
+    external: str | None = None  # a file of external/
     at: int | Literal["end", "best"] = "end"  # which snapshot of a student
     changes: Mapping[str, Any] = field(default_factory=dict, compare=False)  # the recipe keys it sets
 
@@ -63,6 +64,8 @@ class TableRow:
         """Return the metrics files the row is made of, below `results/`."""
         if self.teacher_steps is not None:
             return [teacher_metrics(teacher, self.setting, self.teacher_steps) for teacher in self.teachers]
+        if self.external is not None:
+            return [f"{external_folder(self.external, self.setting)}/metrics.json"]
         return [f"{run.folder}/metrics.json" for run in self.runs]
 
 
@@ -79,6 +82,11 @@ def pictured(rows: Sequence[TableRow]) -> list[TableRow]:
 def teacher_metrics(teacher: str, setting: str, steps: int) -> str:
     """Return where the metrics of a teacher sampled with `steps` steps lie, below `results/`."""
     return f"teachers/{teacher}/metrics/{setting}-steps{steps}.json"
+
+
+def external_folder(external: str, setting: str) -> str:
+    """Return where what others published lies and how it is judged, below `results/`."""
+    return f"external/{setting}/{external}"
 
 
 class Experiments:
@@ -139,8 +147,8 @@ class Experiments:
         """Return the lines of the table `name`, setting by setting.
 
         Raises:
-            UserError: a row is no valid recipe, two rows bear one title, or `choose` stands with several
-                settings.
+            UserError: a row is no valid recipe, two rows bear one title, `choose` stands with several
+                settings, or others published something for none of the settings.
         """
         ablation: Ablation = self.config.ablations[name]
         where = self.config.where("ablations", name)
@@ -151,20 +159,35 @@ class Experiments:
         rows = []
         for setting in ablation.setting_names():
             for title, row in _titled_rows(ablation, where):
-                rows.append(self._row(title, row, setting, ablation, where))
+                if row.external is None or self._published_for(title, row, setting, ablation, where):
+                    rows.append(self._row(title, row, setting, ablation, where))
         names = [(row.setting, row.title) for row in rows]
         for setting, title in names:
             if names.count((setting, title)) > 1:
                 raise UserError(f"{where}: two rows bear the name '{title}'; rename one.")
         return rows
 
+    def _published_for(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> bool:
+        """Whether others published something for a setting; for one of the table's they must have."""
+        external = known(self.config, "external", row.external or "", f"{where}, row '{title}'", "external")
+        if not external.settings.keys() & set(ablation.setting_names()):
+            raise UserError(
+                f"{where}, row '{title}': {self.config.where('external', row.external or '')} has a file for "
+                f"{', '.join(external.settings)}, none of which is a setting of the table."
+            )
+        return setting in external.settings
+
     def _row(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> TableRow:
+        if row.external is not None:
+            return TableRow(title, setting, None, external=row.external)
         if row.teacher_steps is not None:
+            usual = self.config.settings[setting].teacher_sampler.steps
+            steps = usual if row.teacher_steps == "setting" else row.teacher_steps
             own = (row.teacher or self.config.settings[setting].teacher,)
             teachers = own if row.teacher else ablation.teachers or own
             for teacher in teachers:
                 known(self.config, "teachers", teacher, f"{where}, row '{title}'", "teacher")
-            return TableRow(title, setting, None, teachers=teachers, teacher_steps=row.teacher_steps)
+            return TableRow(title, setting, None, teachers=teachers, teacher_steps=steps)
         seeds = ablation.seeds if ablation.seeds is not None else self.config.project.seeds
         runs = []
         changes = _set_keys(row, Row)

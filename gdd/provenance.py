@@ -6,7 +6,10 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def git_revision() -> str:
@@ -18,9 +21,11 @@ def git_revision() -> str:
         return "unknown"
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return versions, revision and device as plain JSON values; host names stay out of what is published."""
     import torch
+
+    gpu = torch.device(device).type == "cuda"
 
     return {
         "revision": git_revision(),
@@ -28,6 +33,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": importlib.metadata.version("numpy"),
-        "device": f"CPU ({platform.machine()})",
+        "device": torch.cuda.get_device_name(device) if gpu else f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }

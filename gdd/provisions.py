@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gdd.config.external import External
 from gdd.config.load import Config
 from gdd.config.local import Local
 from gdd.config.records import Dataset
@@ -42,6 +43,30 @@ def raw_source(config: Config, name: str) -> str | None:
     return key if key in config.sources and key not in config.local.raw_data else None
 
 
+def external_path(
+    name: str,
+    setting: str,
+    external: External,
+    local: Local,
+    sources: Mapping[str, Source],
+    resources: Path = RESOURCES,
+) -> Path | None:
+    """Return where what others published for a setting lies; None where nobody said so.
+
+    What local.yaml says comes before what is fetched.
+    """
+    if setting in local.external.get(name, {}):
+        return Path(local.external[name][setting]).expanduser()
+    published = external.settings[setting].published
+    return resources / sources[published].path if published else None
+
+
+def external_source(config: Config, name: str, setting: str) -> str | None:
+    """Return the file of sources.yaml that others' work is fetched from; None where the user has it."""
+    own = setting in config.local.external.get(name, {})
+    return None if own else config.external[name].settings[setting].published
+
+
 def require_provisions(
     config: Config,
     fetches: Iterable[str],
@@ -49,6 +74,7 @@ def require_provisions(
     resources: Path = RESOURCES,
     *,
     noted: Iterable[str] = (),
+    external: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Refuse to start while something is missing that no rule can bring.
 
@@ -58,12 +84,14 @@ def require_provisions(
         datasets: names of the data sets that are going to be prepared.
         resources: the folder of fetched files.
         noted: names of the files of sources.yaml that were fetched before.
+        external: what others published that is going to be read: its name, and the setting that judges it.
 
     Raises:
         UserError: the complete list of what to put where.
     """
     problems = [
         *_missing_data(config, datasets),
+        *_missing_external(config, external),
         *(_missing_files(config, fetches, resources) if config.local.offline else []),
         *_lost_files(config, noted, resources),
     ]
@@ -86,6 +114,23 @@ def _missing_data(config: Config, datasets: Iterable[str]) -> list[str]:
             lines[key] = f"  {key}: {path} is empty; expected is {what_is_expected(dataset)}"
     heading = f"Data sets: in {config.roots[0]}/local.yaml, `raw_data` has to say where each lies."
     return [heading, *lines.values()] if lines else []
+
+
+def _missing_external(config: Config, wanted: Iterable[tuple[str, str]]) -> list[str]:
+    lines = []
+    for name, setting in sorted(wanted):
+        record = config.external[name]
+        if external_source(config, name, setting):
+            continue
+        path = external_path(name, setting, record, config.local, config.sources)
+        if path is None or not path.exists():
+            what = {"generator": "its network", "images": "its images as an .npz, a folder, a .zip or a .tar"}
+            found = f"{path} does not exist; expected is " if path else ""
+            where = record.settings[setting].where
+            told = f" ({where})" if where else ""
+            lines.append(f"  {name}: {setting}: {found}{what[record.holds]}{told}")
+    heading = f"Published by others: in {config.roots[0]}/local.yaml, `external` has to say where each lies."
+    return [heading, *lines] if lines else []
 
 
 def _lost_files(config: Config, noted: Iterable[str], folder: Path) -> list[str]:

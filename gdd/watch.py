@@ -42,6 +42,7 @@ def progress_table(runs: list[dict[str, Any]]) -> Table:
             for key, value in facts["losses"].items()
             if "loss" in key
         )
+        measured = " ".join(f"{key} {value:.4g}" for key, value in facts.get("measured", {}).items())
         left = _duration(facts["seconds_left"]) if facts["status"] == "running" else ""
         status = facts["status"]
         table.add_row(
@@ -49,7 +50,7 @@ def progress_table(runs: list[dict[str, Any]]) -> Table:
             f"[{STYLES.get(status, 'default')}]{status}[/]",
             share,
             f"{facts['images_per_second']:,.0f}",
-            losses,
+            f"{losses} {measured}".strip(),
             left,
             facts["host"],
         )

@@ -66,7 +66,7 @@ def test_a_file_names_its_schema_to_editors(file: Path) -> None:
         ("settings/digits.yaml", ("recipe", "batch"), "many"),
         ("settings/digits.yaml", ("recipe", "freeze"), "cnov"),
         ("methods/gdd.yaml", ("objective", "distributional"), "wgan"),
-        ("ablations/demo-objectives.yaml", ("columns",), ["kid"]),
+        ("ablations/demo-objectives.yaml", ("columns",), ["fidd"]),
         ("ablations/demo-objectives.yaml", ("columns",), []),
         ("ablations/demo-objectives.yaml", ("rows", "X"), {"methd": "gdd"}),
         ("config.yaml", ("seeds",), [-1]),

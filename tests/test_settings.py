@@ -10,6 +10,7 @@ import pytest
 
 from gdd.config.check import RULES
 from gdd.config.load import Config, load_config
+from gdd.config.records import Monitor
 from gdd.experiments import Experiments
 
 
@@ -77,6 +78,8 @@ def test_paper_settings_follow_the_release(config: Config) -> None:
             assert (recipe.reuse_fakes, recipe.precision, recipe.init) == (False, "bfloat16", "teacher")
             assert recipe.objective.distributional == "softplus"
             assert recipe.objective.instance is None
+        # Enough for Inception's features, a tenth of what is judged in the end.
+        assert config.settings[setting].monitor == Monitor(fid=5_000)
         assert experiments.find(setting, "gdd").freeze == "none"
         assert experiments.find(setting, "gdd-i").freeze == "conv"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class Augmentation:
+class Augmentation(ABC):
     """A random, differentiable change of images, another one for every image.
 
     The images the discriminator is trained on and those the generator is judged by go through it alike
@@ -28,25 +29,25 @@ class Augmentation:
         """Return the numbers of `count` images, [count, width] in [0, 1), float64 on the CPU."""
         return torch.rand(count, self.width, generator=generator, dtype=torch.float64)
 
+    @abstractmethod
     def apply(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Return images [B, C, H, W] in [-1, 1] changed by rows [B, width] of what `draw` gave.
 
         The result is not clipped to [-1, 1].
         """
-        raise NotImplementedError
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return images [B, C, H, W] in [-1, 1] changed by the next B rows of a CPU generator."""
         return self.apply(images, self.draw(len(images), generator))
 
-    def observe(self, signs: float, count: int) -> None:
+    def observe(self, signs: float, count: int) -> None:  # noqa: B027  # only ADA has something to adapt
         """Take in the sum of the signs of `count` logits of real images, those of a whole batch."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes in training, as plain numbers."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take over what `state_dict` gave."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gdd.adversary.frozen_convolution import freeze_convolutions
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
 
@@ -57,6 +58,7 @@ class FeatureNetwork(nn.Module):
         self.frozen = frozen.requires_grad_(False)
         self.channels_last = channels_last
         if channels_last:
+            freeze_convolutions(frozen)
             frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.channels = tuple(channels)
         self.img_channels = img_channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from gdd.adversary.efficientnet import tf_efficientnet_b0_ns, tf_efficientnet_lite0
@@ -11,6 +12,17 @@ from gdd.adversary.vgg import vgg16_bn
 from gdd.adversary.vision_transformer import deit_base_distilled_patch16_224, vit_base_patch16_224
 from gdd.config.pretrained import BACKBONES
 from gdd.errors import UserError
+
+# Only the transformers hold something random: the convolutions behind their taps.
+LOADERS: dict[str, Callable[[Path, int], FeatureNetwork]] = {
+    "vgg16_bn": lambda path, _: vgg16_bn(read_state(path)),
+    "tf_efficientnet_lite0": lambda path, _: tf_efficientnet_lite0(read_state(path)),
+    "tf_efficientnet_b0_ns": lambda path, _: tf_efficientnet_b0_ns(read_state(path)),
+    "deit_base_distilled_patch16_224": lambda path, seed: deit_base_distilled_patch16_224(
+        read_state(path), seed
+    ),
+    "vit_base_patch16_224": vit_base_patch16_224,
+}
 
 
 def load_pretrained(name: str, path: str | Path, seed: int) -> FeatureNetwork:
@@ -30,24 +42,9 @@ def load_pretrained(name: str, path: str | Path, seed: int) -> FeatureNetwork:
             f"The backbone '{name}' needs the file {path}, which does not exist; run `gdd fetch {source}`."
         )
     try:
-        return _load(name, path, seed)
+        return LOADERS[name](path, seed)
     except WeightsProblem as problem:
         raise UserError(
             f"The file {path} of the backbone '{name}' {problem}; "
             f"delete it and get it anew with `gdd fetch {source}`."
         ) from None
-
-
-def _load(name: str, path: Path, seed: int) -> FeatureNetwork:
-    match name:
-        case "vgg16_bn":
-            return vgg16_bn(read_state(path))
-        case "tf_efficientnet_lite0":
-            return tf_efficientnet_lite0(read_state(path))
-        case "tf_efficientnet_b0_ns":
-            return tf_efficientnet_b0_ns(read_state(path))
-        case "deit_base_distilled_patch16_224":
-            return deit_base_distilled_patch16_224(read_state(path), seed)
-        case "vit_base_patch16_224":
-            return vit_base_patch16_224(path, seed)
-    raise NotImplementedError(name)

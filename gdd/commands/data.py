@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gdd.commands.options import CONFIG_FOLDER, EXTRA_FOLDERS, FILE, say
+from gdd.commands.options import CONFIG_FOLDER, DEVICE, EXTRA_FOLDERS, FILE, say
 from gdd.errors import UserError
 
 
@@ -77,6 +77,7 @@ def features(out: Path, data: Path, record: str) -> None:
     "--extractor",
     help="Which of the published extractors the weights are of; what OUT is called, if that is one of them.",
 )
+@DEVICE
 def reference(
     out: Path,
     data: Path | None,
@@ -84,13 +85,15 @@ def reference(
     name: str | None,
     judge: Path | None,
     extractor: str | None,
+    device: str,
 ) -> None:
     """Compute a data set's reference features and write them to OUT (npz)."""
     from gdd.config.pretrained import EXTRACTORS
     from gdd.data.image_array import ImageArray
+    from gdd.metrics.by_name import make_extractor
     from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.reference import build_reference
-    from gdd.metrics.stages import make_extractor
+    from gdd.metrics.shards import own_device
 
     if extractor is None and out.stem in EXTRACTORS:
         extractor = out.stem
@@ -102,12 +105,12 @@ def reference(
         raise UserError("--name belongs to --images; a prepared data set has its name.")
     if images is not None and name is not None:
         found = open_image_set(images)
-        network = make_extractor(judge, found, extractor)
+        network = make_extractor(judge, found, extractor, own_device(device))
         pixels = found.images(0, found.count or 0).numpy()
         made = build_reference(pixels, network, dataset=name, dataset_sha256=found.sha256, path=out)
     elif data is not None:
         array = ImageArray.open(data)
-        network = make_extractor(judge, array, extractor)
+        network = make_extractor(judge, array, extractor, own_device(device))
         made = build_reference(
             array.images, network, dataset=array.name, dataset_sha256=array.sha256, path=out
         )

@@ -8,41 +8,64 @@ from typing import Any
 
 import click
 
-from gdd.commands.options import CONFIG_FOLDER, FILE, say
+from gdd.commands.options import CONFIG_FOLDER, DEVICE, FILE, say
 from gdd.commands.sample import opened, sampling
 from gdd.errors import UserError
 
+WEIGHTS = click.option(
+    "--extractor",
+    "weights",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Where an extractor's weights lie, if not among fetched files; repeatable.",
+)
+RESOURCES = click.option("--resources", type=FILE, default=Path("resources"), show_default=True)
 
-def _judging(command: Any) -> Any:
-    """Add the options that every evaluation needs."""
+
+def judging(command: Any) -> Any:
+    """Add the options that every evaluation of a setting needs."""
     for option in (
         click.option("--evaluation", required=True, help="A setting's `evaluation` as JSON."),
         click.option("--data", type=FILE, required=True, help="The data set's folder."),
-        click.option("--judge", type=FILE, required=True, help="Weights of the network that judges."),
-        click.option("--judge-reference", type=FILE, required=True, help="Its features of the data set."),
-        click.option("--pixel-reference", type=FILE, help="The data set's pixels as a reference."),
+        click.option("--references", type=FILE, required=True, help="The folder of its references."),
+        WEIGHTS,
+        DEVICE,
+        RESOURCES,
+        CONFIG_FOLDER,
     ):
         command = option(command)
     return command
 
 
 @click.command("evaluate-run")
-@click.argument("folder", type=FILE)
-@_judging
-def evaluate_run(folder: Path, **options: Any) -> None:
-    """Judge the snapshots of the run in FOLDER and write FOLDER/metrics.json."""
+@click.argument("run_folder", metavar="FOLDER", type=FILE)
+@judging
+def evaluate_run(run_folder: Path, **options: Any) -> None:
+    """Judge the snapshots of the run in FOLDER and write FOLDER/metrics.json.
+
+    Interrupted, the same command goes on with the first block of a snapshot that is not done. With
+    `torchrun ... -m -- gdd evaluate-run ...`, each process sees a part of the images.
+    """
     from gdd.distill.snapshots import keep_only
     from gdd.files import read_json, write_json
+    from gdd.metrics.shards import join, own_device
+    from gdd.metrics.sources import GeneratorSource
     from gdd.metrics.stages import evaluate_run as run
+    from gdd.metrics.stages import snapshots
 
-    evaluation, references = _references(**options)
-    metrics = run(folder, evaluation, references)
-    write_json(folder / "metrics.json", metrics)
-    if read_json(folder / "run.json")["recipe"].get("keep") == "reported":
-        shown = [metrics["final"], metrics["best"], *metrics.get("also_at", {}).values()]
-        keep_only(folder, {snapshot["images"] for snapshot in shown})
-    fid = metrics["final"]["mean"].get("fid", math.nan)
-    say(f"{folder}: FID {fid:.3f} after {metrics['final']['images']:,} images.")
+    with join() as shards:
+        device = own_device(options["device"])  # said first, if there is none
+        last = GeneratorSource(snapshots(run_folder)[-1])
+        evaluation, judges = of_setting(last, **options)
+        metrics = run(run_folder, evaluation, judges, device=device, shards=shards)
+        if not shards.main:
+            return
+        write_json(run_folder / "metrics.json", metrics)
+        if read_json(run_folder / "run.json")["recipe"].get("keep") == "reported":
+            shown = [metrics["final"], metrics["best"], *metrics.get("also_at", {}).values()]
+            keep_only(run_folder, {snapshot["images"] for snapshot in shown})
+        fid = metrics["final"]["mean"].get("fid", math.nan)
+        say(f"{run_folder}: FID {fid:.3f} after {metrics['final']['images']:,} images.")
 
 
 @click.command("evaluate-teacher")
@@ -50,18 +73,25 @@ def evaluate_run(folder: Path, **options: Any) -> None:
 @click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
 @click.option("--sampler", required=True, help="The sampler as JSON, e.g. '{\"steps\": 18}'.")
 @click.option("--samples", type=FILE, required=True, help="Receives the first images (npz).")
-@_judging
+@judging
 def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **options: Any) -> None:
     """Judge a teacher sampled at some number of steps and write the metrics to OUT (json)."""
     from gdd.config.load import parse_record
     from gdd.config.recipe import Sampler
     from gdd.files import write_json
+    from gdd.metrics.shards import join, own_device
+    from gdd.metrics.sources import TeacherSource
     from gdd.metrics.stages import evaluate_teacher as run
 
-    evaluation, references = _references(**options)
-    metrics = run(model, parse_record(Sampler, sampler), evaluation, references, samples)
-    write_json(out, metrics)
-    say(f"{out}: FID {metrics['final']['mean']['fid']:.3f} with {metrics['evaluations']} evaluations.")
+    with join() as shards:
+        how, device = parse_record(Sampler, sampler), own_device(options["device"])
+        source = TeacherSource(model, how, device=device)
+        evaluation, judges = of_setting(source, **options)
+        metrics = run(source, how, evaluation, judges, out, samples, device=device, shards=shards)
+        if shards.main:
+            write_json(out, metrics)
+            fid, steps = metrics["final"]["mean"]["fid"], metrics["evaluations"]
+            say(f"{out}: FID {fid:.3f} with {steps} evaluations.")
 
 
 @click.command()
@@ -81,16 +111,10 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
 @click.option("--samples", type=click.IntRange(1), help="Images in a block; 50,000 if left out.")
 @click.option("--blocks", type=click.IntRange(1), help="Blocks of images; 3 if there are as many.")
 @click.option("--judge", default="inception", show_default=True, help="The extractor of FID and most others.")
-@click.option(
-    "--extractor",
-    "weights",
-    multiple=True,
-    metavar="NAME=FILE",
-    help="Where an extractor's weights lie, if not among fetched files; repeatable.",
-)
+@WEIGHTS
 @click.option("--dataset", help="The data set that is meant, where the generator was made for another.")
 @click.option("--out", type=FILE, required=True, help="Receives the metrics (json).")
-@click.option("--resources", type=FILE, default=Path("resources"), show_default=True)
+@RESOURCES
 @CONFIG_FOLDER
 @sampling
 def evaluate(
@@ -112,12 +136,13 @@ def evaluate(
     \b
     Metrics of the judge: fid, kid, precision, recall, density, coverage, inception_score.
     Of other extractors: clean_fid, clean_kid, clip_fid, fd_dinov2, pixel_fid, pixel_precision,
-    pixel_recall, nearest.
+    pixel_recall, pixel_density, pixel_coverage, nearest.
 
     Interrupted, the same command goes on with the first block that is not done. With
     `torchrun ... -m -- gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
     """
-    from gdd.metrics.judges import open_judges, spaces
+    from gdd.config.evaluation import spaces
+    from gdd.metrics.judges import open_judges
     from gdd.metrics.judging import evaluate_source, settle_counts
     from gdd.metrics.shards import join
 
@@ -148,13 +173,34 @@ def _named(entry: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-def _references(
-    evaluation: str, data: Path, judge: Path, judge_reference: Path, pixel_reference: Path | None
+def of_setting(
+    source: Any,
+    evaluation: str,
+    data: Path,
+    references: Path,
+    weights: tuple[str, ...],
+    device: str,
+    resources: Path,
+    folder: Path,
 ) -> tuple[Any, Any]:
+    """Return how a setting judges, and with what."""
+    from gdd.config.evaluation import Evaluation, spaces
     from gdd.config.load import parse_record
-    from gdd.config.records import Evaluation
     from gdd.data.image_array import ImageArray
-    from gdd.metrics.stages import open_references
+    from gdd.metrics.judges import open_judges
+    from gdd.metrics.shards import own_device
+    from gdd.metrics.stages import check_data
 
-    opened = open_references(ImageArray.open(data), judge, judge_reference, pixel_reference)
-    return parse_record(Evaluation, evaluation), opened
+    how, real = parse_record(Evaluation, evaluation), ImageArray.open(data)
+    judges = open_judges(
+        source,
+        references,
+        spaces(how.wanted(), how.extractor),
+        weights=dict(_named(entry) for entry in weights),
+        config=folder,
+        resources=resources,
+        dataset=real.name,
+        device=own_device(device),
+    )
+    check_data(source, judges, real)
+    return how, judges

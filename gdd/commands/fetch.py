@@ -95,9 +95,16 @@ def import_teacher(
     from gdd.config.records import Teacher
     from gdd.networks.edm_import import EDM_LICENCE, import_network, write_identity
 
-    expected = parse_record(Teacher, record).architecture if record else None
-    licence = licence or EDM_LICENCE
-    arch = import_network(source, destination, key=key, kind=kind, licence=licence, expected=expected)
+    wanted = parse_record(Teacher, record) if record else None
+    arch = import_network(
+        source,
+        destination,
+        key=key,
+        kind=kind,
+        licence=licence or EDM_LICENCE,
+        expected=wanted.architecture if wanted else None,
+        dataset=wanted.dataset if wanted else None,
+    )
     if identity:
         write_identity(identity, destination)
     side = arch.img_resolution

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from gdd.gpus import Claim
+
 FILE = click.Path(path_type=Path)
 
 # The workflow says in these where its configuration lies, so that no rule has to.
@@ -21,6 +23,20 @@ EXTRA_FOLDERS = click.option(
     envvar="GDD_EXTRA",
     help="Further configuration folder, repeatable.",
 )
+# `gdd --gpus` says in the variable where to compute.
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    envvar="GDD_DEVICE",
+    show_default=True,
+    help="Where networks run; auto is a GPU wherever there is one.",
+)
+
+
+def claimed() -> Claim:
+    """Return the GPUs that `gdd --gpus` made this command's own."""
+    return click.get_current_context().find_root().obj or Claim()
 
 
 def configured(command: Any) -> Any:

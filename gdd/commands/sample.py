@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gdd.commands.options import FILE, say
+from gdd.commands.options import DEVICE, FILE, say
 
 
 def sampling(command: Any) -> Any:
@@ -18,13 +18,7 @@ def sampling(command: Any) -> Any:
         click.option(
             "--batch", type=click.IntRange(1), default=250, show_default=True, help="Images at once."
         ),
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where networks run; auto is a GPU wherever there is one.",
-        ),
+        DEVICE,
     ):
         command = option(command)
     return command

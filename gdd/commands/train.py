@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gdd.commands.options import CONFIG_FOLDER, FILE
+from gdd.commands.options import CONFIG_FOLDER, DEVICE, FILE, claimed
 from gdd.errors import UserError
+
+if TYPE_CHECKING:
+    from gdd.config.recipe import Recipe
+    from gdd.distill.monitor import GeneratorMonitor
 
 
 @click.command()
@@ -42,13 +47,15 @@ def teacher(folder: Path, data: Path, record: str, checkpoint_every: int | None)
 @click.option("--teacher", "model", type=FILE, required=True, help="The teacher's weights.")
 @click.option("--sampler", required=True, help="The sampler as JSON, e.g. '{\"steps\": 18}'.")
 @click.option("--count", type=click.IntRange(1), required=True, help="Number of pairs.")
-def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
+@DEVICE
+def pairs(out: Path, model: Path, sampler: str, count: int, device: str) -> None:
     """Solve the teacher's ODE from COUNT noises and write the pairs to OUT."""
     from gdd.config.load import parse_record
     from gdd.config.recipe import Sampler
     from gdd.diffusion.sampling import make_pairs
+    from gdd.metrics.shards import own_device
 
-    make_pairs(out, model, parse_record(Sampler, sampler), count)
+    make_pairs(out, model, parse_record(Sampler, sampler), count, device=own_device(device))
 
 
 @click.command()
@@ -68,11 +75,22 @@ def pairs(out: Path, model: Path, sampler: str, count: int) -> None:
 @click.option("--lpips", type=FILE, help="VGG-16 of torchvision, for objectives that measure with LPIPS.")
 @click.option("--class-embedding", type=FILE, help="StyleGAN-XL's table, for recipes that start from it.")
 @click.option("--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints.")
-@click.option("--processes", type=click.IntRange(1), default=1, help="On this machine; a GPU for each.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    help="On each machine; without it, one for each GPU of `gdd --gpus`.",
+)
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Machines of a SLURM job to spread over.")
+@DEVICE
 @click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
 @click.option("--compile", is_flag=True, help="Use torch.compile.")
 @click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
+@click.option("--patience", type=click.IntRange(1), help="Steps without a finite loss that end the run.")
+@click.option("--monitor-fid", type=click.IntRange(1), help="Log the FID of so many images on the way.")
+@click.option("--monitor-every", type=click.IntRange(1), help="Images between two; else as snapshots.")
+@click.option("--judge", type=FILE, help="For --monitor-fid: weights of the network that judges.")
+@click.option("--judge-reference", type=FILE, help="For --monitor-fid: its features of the data set.")
+@click.option("--judge-dataset", help="For --monitor-fid: whose features, if not the run's data set's.")
 @CONFIG_FOLDER
 def distill(
     run_folder: Path,
@@ -85,32 +103,37 @@ def distill(
     lpips: Path | None,
     class_embedding: Path | None,
     checkpoint_every: int | None,
-    processes: int,
+    processes: int | None,
+    nodes: int,
     device: Literal["auto", "cpu", "cuda"],
     images_at_once: int | None,
     compile: bool,  # the option's name
     tf32: bool,
+    patience: int | None,
     folder: Path,
+    **monitoring: Any,
 ) -> None:
     """Train a one-step generator in FOLDER; the same command resumes it.
 
-    The number of processes and whatever else belongs to the machine changes results by rounding only.
+    The number of processes and whatever else belongs to the machine changes results by rounding only. What
+    --monitor-fid logs is for the trend: it has no part in the run, and compares with no FID of 50,000 images.
     """
-    from gdd.training.launch import launch
-
-    if processes > 1 and "RANK" not in os.environ:
-        sys.exit(launch([sys.executable, "-m", "gdd", *sys.argv[1:]], processes))
-
     from gdd.config.load import parse_record
-    from gdd.config.local import load_local
     from gdd.config.recipe import Recipe
+
+    wanted = parse_record(Recipe, recipe)
+    if "RANK" not in os.environ:
+        _start_others(wanted, processes, nodes)
+
+    from gdd.config.local import load_local
     from gdd.data.staging import stage
     from gdd.distill.distill import Inputs
     from gdd.distill.distill import distill as run
     from gdd.training.execution import Execution
 
     files = dict(_named(entry) for entry in backbones)
-    staged = stage(data.parent if data.suffix == ".json" else data, load_local(folder).scratch_folder())
+    local = load_local(folder)
+    staged = stage(data.parent if data.suffix == ".json" else data, local.scratch_folder())
     inputs = Inputs(
         teacher=model,
         data=staged,
@@ -119,9 +142,61 @@ def distill(
         lpips=lpips,
         class_embedding=class_embedding,
     )
-    execution = Execution(device=device, images_at_once=images_at_once, compile=compile, tf32=tf32)
-    wanted = parse_record(Recipe, recipe)
-    run(run_folder, wanted, seed, inputs, checkpoint_every=checkpoint_every, execution=execution)
+    execution = Execution(
+        device=device,
+        images_at_once=images_at_once,
+        compile=compile or local.compile,
+        tf32=tf32 or local.tf32,
+    )
+    if patience:
+        execution = replace(execution, patience=patience)
+    run(
+        run_folder,
+        wanted,
+        seed,
+        inputs,
+        checkpoint_every=checkpoint_every,
+        execution=execution,
+        monitor=_monitor(**monitoring),
+    )
+
+
+def _monitor(
+    monitor_fid: int | None,
+    monitor_every: int | None,
+    judge: Path | None,
+    judge_reference: Path | None,
+    judge_dataset: str | None,
+) -> GeneratorMonitor | None:
+    if monitor_fid is None:
+        if any((monitor_every, judge, judge_reference, judge_dataset)):
+            raise UserError(
+                "--monitor-every and --judge... belong to --monitor-fid; give it a number of images."
+            )
+        return None
+    if judge is None or judge_reference is None:
+        raise UserError("--monitor-fid needs to know what judges: give --judge and --judge-reference.")
+    from gdd.metrics.monitor import FidMonitor
+
+    return FidMonitor(monitor_fid, judge, judge_reference, every=monitor_every, dataset=judge_dataset)
+
+
+def _start_others(recipe: Recipe, processes: int | None, nodes: int) -> None:
+    """Start the processes that a run is to have and end as they do; return where it has only this one."""
+    from gdd.training.launch import ONE, launch
+    from gdd.training.layout import most_processes
+    from gdd.training.spread import own_place, spread
+
+    gpus = claimed()
+    command = [sys.executable, "-m", "gdd", *sys.argv[1:]]
+    place = own_place()
+    if nodes > 1 and place is None:
+        spread(command, nodes, len(gpus.devices))
+    if processes is None:
+        most = max(len(gpus.devices), 1) * nodes
+        processes = most_processes(recipe, most, step=nodes) // nodes
+    if processes * nodes > 1:
+        sys.exit(launch(command, processes, place or ONE, gpus.handles))
 
 
 def _named(entry: str) -> tuple[str, Path]:

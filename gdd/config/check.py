@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gdd.config.evaluation import PIXELS
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
 
@@ -19,11 +20,13 @@ RULES = {
     "curve_figure",
     "dataset",
     "distill",
+    "evaluate_external",
     "evaluate_run",
     "evaluate_teacher",
     "feature_network",
     "fetch",
     "figures",
+    "import_external",
     "import_teacher",
     "page",
     "pairs",
@@ -59,6 +62,7 @@ def check_config(config: Config, project_file: Path) -> None:
     """
     _check_data_and_teachers(config)
     _check_settings(config)
+    _check_external(config)
     _check_tables(config)
     _check_targets(config, project_file)
 
@@ -91,13 +95,31 @@ def _check_settings(config: Config) -> None:
         known(config, "features", extractor, where, "evaluation.extractor", also=tuple(EXTRACTORS))
         if setting.evaluation.dataset is not None:
             known(config, "datasets", setting.evaluation.dataset, where, "evaluation.dataset")
-            if setting.evaluation.pixels:
+            if PIXELS in setting.evaluation.extractors():
+                key = "metrics" if setting.evaluation.metrics else "pixels"
                 raise UserError(
-                    f"{where}: 'evaluation.pixels' compares with the training images, so it cannot stand "
-                    "beside 'evaluation.dataset'; leave one out."
+                    f"{where}: 'evaluation.{key}' compares pixels with the training images', so it cannot "
+                    "stand beside 'evaluation.dataset'; leave one out."
                 )
         for method in setting.methods:
             known(config, "methods", method, where, f"methods.{method}")
+
+
+def _check_external(config: Config) -> None:
+    for name, external in config.external.items():
+        where = config.where("external", name)
+        for setting, file in external.settings.items():
+            known(config, "settings", setting, where, "settings")
+            if file.published is not None:
+                _known_source(config, file.published, where, f"settings.{setting}.published")
+    for name, files in config.local.external.items():
+        where, its_file = f"{config.roots[0]}/local.yaml", config.where("external", name)
+        external = known(config, "external", name, where, "external")
+        for setting in files.keys() - external.settings.keys():
+            raise UserError(
+                f"{where}: 'external.{name}.{setting}': {its_file} has no such setting; there are: "
+                f"{', '.join(external.settings)}."
+            )
 
 
 def _check_tables(config: Config) -> None:
@@ -105,6 +127,13 @@ def _check_tables(config: Config) -> None:
         known(config, "settings", number.setting, "reported.yaml", "setting")
         if number.method is not None:
             known(config, "methods", number.method, "reported.yaml", "method")
+        if number.external is not None:
+            external = known(config, "external", number.external, "reported.yaml", "external")
+            if number.setting not in external.settings:
+                raise UserError(
+                    f"reported.yaml: '{number.external}' has no file for the setting '{number.setting}'; "
+                    f"there are: {', '.join(external.settings)}."
+                )
     for name, ablation in config.ablations.items():
         for setting_name in ablation.setting_names():
             key = "setting" if ablation.setting else "settings"

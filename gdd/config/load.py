@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gdd.config.check import check_config
+from gdd.config.external import External
 from gdd.config.local import Local, load_local
 from gdd.config.record import Record, RecordT, parse, read_yaml
 from gdd.config.records import (
@@ -34,6 +35,7 @@ KINDS: dict[str, type[Record]] = {
     "teachers": Teacher,
     "settings": Setting,
     "methods": Method,
+    "external": External,
     "ablations": Ablation,
 }
 SCHEMAS: dict[str, type[Record]] = {
@@ -69,6 +71,7 @@ class Config:
     teachers: Mapping[str, Teacher]
     settings: Mapping[str, Setting]
     methods: Mapping[str, Method]
+    external: Mapping[str, External]
     ablations: Mapping[str, Ablation]
     reported: tuple[Reported, ...]
     sources: Mapping[str, Source]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, model_validator
 
 from gdd.config.record import Record, parse, read_yaml
+from gdd.config.resources import Card
 from gdd.errors import UserError
 
 
@@ -23,13 +24,30 @@ class Local(Record):
     """Where things lie on this machine; every key may be left out."""
 
     raw_data: dict[str, str] = {}  # data set -> folder or archive you downloaded yourself
+    external: dict[str, dict[str, str]] = {}  # file of external/ -> setting -> what you downloaded of it
     mirrors: dict[
         str, Annotated[str, AfterValidator(_place)]
     ] = {}  # URL prefix -> prefix to fetch from instead
     offline: bool = False
     scratch: str | None = None  # node-local folder to which image arrays are copied first; $VARIABLES count
-    partition: str | None = None  # of SLURM; SBATCH_PARTITION in the environment wins
-    account: str | None = None  # of SLURM; SBATCH_ACCOUNT in the environment wins
+    gpus: Annotated[int, Field(ge=0)] | None = None  # for a run; None is what its setting says, 0 is the CPU
+    nodes: Annotated[int, Field(ge=1)] = 1  # machines that a run's GPUs are spread over evenly, with SLURM
+    card: Card = "80 GB"  # the memory of these GPUs
+    longest_job: Annotated[float, Field(gt=0)] = (
+        24.0  # hours; a run that takes longer goes on in the next job
+    )
+    compile: bool = False  # train with torch.compile, where it works
+    tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
+    partition: str | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
+    cpu_partition: str | None = None
+    account: str | None = None
+    gpu_model: str | None = None  # by the name that the cluster has for it
+
+    @model_validator(mode="after")
+    def _spreads_evenly(self) -> Self:
+        if self.nodes > 1 and (self.gpus is None or self.gpus == 0 or self.gpus % self.nodes):
+            raise ValueError(f"'nodes' is {self.nodes}, so 'gpus' has to be a multiple of it")
+        return self
 
     def scratch_folder(self) -> Path | None:
         """Return the node-local folder, with `~` and the variables of this process filled in.

@@ -7,28 +7,25 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
+from gdd.config.evaluation import Evaluation, Metric
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
+from gdd.config.resources import Resources
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
 Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
 
 Column = Literal[
-    "fid",
+    Metric,
+    "fid_minimum",  # the lowest over blocks of latents, which is what EDM and others report
     "reported_fid",  # what others report of it, from reported.yaml
+    "reported_recall",
+    "reported_clip_fid",
     "fid_difference",  # to the row above, with its uncertainty
     "best_fid",  # of the best snapshot, on the block it was chosen on
     "best_fid_fresh",  # of the same snapshot, on the other blocks
     "final_fid_fresh",  # of the last snapshot, on those other blocks
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "pixel_fid",
-    "pixel_precision",
-    "pixel_recall",
-    "nearest",
     "evaluations",
     "trainable",
     "images",
@@ -131,22 +128,20 @@ class Teacher(Record):
         return self
 
 
-class Evaluation(Record):
-    """How the runs of a setting are judged."""
+class Monitor(Record):
+    """What is logged of a run while it is trained; no run becomes another by it.
 
-    later_keys: ClassVar[tuple[str, ...]] = ("also_at",)
+    A FID of a few images shows the trend and compares with no FID of another number of images.
+    """
 
-    dataset: str | None = None  # the real images compared with; None is the setting's own data set
-    extractor: str  # features in which `fid`, `precision` and `recall` are computed
-    pixels: bool = False  # the same on raw pixels, and the distance to the nearest training image
-    samples: Count  # generated images per block of latents
-    blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
-    # Image counts of further snapshots that are judged like the final one, in runs that have them.
-    also_at: Annotated[tuple[Count, ...], Distinct] = ()
+    fid: Count  # images of which the evaluation's extractor takes a FID
+    every: Count | None = None  # images of training between two; None is the snapshots' interval
 
 
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("monitor",)
 
     title: str
     dataset: str
@@ -155,6 +150,8 @@ class Setting(Record):
     recipe: PartialRecipe
     methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
     evaluation: Evaluation
+    monitor: Monitor | None = None  # None logs no FID on the way
+    resources: Resources = Resources()
 
 
 class Method(PartialRecipe):  # type: ignore[misc]
@@ -166,17 +163,24 @@ class Method(PartialRecipe):  # type: ignore[misc]
 
 
 class Row(PartialRecipe):  # type: ignore[misc]
-    """A table's row: a method and the recipe keys it changes, or the teacher itself at N steps."""
+    """A table's row: a method and the recipe keys it changes, the teacher itself, or what others published.
+
+    The last stands only in those of the table's settings for which there is a file of it.
+    """
 
     method: str | None = None
-    teacher_steps: Count | None = None
+    teacher_steps: Count | Literal["setting"] | None = None  # setting: those of its `teacher_sampler`
+    external: str | None = None
     # Which snapshot the row shows; an image count is one of the setting's `evaluation.also_at`, or the end.
     at: Count | Literal["end", "best"] = "end"
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
-        if (self.method is None) == (self.teacher_steps is None):
-            raise ValueError("a row needs either 'method' or 'teacher_steps'")
+        if [self.method, self.teacher_steps, self.external].count(None) != 2:
+            raise ValueError("a row needs one of 'method', 'teacher_steps' and 'external'")
+        if self.external is not None and self.model_fields_set != {"external"}:
+            other = min(self.model_fields_set - {"external"})
+            raise ValueError(f"a row with 'external' trains nothing: '{other}' cannot stand beside it")
         ignored = self.model_fields_set - {"method", "teacher_steps", "teacher"}
         if self.teacher_steps is not None and ignored:
             raise ValueError(
@@ -187,18 +191,21 @@ class Row(PartialRecipe):  # type: ignore[misc]
 
 
 class Reported(Record):
-    """A number that others report, and where."""
+    """Numbers that others report, and where."""
 
     setting: str
     method: str | None = None  # with the lowest FID of a run: what the papers give
     teacher_steps: Count | None = None
+    external: str | None = None  # a file of external/
     fid: Positive
+    recall: Positive | None = None
+    clip_fid: Positive | None = None
     source: str
 
     @model_validator(mode="after")
     def _is_of_one_thing(self) -> Self:
-        if (self.method is None) == (self.teacher_steps is None):
-            raise ValueError("a reported number is of either a 'method' or 'teacher_steps'")
+        if [self.method, self.teacher_steps, self.external].count(None) != 2:
+            raise ValueError("a reported number is of one of 'method', 'teacher_steps' and 'external'")
         return self
 
 

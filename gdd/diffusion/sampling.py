@@ -71,15 +71,22 @@ class Pairs:
     labels: Tensor | None
 
 
-def make_pairs(path: str | Path, teacher: str | Path, sampler: Sampler, count: int, seed: int = 0) -> None:
-    """Solve the teacher's ODE from `count` noises and write the pairs to `path`.
+def make_pairs(
+    path: str | Path,
+    teacher: str | Path,
+    sampler: Sampler,
+    count: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Solve the teacher's ODE from `count` noises on `device` and write the pairs to `path`.
 
     Raises:
         UserError: the sampler is stochastic, so that noise and image do not belong together.
     """
     if sampler.churn > 0:
         raise UserError("Pairs of noise and image need a deterministic sampler; set 'churn' to 0.")
-    denoiser = load_denoiser(teacher)
+    denoiser = load_denoiser(teacher).to(device)
     classes = denoiser.arch.label_dim
     shape = image_shape(denoiser)
     z = torch.stack([noise(seed, "pair", index, shape) for index in range(count)])
@@ -87,8 +94,10 @@ def make_pairs(path: str | Path, teacher: str | Path, sampler: Sampler, count: i
     parts = []
     for first in range(0, count, PAIR_BATCH):
         chunk = slice(first, first + PAIR_BATCH)
-        one_hot = functional.one_hot(indices[chunk], classes).float() if indices is not None else None
-        parts.append(solve(denoiser, z[chunk], sampler, one_hot))
+        one_hot = None
+        if indices is not None:
+            one_hot = functional.one_hot(indices[chunk], classes).float().to(device)
+        parts.append(solve(denoiser, z[chunk].to(device), sampler, one_hot).cpu())
     tensors = {"z": z, "x": torch.cat(parts)}
     if indices is not None:
         tensors["labels"] = indices

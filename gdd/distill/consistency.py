@@ -8,7 +8,7 @@ from torch import Tensor
 from gdd.diffusion.sampler import heun_step
 from gdd.distill.distances import Distance, squared_error
 from gdd.distill.objectives import RealImages
-from gdd.distill.time_grid import GridMoves, time_grid, with_two_times
+from gdd.distill.time_grid import GridObjective, time_grid, with_two_times
 from gdd.networks.preconditioning import SIGMA_MIN, Denoiser, OneStepGenerator
 from gdd.randomness import noise, stream
 
@@ -41,19 +41,13 @@ class ConsistencyLoss:
         return self.distance(generator.forward_at(noisy, above, reals.class_labels), target)
 
 
-class TrajectoryLoss:
+class TrajectoryLoss(GridObjective):
     """Consistency trajectory models (arXiv:2310.02279, Algorithm 1), for a two-time student.
 
     Three levels t > u > s are drawn. The student's jump t -> s has to meet the way over u: there by the
     teacher (see `GridMoves`), on to s by the student's average. Both ends are compared as images, after a
     last jump of the average to 0.002, through which the gradient passes.
     """
-
-    def __init__(self, teacher: Denoiser, grid: int, seed: int, distance: Distance = squared_error) -> None:
-        self.moves = GridMoves(teacher, grid)
-        self.steps = grid
-        self.seed = seed
-        self.distance = distance
 
     def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages) -> Tensor:
         """Return the distance of each image."""

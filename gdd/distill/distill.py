@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.distill.freeze import freeze
 from gdd.distill.instance import build_instance_loss
+from gdd.distill.monitor import GeneratorMonitor
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
@@ -29,6 +31,7 @@ from gdd.provenance import environment
 from gdd.training.distributed import ALONE, World, join
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.loop import train
+from gdd.training.monitor import Monitor
 from gdd.training.progress import peak_memory
 from gdd.training.run_directory import RunDirectory
 
@@ -74,6 +77,7 @@ def distill(
     *,
     checkpoint_every: int | None = None,
     execution: Execution = PLAIN,
+    monitor: GeneratorMonitor | None = None,
 ) -> None:
     """Train a student in `folder` and publish run.json, log.jsonl, snapshots/ and samples/ there.
 
@@ -87,6 +91,8 @@ def distill(
         inputs: the files to start from.
         checkpoint_every: images between checkpoints; None is the snapshots' interval, at most a tenth.
         execution: how on this machine.
+        monitor: what to measure of the average on the way. It has no part in what the run is: with another
+            one, or none, the same run goes on.
 
     Raises:
         UserError: an input is missing or does not fit the recipe, or the machine does not fit the recipe.
@@ -103,7 +109,9 @@ def distill(
         fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
         run = stack.enter_context(RunDirectory(folder, fingerprint)) if world.main else None
         if not world.hear("finished" if run and run.finished else ""):
-            sessions = _note_session(run.state / "sessions.json", execution.describe(world)) if run else []
+            watched = {"monitor": monitor.open(data, world.device)} if run and monitor else {}
+            session = {**execution.describe(world), **watched}
+            sessions = _note_session(run.state / "sessions.json", session) if run else []
             student, frozen = prepare(
                 recipe, seed, inputs, data, folder / "state", world=world, execution=execution
             )
@@ -117,6 +125,7 @@ def distill(
                 log_every=max(recipe.images // 100, recipe.batch),
                 world=world,
                 patience=execution.patience,
+                monitor=_monitor(monitor, student, recipe, world),
             )
             if run:
                 facts = {
@@ -137,6 +146,15 @@ def distill(
                 run.finish()
         if run:
             run.publish(["snapshots", "samples", "log.jsonl", "run.json"])
+
+
+def _monitor(
+    monitor: GeneratorMonitor | None, student: Student, recipe: Recipe, world: World
+) -> Monitor | None:
+    if monitor is None:
+        return None
+    measure = functools.partial(monitor.measure, student.average) if world.main else None
+    return Monitor(monitor.every or recipe.snapshot_every, measure)
 
 
 def _parameters(student: Student, frozen: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gdd.distill.rehearsal import generator_loss, rehearse
 from gdd.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def fits(student: Student, count: int) -> bool:
     """Return whether a step with R1 goes through with `count` images at once; the student stays as it is."""
     before = copy.deepcopy(student.state())
     try:
-        student.rehearse(count)
+        rehearse(student, count)
         limit = FULL * torch.cuda.get_device_properties(student.world.device).total_memory
         return torch.cuda.max_memory_reserved(student.world.device) < limit
     except torch.OutOfMemoryError:
@@ -103,7 +104,7 @@ def memory_needed(student: Student, images: int, probe: int = 2) -> int:
     fixed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     heads = list(student.discriminator.trainable_parameters()) if student.discriminator else []
     trained = sum(p.numel() * p.element_size() for p in (*student.trainable, *heads))
-    kept = _saved_bytes(lambda: student.forward(probe), known={t.data_ptr() for t in tensors})
+    kept = _saved_bytes(lambda: generator_loss(student, probe), known={t.data_ptr() for t in tensors})
     return fixed + 3 * trained + kept * images // probe
 
 

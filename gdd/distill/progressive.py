@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gdd.distill.distances import Distance, squared_error
 from gdd.distill.objectives import RealImages
-from gdd.distill.time_grid import GridMoves, with_two_times
-from gdd.networks.preconditioning import Denoiser, OneStepGenerator
+from gdd.distill.time_grid import GridObjective, with_two_times
+from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import noise, stream
 
 
@@ -22,19 +22,13 @@ class Levels(NamedTuple):
     end: Tensor
 
 
-class _TwoStepsInOne:
+class _TwoStepsInOne(GridObjective, ABC):
     """The student is told where to go and predicts the image that takes it there in one step.
 
     The target is the image for which a single step from start to end ends where two steps over the middle do.
     """
 
     purpose: str
-
-    def __init__(self, teacher: Denoiser, grid: int, seed: int, distance: Distance = squared_error) -> None:
-        self.moves = GridMoves(teacher, grid)
-        self.steps = grid
-        self.seed = seed
-        self.distance = distance
 
     def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, reals: RealImages) -> Tensor:
         """Return the distance of each image."""
@@ -50,9 +44,9 @@ class _TwoStepsInOne:
         output = student.predict(noisy, start, end, labels)
         return self.distance(output, target.float())
 
+    @abstractmethod
     def draw(self, count: int, group: int) -> Levels:
         """Return the indices of `count` steps."""
-        raise NotImplementedError
 
 
 class ProgressiveLoss(_TwoStepsInOne):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gdd.adversary.augment import build_augmentation
 from gdd.adversary.discriminator import ProjectedDiscriminator
@@ -17,23 +16,20 @@ from gdd.adversary.power_iterations import PowerIterations
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.data.quantise import quantise
+from gdd.distill.generate import SAMPLES, generate
 from gdd.distill.memory import check_images_at_once, choose_images_at_once
 from gdd.distill.objectives import DISTRIBUTIONAL, InstanceLoss
+from gdd.distill.rehearsal import compile_passes
 from gdd.distill.shares import Part, Shares
 from gdd.errors import UserError
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.randomness import labels, latents
-from gdd.training.compiled import compiled
 from gdd.training.distributed import ALONE, World
 from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.gradients import load_optimizer, replace_nonfinite, sum_gradients
 from gdd.training.layout import lay_out
-
-SAMPLES = 64  # images from fixed latents kept with every snapshot
-EVALUATION_SEED = 0  # the latents that samples and metrics are made from
 
 Features = list[list[Tensor]]
 Scalars = dict[str, Tensor]
@@ -97,7 +93,7 @@ class Student:
         betas = (recipe.adam.beta1, recipe.adam.beta2)
         self.optimizer = torch.optim.Adam(self.trainable, recipe.lr.generator, betas, fused=True)
         self.discriminator_optimizer: torch.optim.Adam | None = None
-        self._generate: Callable[..., Tensor] = self.generator
+        self.generate: Callable[..., Tensor] = self.generator
         self._compiled = False
         if self.discriminator:
             # Lazy regularisation: the R1 step is an update of its own (StyleGAN2, App. B).
@@ -108,7 +104,7 @@ class Student:
                 betas=(recipe.adam.beta1**ratio, recipe.adam.beta2**ratio),
                 fused=True,
             )
-            self._look: Callable[[Tensor], Features] = self.discriminator.extract
+            self.look: Callable[[Tensor], Features] = self.discriminator.extract
             self.iterations = PowerIterations(self.discriminator)
         self.images_at_once = execution.images_at_once
         if self.images_at_once is not None:
@@ -122,15 +118,16 @@ class Student:
         if self.images_at_once is None:
             self.images_at_once = choose_images_at_once(self)
         if self.execution.compile and not self._compiled:
-            self._compile(self.images_at_once)
+            compile_passes(self, self.images_at_once)
+            self._compiled = True
         iteration = self.images // recipe.batch
         parts = self.shares.parts(self.images, self.images_at_once)
         scalars: Scalars = {}
-        fakes, replaced = self._generator_step(parts, scalars)
+        fakes, replaced = self.generator_step(parts, scalars)
         if self.discriminator:
-            replaced += self._discriminator_step(parts, fakes, scalars)
+            replaced += self.discriminator_step(parts, fakes, scalars)
             if recipe.r1.gamma and iteration and iteration % recipe.r1.every == 0:
-                replaced += self._r1_step(parts)
+                replaced += self.r1_step(parts)
         decay = ema_decay(recipe.ema, self.images, recipe.batch)
         update_average(self.average, self.generator, decay)
         self.images += recipe.batch
@@ -140,7 +137,7 @@ class Student:
             found["augment_p"] = self.augmentation.p
         return {**found, "replaced_gradients": float(replaced)}
 
-    def _generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
+    def generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
         """Update the generator; return the projected features of the fakes it was judged by."""
         kept: list[Features] = []
         if self.discriminator:
@@ -150,9 +147,9 @@ class Student:
         for part in parts:
             loss = torch.zeros(len(part.images), device=part.images.device)
             if self.discriminator:
-                fakes = self._fakes(part, "generator noise")
+                fakes = self.fakes(part, "generator noise")
                 augmented = self._augmented(fakes, part, "generator augmentation")
-                features = self._extract(augmented, self._look)
+                features = self.extract(augmented, self.look)
                 with self.iterations.of_pass("fakes"):
                     logits = self.discriminator.judge(features, part.class_labels)
                 adversarial = DISTRIBUTIONAL[str(self.recipe.objective.distributional)].generator(logits)
@@ -168,7 +165,7 @@ class Student:
             (loss.mean() * part.weight).backward()
         return kept, self._update(self.optimizer, self.trainable)
 
-    def _discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Scalars) -> int:
+    def discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Scalars) -> int:
         """Update the discriminator on the same real images, with fresh fakes unless they are reused."""
         assert self.discriminator
         assert self.discriminator_optimizer
@@ -180,12 +177,12 @@ class Student:
                 fake_features = fakes[index]
             else:
                 with torch.no_grad():
-                    fakes_now = self._fakes(part, "discriminator noise")
+                    fakes_now = self.fakes(part, "discriminator noise")
                     augmented = self._augmented(fakes_now, part, "discriminator augmentation")
-                    fake_features = self._extract(augmented, self._look)
+                    fake_features = self.extract(augmented, self.look)
             with torch.no_grad():
                 augmented = self._augmented(part.images, part, "real augmentation")
-                real_features = self._extract(augmented, self._look)
+                real_features = self.extract(augmented, self.look)
             # Two passes, because batch norm must not see real and generated images together.
             with self.iterations.of_pass("fakes"):
                 fake_logits = self.discriminator.judge(fake_features, part.class_labels)
@@ -202,7 +199,7 @@ class Student:
                 self._note_signs(torch.cat(real_logits, dim=1).detach(), scalars)
         return self._update(self.discriminator_optimizer, list(self.discriminator.trainable_parameters()))
 
-    def _r1_step(self, parts: list[Part]) -> int:
+    def r1_step(self, parts: list[Part]) -> int:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
         discriminator = self.discriminator
         assert discriminator
@@ -211,7 +208,7 @@ class Student:
 
         def judge(images: Tensor, class_labels: Tensor | None) -> list[Tensor]:
             # Not the compiled one, which has no second derivative.
-            return discriminator.judge(self._extract(images, discriminator.extract), class_labels)
+            return discriminator.judge(self.extract(images, discriminator.extract), class_labels)
 
         self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
@@ -228,9 +225,10 @@ class Student:
         optimizer.step()
         return replaced
 
-    def _fakes(self, part: Part, purpose: str) -> Tensor:
+    def fakes(self, part: Part, purpose: str) -> Tensor:
+        """Generate images for a part, from the noise that is drawn for this purpose."""
         z = self.shares.noise(purpose, part, self.generator.latent_shape)
-        return self._generate(z, part.class_labels)
+        return self.generate(z, part.class_labels)
 
     def _augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
         """Change images as the discriminator is to see them; R1 takes real ones as they are."""
@@ -244,7 +242,7 @@ class Student:
         signs = real_logits.sign().sum()
         scalars["real_signs"] = scalars["real_signs"] + signs if "real_signs" in scalars else signs
 
-    def _extract(self, images: Tensor, look: Callable[[Tensor], Features]) -> Features:
+    def extract(self, images: Tensor, look: Callable[[Tensor], Features]) -> Features:
         """Return projected features in float32, computed in the precision that the recipe says."""
         low = self.recipe.backbone_precision == "bfloat16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
@@ -280,64 +278,16 @@ class Student:
         if self.discriminator:
             span_processes(self.discriminator, self.world.neighbours(self.layout.span), self.layout.span)
 
-    def _compile(self, count: int) -> None:
-        """Compile what is neither differentiated twice nor changed by a pass."""
-        self._compiled = True
-        part = self._blank(count)
-        z = self.shares.noise("compiling", part, self.generator.latent_shape)
-        self._generate = compiled(self.generator, z, part.class_labels)
-        if self.discriminator:
-            self._look = compiled(self.discriminator.extract, part.images.requires_grad_(True))
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def rehearse(self, count: int) -> None:
-        """Go through a whole step, R1 included, with `count` images at once; it trains on blank images."""
-        together, self.world = self.world, World(device=self.world.device)
-        try:
-            # Reused fakes stay in memory for all of a step.
-            parts = [self._blank(count)] * (-(-self.layout.share // count) if self.recipe.reuse_fakes else 1)
-            fakes, _ = self._generator_step(parts, {})
-            if self.discriminator:
-                self._discriminator_step(parts, fakes, {})
-                self._r1_step(parts)
-        finally:
-            self.world = together
-            for optimizer in (self.optimizer, self.discriminator_optimizer):
-                if optimizer:
-                    optimizer.zero_grad(set_to_none=True)
-
-    def forward(self, count: int) -> Tensor:
-        """Return the generator's loss of `count` images, without an effect on anything that is trained."""
-        part = self._blank(count)
-        loss = torch.zeros((), device=self.world.device)
-        if self.discriminator:
-            self.discriminator.eval()  # no power iteration, and batch norm takes any number of images
-            features = self._extract(self._fakes(part, "measuring"), self._look)
-            logits = self.discriminator.judge(features, part.class_labels)
-            self.discriminator.train()
-            loss = loss + torch.cat(logits, dim=1).mean()
-        if self.instance:
-            (reals,) = part.groups(count)
-            loss = loss + self.instance(self.generator, self.average, reals).mean()
-        return loss
-
-    def _blank(self, count: int) -> Part:
-        """Return black images of the first class, to try something out with."""
-        arch = self.generator.arch
-        device = self.world.device
-        shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
-        images = torch.zeros(count, *shape, device=device)
-        one_hot = None
-        if arch.label_dim:
-            indices = torch.zeros(count, dtype=torch.int64, device=device)
-            one_hot = functional.one_hot(indices, arch.label_dim).float()
-        return Part(images, one_hot, 0, 1.0)
-
     # --- what is kept ---------------------------------------------------------------------------------
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights and its images from fixed latents."""
-        description = {"images": images, "recipe_hash": self.recipe.fingerprint(), "seed": self.seed}
+        description = {
+            "images": images,
+            "dataset": self.recipe.dataset,
+            "recipe_hash": self.recipe.fingerprint(),
+            "seed": self.seed,
+        }
         save_network(self.folder / "snapshots" / f"{images:09d}.safetensors", self.average, **description)
         # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
         samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())
@@ -379,19 +329,6 @@ class Student:
         device = self.world.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         return f"{self.world.size} x {name}"
-
-
-@torch.no_grad()
-def generate(generator: OneStepGenerator, start: int, count: int) -> Tensor:
-    """Return the generator's images `start` to `start + count`, `[count, C, H, W]`."""
-    device = next(generator.parameters()).device
-    z = latents(EVALUATION_SEED, start, count, generator.latent_shape)
-    classes = generator.arch.label_dim
-    one_hot = None
-    if classes:
-        indices = labels(EVALUATION_SEED, start, count, classes).to(device)
-        one_hot = functional.one_hot(indices, classes).float()
-    return generator(z.to(device), one_hot)
 
 
 def _add(scalars: Scalars, key: str, values: Tensor, part: Part) -> None:

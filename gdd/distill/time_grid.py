@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gdd.diffusion.sampler import heun_step
+from gdd.distill.distances import Distance, squared_error
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.networks.two_time import TwoTimeGenerator
 
@@ -67,6 +68,23 @@ class GridMoves:
             else:
                 moved[chosen] = average.jump(x[chosen], above, below, labels)
         return moved
+
+
+class GridObjective:
+    """What objectives on the grid start from.
+
+    Args:
+        teacher: whose ODE it is.
+        grid: steps from 0.002 to 80.
+        seed: of levels and noise.
+        distance: between two images, one number each.
+    """
+
+    def __init__(self, teacher: Denoiser, grid: int, seed: int, distance: Distance = squared_error) -> None:
+        self.moves = GridMoves(teacher, grid)
+        self.steps = grid
+        self.seed = seed
+        self.distance = distance
 
 
 def with_two_times(generator: OneStepGenerator) -> TwoTimeGenerator:

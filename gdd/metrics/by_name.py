@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -12,13 +13,32 @@ from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
 from gdd.fetch.fetch import Resources, choose
 from gdd.metrics.clean import CleanInceptionExtractor
-from gdd.metrics.extractors import ClassifierExtractor, FeatureExtractor
+from gdd.metrics.extractors import ClassifierExtractor, FeatureExtractor, PixelExtractor
 from gdd.metrics.inception import InceptionExtractor
 from gdd.metrics.vision_transformers import ClipExtractor, DinoExtractor
 
 BY_NAME = {
     kind.name: kind for kind in (InceptionExtractor, CleanInceptionExtractor, ClipExtractor, DinoExtractor)
 }
+
+
+class HasShape(Protocol):
+    """What holds images of one shape."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One image's (C, H, W)."""
+        ...
+
+
+def make_extractor(
+    path: str | Path | None, data: HasShape, name: str | None = None, device: torch.device | str = "cpu"
+) -> FeatureExtractor:
+    """Return the extractor of a weights file, or the pixels themselves for None; see `load_extractor`."""
+    if path is None:
+        channels, resolution, _ = data.shape
+        return PixelExtractor(resolution, channels)
+    return load_extractor(name, path, device)
 
 
 def load_extractor(

@@ -6,6 +6,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ BROKEN = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.err
 CHUNK = 1 << 20  # bytes
 
 
-class ImageSet:
+class ImageSet(ABC):
     """Images that are there already; see `gdd.metrics.sources.ImageSource` for what its attributes mean."""
 
     kind = "images"
@@ -53,8 +54,9 @@ class ImageSet:
             )
         return torch.from_numpy(self._rows(start, start + count))
 
+    @abstractmethod
     def _rows(self, start: int, stop: int) -> np.ndarray:
-        raise NotImplementedError
+        """Return the images `start` to `stop`, uint8 [N, H, W, C]; there are as many."""
 
 
 class ArrayImages(ImageSet):

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
+from gdd.config.evaluation import PIXELS
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.metrics.by_name import fetched_extractor
-from gdd.metrics.evaluation import NEIGHBOUR_METRICS
+from gdd.metrics.by_name import HasShape, fetched_extractor, make_extractor
 from gdd.metrics.extractors import FeatureExtractor
 from gdd.metrics.published import holds_published, published_reference
 from gdd.metrics.reference import Reference, check_compatible, load_reference
-from gdd.metrics.sources import ImageSource
-from gdd.metrics.stages import PIXELS, make_extractor
-
-# By a result's name: where it is computed, and what it is called there. All others are the judge's.
-ELSEWHERE = {
-    "clean_fid": ("inception-clean", "fid"),
-    "clean_kid": ("inception-clean", "kid"),
-    "clip_fid": ("clip", "fid"),
-    "fd_dinov2": ("dinov2", "fid"),
-    "pixel_fid": (PIXELS, "fid"),
-    "pixel_precision": (PIXELS, "precision"),
-    "pixel_recall": (PIXELS, "recall"),
-    "nearest": (PIXELS, "nearest"),
-}
-OF_THE_JUDGE = ("fid", "kid", *NEIGHBOUR_METRICS, "inception_score")
 
 
 @dataclass(frozen=True)
@@ -42,25 +28,26 @@ class Judge:
     metrics: Mapping[str, str]  # names of results, and of `evaluate_block`
 
 
-def spaces(metrics: Sequence[str], judge: str) -> dict[str, dict[str, str]]:
-    """Return by extractor the results asked for and what `evaluate_block` calls them.
+class Judged(HasShape, Protocol):
+    """What is going to be judged."""
 
-    Raises:
-        UserError: there is no such metric.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for metric in (name.replace("-", "_") for name in metrics):
-        if metric not in ELSEWHERE and metric not in OF_THE_JUDGE:
-            raise UserError(
-                f"There is no metric '{metric}'; choose from {', '.join((*OF_THE_JUDGE, *ELSEWHERE))}."
-            )
-        space, inner = ELSEWHERE.get(metric, (judge, metric))
-        found.setdefault(space, {})[metric] = inner
-    return found
+    @property
+    def dataset(self) -> str | None:
+        """The data set that the images imitate, where that is known."""
+        ...
+
+
+def only(judges: Mapping[str, Judge], metrics: Collection[str]) -> dict[str, Judge]:
+    """Return the judges of some of the results, with nothing else to do."""
+    kept = {
+        name: replace(judge, metrics={key: of for key, of in judge.metrics.items() if key in metrics})
+        for name, judge in judges.items()
+    }
+    return {name: judge for name, judge in kept.items() if judge.metrics}
 
 
 def open_judges(
-    source: ImageSource,
+    source: Judged,
     reference: str | Path,
     wanted: Mapping[str, Mapping[str, str]],
     *,
@@ -73,10 +60,10 @@ def open_judges(
     """Return by extractor what the images of `source` are judged with.
 
     Args:
-        source: where the images come from.
+        source: what is going to be judged.
         reference: a folder of `<extractor>.npz` as `gdd reference` writes them; or one such file, or
             published statistics, for metrics of one extractor.
-        wanted: what `spaces` returned.
+        wanted: what `gdd.config.evaluation.spaces` returned.
         weights: files of extractors that are not those of sources.yaml.
         config: the folder of sources.yaml.
         resources: the folder of fetched files.

@@ -10,35 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gdd.errors import UserError
 from gdd.files import read_json, write_json
-from gdd.metrics import kid
 from gdd.metrics.evaluation import NEAREST, evaluate_block
 from gdd.metrics.judges import Judge
 from gdd.metrics.meter import meter
-from gdd.metrics.published import UNKNOWN_COUNT
+from gdd.metrics.outcome import context, machine, summary
 from gdd.metrics.shards import ALONE, Shards
-from gdd.metrics.sources import ImageSource
-from gdd.metrics.stages import summary
+from gdd.metrics.sources import BATCH, ImageSource
 from gdd.provenance import environment
 
 USUAL_SAMPLES, USUAL_BLOCKS = 50_000, 3
-# Images that extractors are given together, whatever a generator makes at once: the same ones always share
-# a batch, so that features do not depend on how the work is split.
-EXTRACTION_BATCH = 256
-
-DEFINITIONS = {
-    "fid": "Frechet distance with unbiased covariances",
-    "kid": kid.DEFINITION,
-    "precision": "improved precision (k = 3, at most the distance)",
-    "recall": "improved recall (k = 3, at most the distance)",
-    "density": "density (k = 3, at most the distance)",
-    "coverage": "coverage (k = 3, at most the distance)",
-    "inception_score": "Inception Score, 10 consecutive splits, the last layer without its bias",
-    "nearest": "median distance to the nearest real image over that between real images",
-}
+# Images that extractors are given together, whatever a generator is told to make at once: the same ones
+# always share a batch, so that features do not depend on how the work is split.
+EXTRACTION_BATCH = BATCH
 
 
 def settle_counts(source: ImageSource, samples: int | None, blocks: int | None) -> tuple[int, int]:
@@ -84,9 +69,7 @@ def evaluate_source(
     """
     out, began = Path(out), time.monotonic()
     found = [
-        _block(
-            source, judges, out.with_name(f"{out.stem}.block{index}.json"), index * samples, samples, shards
-        )
+        judge_block(source, judges, block_file(out, index), index * samples, samples, shards)
         for index in range(blocks)
     ]
     if not shards.main:
@@ -100,18 +83,35 @@ def evaluate_source(
         "images": source.facts,
         "samples": samples,
         **summary(found),
-        **_context(judges, samples),
-        "provenance": {**environment(), **_machine(), "processes": shards.size},
+        **context(judges, samples),
+        "provenance": {**environment(), **machine(), "processes": shards.size},
         "seconds": round(time.monotonic() - began, 1),
     }
     write_json(out, outcome)
     return outcome
 
 
-def _block(
-    source: ImageSource, judges: Mapping[str, Judge], file: Path, start: int, samples: int, shards: Shards
+def block_file(out: Path, index: int) -> Path:
+    """Return where a block's result is kept, beside the outcome."""
+    return out.with_name(f"{out.stem}.block{index}.json")
+
+
+def judge_block(
+    source: ImageSource,
+    judges: Mapping[str, Judge],
+    file: Path,
+    start: int,
+    samples: int,
+    shards: Shards = ALONE,
 ) -> dict[str, Any]:
-    """Return one block's results, from its file if that was made from the same inputs."""
+    """Return the results of `samples` images from `start` on, in every process.
+
+    They come from `file` if that was made from the same inputs and holds them, and else go there.
+
+    Raises:
+        UserError: too few images for a metric, or images that cannot be had.
+        DivergedError: an image holds NaN or infinity.
+    """
     inputs = _inputs(source, judges, start, samples)
     with shards.together():
         known = _known(file, inputs) if shards.main else None
@@ -119,7 +119,7 @@ def _block(
     if known is not None:
         return known
     mine = sum(size for _, size in shards.batches(start, samples, EXTRACTION_BATCH))
-    name = f"images {start:,} to {start + samples - 1:,}"
+    name = f"{Path(source.name).name}, images {start:,} to {start + samples - 1:,}"
     with shards.together(), meter(name, mine, shown=shards.main) as progress:
         block = evaluate_block(
             source.images,
@@ -131,19 +131,54 @@ def _block(
             shards=shards,
             progress=progress,
         )
-    if not shards.main:
-        return {}
-    result = _flat(block, judges, start)
-    write_json(file, {"inputs": inputs, "result": result})
-    return result
+    result = None
+    with shards.together():
+        if shards.main:
+            result = _flat(block, judges, start)
+            write_json(file, {"inputs": inputs, "result": result})
+    return shards.hear(result) or {}
 
 
-def _known(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+def results_of_gone(
+    source: ImageSource, judges: Mapping[str, Judge], file: Path, start: int, samples: int
+) -> dict[str, Any] | None:
+    """Return the results in `file` of weights that are gone, if they were judged as `source` would be now."""
     if not file.exists():
         return None
     content = read_json(file)
-    fits = isinstance(content, dict) and content.get("inputs") == inputs
-    return dict(content["result"]) if fits else None
+    if not isinstance(content, dict) or not isinstance(content.get("inputs"), dict):
+        return None
+    inputs = _inputs(source, judges, start, samples)
+    return _known(file, {**inputs, "source": content["inputs"].get("source")})
+
+
+def _known(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what is asked for from a block's file, if it holds that and was made from the same inputs."""
+    if not file.exists():
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict) or not _covers(content.get("inputs"), inputs):
+        return None
+    asked = {metric for judge in inputs["judges"].values() for metric in judge["metrics"]}
+    result: dict[str, Any] = content["result"]
+    return {
+        key: value for key, value in result.items() if key == "start" or key.removesuffix("_std") in asked
+    }
+
+
+def _covers(found: Any, inputs: dict[str, Any]) -> bool:
+    """Whether a file's inputs are those asked for; it may hold more metrics, also of further extractors."""
+    if not isinstance(found, dict) or found.keys() != inputs.keys():
+        return False
+    if any(found[key] != inputs[key] for key in inputs if key != "judges"):
+        return False
+    for name, judge in inputs["judges"].items():
+        other = found["judges"].get(name)
+        if other is None or {**other, "metrics": None} != {**judge, "metrics": None}:
+            return False
+        if not set(judge["metrics"]) <= set(other["metrics"]):
+            return False
+    return True
 
 
 def _inputs(source: ImageSource, judges: Mapping[str, Judge], start: int, samples: int) -> dict[str, Any]:
@@ -183,40 +218,3 @@ def _flat(block: Mapping[str, Any], judges: Mapping[str, Judge], start: int) -> 
                 spread = f"{inner}_std"
                 flat |= {f"{metric}_std": block[name][spread]} if spread in block[name] else {}
     return flat
-
-
-def _machine() -> dict[str, str]:
-    """Return what the networks ran on, where that is no CPU."""
-    return {"device": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {}
-
-
-def _context(judges: Mapping[str, Judge], samples: int) -> dict[str, Any]:
-    """Return what the numbers mean, and what they are between two halves of the real images."""
-    definitions, references, floor = {}, {}, {}
-    for name, judge in judges.items():
-        of = judge.reference.description
-        known, kept = of.count != UNKNOWN_COUNT, len(judge.reference.features)
-        for metric, inner in judge.metrics.items():
-            if not known:
-                real = f"published statistics of {of.dataset}"
-            elif inner == "fid" or kept == of.count:
-                real = f"{of.count:,} of {of.dataset}"
-            else:
-                real = f"{kept:,} evenly spaced ones of {of.count:,} of {of.dataset}"
-            definitions[metric] = (
-                f"{DEFINITIONS[inner]}, of {samples:,} generated images"
-                + ("" if inner == "inception_score" else f" against {real}")
-                + f", on {judge.extractor.definition}"
-            )
-            if known and getattr(of.floor, inner, None) is not None:
-                floor[metric] = getattr(of.floor, inner)
-        references[name] = {
-            "dataset": of.dataset,
-            "dataset_sha256": of.dataset_sha256,
-            "resolution": of.resolution,
-            "count": of.count if known else None,
-            "sha256": judge.reference_sha256,
-            "extractor": judge.extractor.name,
-            "extractor_sha256": judge.extractor.sha256,
-        }
-    return {"definitions": definitions, "references": references, "floor": floor}

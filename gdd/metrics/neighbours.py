@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gdd.errors import UserError
+from gdd.metrics import screening
+from gdd.metrics.screening import tiles
 
-# Up to here distances come from differences, coordinate by coordinate, so that ties are exact; beyond, from a
-# matrix product, which is many times faster in thousands of dimensions and where only copies tie.
+# Up to here all distances come from differences, coordinate by coordinate; beyond, only those that a matrix
+# product, which is many times faster in thousands of dimensions, leaves open. Ties are exact in both.
 DIRECT_DIMENSIONS = 256
+PART = 2048  # points that are looked at together
 
 
 class NeighbourMetrics(NamedTuple):
@@ -41,29 +43,29 @@ def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 3, block: int = 2048)
     included. Precision is the share of fakes inside some real ball, recall the share of reals inside some
     fake ball (Kynkaanniemi et al., arXiv:1904.06991); density counts the real balls a fake lies in, over k,
     and coverage is the share of real balls that hold a fake (Naeem et al., arXiv:2002.09797).
-    Distances are float64; memory is a few matrices of `block` x `block`.
+    Distances are compared as in float64; memory is a few matrices of `block` x `block` and at most a copy of
+    the points.
 
     Raises:
         UserError: a set has no more than k points, the dimensions differ, or a value is not finite.
     """
-    real, fake = _prepare(real, fake)
+    real, fake = _checked(real, fake)
     for name, points in (("real", real), ("generated", fake)):
         if len(points) <= k:
             raise UserError(
                 f"{len(points)} {name} images are too few for {k} nearest neighbours; use more than {k}."
             )
-    real_radius = _radii(real, k, block)
-    fake_radius = _radii(fake, k, block)
+    compared = _compared(real, fake, block)
     balls_around_fake = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
     real_is_recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     real_is_covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for rows in _tiles(len(real), block):
-        for columns in _tiles(len(fake), block):
-            distance = _distances(real[rows], fake[columns])
-            inside = distance <= real_radius[rows, None]
-            balls_around_fake[columns] += inside.sum(dim=0)
-            real_is_covered[rows] |= inside.any(dim=1)
-            real_is_recalled[rows] |= (distance <= fake_radius[columns]).any(dim=1)
+    real_radius, fake_radius = compared.radii(k)
+    for rows in tiles(len(real), block):
+        for columns in tiles(len(fake), block):
+            in_real, in_fake = compared.within(rows, columns, real_radius[rows], fake_radius[columns])
+            balls_around_fake[columns] += in_real.sum(dim=0)
+            real_is_covered[rows] |= in_real.any(dim=1)
+            real_is_recalled[rows] |= in_fake.any(dim=1)
     return NeighbourMetrics(
         precision=_share(balls_around_fake > 0),
         recall=_share(real_is_recalled),
@@ -84,60 +86,86 @@ def nearest_distance(queries: Tensor, base: Tensor, exclude_self: bool = False, 
         raise ValueError(f"exclude_self needs one set, got {len(queries)} queries and {len(base)} points")
     if len(base) <= int(exclude_self):
         raise UserError(f"{len(base)} images are too few to search a nearest neighbour in.")
-    queries, base = _prepare(queries, base)
-    return _smallest(queries, base, 1, exclude_self, block)[:, 0]
+    queries, base = _checked(queries, base)
+    return _compared(base if exclude_self else queries, base, block).nearest(exclude_self)
 
 
-def _prepare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Check two sets and return them in float64, on the first one's device, ready for `_distances`."""
+def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two sets on the first one's device."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise UserError(
             f"Features of shapes {list(a.shape)} and {list(b.shape)} cannot be compared; "
             "use one feature extractor for both."
         )
-    first, second = a.to(torch.float64), b.to(a.device, torch.float64)
-    for points in (first, second):
-        if not torch.isfinite(points).all():
+    b = b.to(a.device)
+    for points in (a, b):
+        if not all(torch.isfinite(part.float()).all() for part in points.split(PART)):
             raise UserError("Features hold NaN or infinity; check the images and the extractor's weights.")
-    if first.shape[1] > DIRECT_DIMENSIONS:
-        # The matrix product loses digits in proportion to the norms, so the origin is moved into the data.
-        centre = first.mean(dim=0)
-        first, second = first - centre, second - centre
-    return first, second
+    return a, b
+
+
+class _Direct:
+    """Two sets of few dimensions, of which all distances are computed."""
+
+    def __init__(self, a: Tensor, b: Tensor, block: int) -> None:
+        self._a, self._b, self._block = a.to(torch.float64), b.to(torch.float64), block
+
+    def radii(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return every point's distance to its k-th nearest other point of its own set: [N] and [M]."""
+        a, b = (self._smallest(points, points, k, True)[:, -1] for points in (self._a, self._b))
+        return a, b
+
+    def nearest(self, exclude_self: bool) -> Tensor:
+        """Return the distance of each point of the first set to its nearest of the second, [N]."""
+        return self._smallest(self._a, self._b, 1, exclude_self)[:, 0]
+
+    def within(self, rows: slice, columns: slice, reach: Tensor, other_reach: Tensor) -> list[Tensor]:
+        """Return which pairs of a tile [B, C] are within the rows' reach [B], and within the columns' [C]."""
+        distance = _distances(self._a[rows], self._b[columns])
+        return [distance <= reach[:, None], distance <= other_reach]
+
+    def _smallest(self, queries: Tensor, base: Tensor, k: int, exclude_self: bool) -> Tensor:
+        """Return every query's k smallest distances to `base`, ascending: [N, k]."""
+        result = queries.new_full((len(queries), k), torch.inf)
+        for rows in tiles(len(queries), self._block):
+            for columns in tiles(len(base), self._block):
+                distance = _distances(queries[rows], base[columns])
+                if exclude_self and rows == columns:
+                    distance.fill_diagonal_(torch.inf)
+                candidates = torch.cat([result[rows], distance], dim=1)
+                result[rows] = candidates.topk(k, dim=1, largest=False, sorted=True).values
+        return result
+
+
+class _Screened:
+    """The same of many dimensions. Reach is in squares, scaled, between `radii` and `within`."""
+
+    def __init__(self, a: Tensor, b: Tensor, block: int) -> None:
+        self._block = block
+        sets = screening.on_common_scale(*([a] if a is b else [a, b]), block=block)
+        self._a, self._b = sets[0], sets[-1]
+
+    def radii(self, k: int) -> tuple[Tensor, Tensor]:
+        a, b = (
+            screening.kth_nearest(points, points, k, exclude_self=True, block=self._block)
+            for points in (self._a, self._b)
+        )
+        return a, b
+
+    def nearest(self, exclude_self: bool) -> Tensor:
+        squares = screening.kth_nearest(self._a, self._b, 1, exclude_self=exclude_self, block=self._block)
+        return squares.sqrt() / self._a.scale
+
+    def within(self, rows: slice, columns: slice, reach: Tensor, other_reach: Tensor) -> list[Tensor]:
+        return screening.within(self._a, rows, self._b, columns, [reach[:, None], other_reach[None]])
+
+
+def _compared(a: Tensor, b: Tensor, block: int) -> _Direct | _Screened:
+    return (_Direct if a.shape[1] <= DIRECT_DIMENSIONS else _Screened)(a, b, block)
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return Euclidean distances [N, M] between float64 points [N, D] and [M, D]; equal points are at 0."""
-    if a.shape[1] <= DIRECT_DIMENSIONS:
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    norms = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
-    squared = torch.addmm(norms, a, b.T, alpha=-2)
-    # Below this a difference of such norms is rounding; copies of an image have to come out at 0.
-    rounding = norms * (a.shape[1] * torch.finfo(torch.float64).eps)
-    return torch.where(squared > rounding, squared, 0.0).sqrt()
-
-
-def _radii(points: Tensor, k: int, block: int) -> Tensor:
-    """Return every point's distance to its k-th nearest other point, [N]."""
-    return _smallest(points, points, k, exclude_self=True, block=block)[:, -1]
-
-
-def _smallest(queries: Tensor, base: Tensor, k: int, exclude_self: bool, block: int) -> Tensor:
-    """Return every query's k smallest distances to `base`, ascending: [N, k]."""
-    result = queries.new_full((len(queries), k), torch.inf)
-    for rows in _tiles(len(queries), block):
-        for columns in _tiles(len(base), block):
-            distance = _distances(queries[rows], base[columns])
-            if exclude_self and rows == columns:
-                distance.fill_diagonal_(torch.inf)
-            candidates = torch.cat([result[rows], distance], dim=1)
-            result[rows] = candidates.topk(k, dim=1, largest=False, sorted=True).values
-    return result
-
-
-def _tiles(length: int, block: int) -> Iterator[slice]:
-    for start in range(0, length, block):
-        yield slice(start, min(start + block, length))
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _share(flags: Tensor) -> float:

@@ -93,7 +93,8 @@ def build_reference(
     collected: list[Tensor] = []
     for start in range(0, count, batch):
         chunk = slice(start, start + batch)
-        features = extractor(torch.from_numpy(np.array(images[chunk]))).cpu()
+        features = extractor(torch.from_numpy(np.array(images[chunk])))
+        device, features = features.device, features.cpu()
         second = torch.from_numpy(in_second_half[chunk])
         halves[0].update(features[~second])
         halves[1].update(features[second])
@@ -101,11 +102,12 @@ def build_reference(
     features = torch.cat(collected)
 
     second = torch.from_numpy(in_second_half[is_kept])
-    floor = _floor(halves, features[~second], features[second])
+    # Neighbours are searched where the network runs; on a CPU, 50,000 of them take long.
+    floor = _floor(halves, features[~second].to(device), features[second].to(device))
     total = Moments(extractor.dimension)
     for half in halves:
         total.merge(half)
-    spacing = nearest_distance(features, features, exclude_self=True).quantile(0.5)
+    spacing = nearest_distance(features.to(device), features.to(device), exclude_self=True).quantile(0.5)
     description = ReferenceDescription(
         dataset=dataset,
         dataset_sha256=dataset_sha256,

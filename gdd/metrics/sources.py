@@ -13,18 +13,17 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import functional
 
 from gdd.config.recipe import Sampler
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampler import function_evaluations
 from gdd.diffusion.sampling import sample_range
+from gdd.distill.generate import generate
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.metrics.image_sets import open_image_set
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.weights import load_weights
-from gdd.randomness import labels, latents
 
 BATCH = 250  # images that go through a network at once
 GENERATORS = ("generator", "two-time generator")
@@ -92,7 +91,7 @@ class GeneratorSource:
         """
         self.name, self.sha256 = str(path), sha256_of(path)
         self._generator = load_generator(path).to(device)
-        self._seed, self._batch, self._device, self._class = seed, batch, device, only_class
+        self._seed, self._batch, self._class = seed, batch, only_class
         arch = self._generator.arch
         check_class(only_class, arch.label_dim, path)
         self.shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
@@ -104,17 +103,8 @@ class GeneratorSource:
         """See `ImageSource`."""
         return _in_batches(self._few, start, count, self._batch)
 
-    @torch.no_grad()
     def _few(self, start: int, count: int) -> Tensor:
-        z = latents(self._seed, start, count, self._generator.latent_shape).to(self._device)
-        classes = self._generator.arch.label_dim
-        one_hot = None
-        if classes:
-            indices = labels(self._seed, start, count, classes)
-            if self._class is not None:
-                indices = torch.full_like(indices, self._class)
-            one_hot = functional.one_hot(indices, classes).float().to(self._device)
-        return quantise(self._generator(z, one_hot))
+        return quantise(generate(self._generator, start, count, seed=self._seed, only_class=self._class))
 
 
 class TeacherSource:

@@ -1,231 +1,250 @@
-"""The evaluation stages: a run's snapshots, or a teacher at some number of steps, to one metrics file."""
+"""The evaluation stages: a run's snapshots, a teacher, or what others published, to one metrics file."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from gdd.config.evaluation import Evaluation
 from gdd.config.recipe import Sampler
-from gdd.config.records import Evaluation
 from gdd.data.image_array import ImageArray
-from gdd.data.quantise import quantise
-from gdd.diffusion.sampler import function_evaluations
-from gdd.diffusion.sampling import sample_range
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256, write_npz
-from gdd.metrics.by_name import load_extractor
-from gdd.metrics.evaluation import NEAREST, evaluate_block
-from gdd.metrics.extractors import FeatureExtractor, PixelExtractor
-from gdd.metrics.reference import Reference, check_compatible, load_reference
-from gdd.networks.checkpoint import load_denoiser, load_generator
+from gdd.metrics.judges import Judge, only
+from gdd.metrics.judging import block_file, judge_block, results_of_gone
+from gdd.metrics.outcome import context, summary
+from gdd.metrics.shards import ALONE, Shards
+from gdd.metrics.sources import GeneratorSource, ImageSource, TeacherSource
 from gdd.provenance import environment
 
 log = logging.getLogger(__name__)
 
-GENERATION_BATCH = 250
-JUDGE, PIXELS = "judge", "pixels"
-CURVE_METRICS = {"fid"}
-ALL_METRICS = {"fid", "precision", "recall", "density", "coverage", "nearest"}
 BEST_RULE = "lowest fid on latent block 0 among the snapshots"
+BLOCKS = Path("state") / "evaluation"  # of a run; what is in `state` survives an interrupted job
 
-References = Mapping[str, tuple[FeatureExtractor, Reference]]
-Generate = Callable[[int, int], Tensor]
-
-
-class HasShape(Protocol):
-    """What holds images of one shape."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """One image's (C, H, W)."""
-        ...
+Judges = Mapping[str, Judge]
 
 
-def make_extractor(
-    path: str | Path | None, data: HasShape, name: str | None = None, device: torch.device | str = "cpu"
-) -> FeatureExtractor:
-    """Return the extractor of a weights file, or the pixels themselves for None.
-
-    Without the name of an extractor, a `.pt` file is the published Inception network (TorchScript), any other
-    a classifier of this project.
-    """
-    if path is None:
-        channels, resolution, _ = data.shape
-        return PixelExtractor(resolution, channels)
-    return load_extractor(name, path, device)
-
-
-def open_references(
-    data: ImageArray, judge: str | Path, judge_reference: str | Path, pixel_reference: str | Path | None
-) -> dict[str, tuple[FeatureExtractor, Reference]]:
-    """Return what images are compared with: the judge's features and, if given, raw pixels.
+def check_data(source: ImageSource, judges: Judges, data: ImageArray) -> None:
+    """Refuse what does not belong to a data set as it is now.
 
     Raises:
-        UserError: a reference belongs to another data set, resolution or extractor.
+        UserError: a reference was made from other images, or a generator needs labels that there are not.
     """
-    reference = load_reference(judge_reference)
-    # Two extractors may be one file; which is meant, the reference says.
-    name = reference.description.extractor if Path(judge).suffix in (".pt", ".pth") else None
-    pairs = {JUDGE: (make_extractor(judge, data, name), reference)}
-    if pixel_reference is not None:
-        pairs[PIXELS] = (make_extractor(None, data), load_reference(pixel_reference))
-    for extractor, reference in pairs.values():
-        check_compatible(reference, extractor, data.name, data.shape[1])
-    return pairs
+    classes = source.facts.get("classes", 0)
+    if classes > int(data.labels.max()) + 1:
+        raise UserError(
+            f"{source.name} is conditioned on {classes} classes, for which the data set {data.name} has no "
+            "labels; judge it in a setting of its own data set."
+        )
+    for judge in judges.values():
+        of = judge.reference.description
+        if of.dataset_sha256 != data.sha256:
+            raise UserError(
+                f"The reference of {of.dataset} ({of.extractor}) was made from other images than the data "
+                "set holds now; build it again with `gdd reference`."
+            )
 
 
-def evaluate_run(folder: str | Path, evaluation: Evaluation, references: References) -> dict[str, Any]:
-    """Judge every snapshot of a run: all on latent block 0, the last and the best on every block.
+def evaluate_run(
+    folder: str | Path,
+    evaluation: Evaluation,
+    judges: Judges,
+    *,
+    device: torch.device | str = "cpu",
+    shards: Shards = ALONE,
+) -> dict[str, Any]:
+    """Judge every snapshot of a run: all by FID on latent block 0, the last and the best by all on every one.
+
+    Returned in every process. Each block's result is a file in the run's state, so that after an interruption
+    no block is done again.
 
     Raises:
         UserError: the run has no snapshots.
     """
-    folder = Path(folder)
+    folder, began = Path(folder), time.monotonic()
+    files = snapshots(folder)
+    on_curves = only(judges, evaluation.wanted_on_curves())
+
+    def blocks(file: Path, judges: Judges, count: int) -> list[dict[str, Any]]:
+        source = GeneratorSource(file, seed=EVALUATION_SEED, device=device)
+        outcome = folder / BLOCKS / file.stem
+        return [_snapshot_block(source, judges, outcome, index, evaluation, shards) for index in range(count)]
+
+    # What is known to be judged in full needs no pass of its own for the curve.
+    asked = {file for file in files[:-1] if int(file.stem) in evaluation.also_at}
+    judged = {file: blocks(file, judges, evaluation.blocks) for file in files if file in {*asked, files[-1]}}
+    curve = [judged[file][0] if file in judged else blocks(file, on_curves, 1)[0] for file in files]
+    # What diverged has no FID and cannot be best; if all did, the last stands for them.
+    best = min(range(len(files)), key=lambda index: (curve[index].get("fid", math.inf), -index))
+    if files[best] not in judged:
+        judged[files[best]] = blocks(files[best], judges, evaluation.blocks)
+
+    def snapshot(file: Path) -> dict[str, Any]:
+        return {"images": int(file.stem), "weights_sha256": sha256(file), **summary(judged[file])}
+
+    points = {file.stem: point for file, point in zip(files, curve, strict=True)}
+    points |= _points_of_gone(folder, files, on_curves, evaluation, device)
+    shown = evaluation.wanted_on_curves()
+    also = {str(int(file.stem)): snapshot(file) for file in files if file in asked}
+    return {
+        "kind": "student",
+        "evaluations": GeneratorSource(files[-1]).evaluations,
+        "curve": [
+            {"images": int(name), **{key: point[key] for key in shown if key in point}}
+            for name, point in sorted(points.items())
+        ],
+        "final": snapshot(files[-1]),
+        "best": {**snapshot(files[best]), "rule": BEST_RULE},
+        **({"also_at": also} if also else {}),
+        **_context(evaluation, judges, evaluation.blocks, device, shards),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _points_of_gone(
+    folder: Path, files: Sequence[Path], judges: Judges, evaluation: Evaluation, device: torch.device | str
+) -> dict[str, dict[str, Any]]:
+    """Return what is known on block 0 of snapshots that were judged and then removed, as `keep` asks for."""
+    last = GeneratorSource(files[-1], seed=EVALUATION_SEED, device=device)
+    there = {file.stem for file in files}
+    found = {}
+    for file in sorted((folder / BLOCKS).glob("*.block0.json")):
+        name = file.name.removesuffix(".block0.json")
+        if name not in there and (point := results_of_gone(last, judges, file, 0, evaluation.samples)):
+            found[name] = point
+    return found
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """Return the snapshots of a run, the last one at the end.
+
+    Raises:
+        UserError: there are none.
+    """
     files = sorted((folder / "snapshots").glob("*.safetensors"))
     if not files:
         raise UserError(f"The run {folder} has no snapshots; train it first.")
-    began = time.monotonic()
-    curve = []
-    for file in files:
-        block = _block(_student_images(file), 0, evaluation, references, CURVE_METRICS)
-        curve.append({"images": int(file.stem), **block})
-    # What diverged has no FID and cannot be best; if all did, the last stands for them.
-    best = min(range(len(files)), key=lambda index: (curve[index].get("fid", math.inf), -index))
-    final_blocks = _all_blocks(_student_images(files[-1]), evaluation, references)
-    best_blocks = (
-        final_blocks
-        if files[best] == files[-1]
-        else _all_blocks(_student_images(files[best]), evaluation, references)
-    )
-    also = {
-        str(int(file.stem)): _snapshot(file, _all_blocks(_student_images(file), evaluation, references))
-        for file in files[:-1]
-        if int(file.stem) in evaluation.also_at
-    }
-    return {
-        "kind": "student",
-        "evaluations": load_generator(files[-1]).steps,
-        "curve": [{key: value for key, value in point.items() if key != "start"} for point in curve],
-        "final": _snapshot(files[-1], final_blocks),
-        "best": {**_snapshot(files[best], best_blocks), "rule": BEST_RULE},
-        **({"also_at": also} if also else {}),
-        **_context(evaluation, references),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    return files
 
 
 def evaluate_teacher(
-    model: str | Path, sampler: Sampler, evaluation: Evaluation, references: References, samples: str | Path
+    source: TeacherSource,
+    sampler: Sampler,
+    evaluation: Evaluation,
+    judges: Judges,
+    out: Path,
+    samples: Path,
+    *,
+    device: torch.device | str = "cpu",
+    shards: Shards = ALONE,
 ) -> dict[str, Any]:
-    """Judge a teacher sampled as `sampler` says, on every latent block, and keep its first images."""
+    """Judge a teacher sampled as `sampler` says, on every latent block, and keep its first images.
+
+    Returned in every process. Each block's result is a file beside `out`.
+
+    Raises:
+        DivergedError: an image holds NaN or infinity.
+    """
+    found = _whole(source, evaluation, judges, evaluation.blocks, out, samples, device, shards)
+    return {"kind": "teacher", "sampler": sampler.model_dump(mode="json"), **found}
+
+
+def evaluate_external(
+    source: ImageSource,
+    evaluation: Evaluation,
+    judges: Judges,
+    out: Path,
+    samples: Path,
+    *,
+    device: torch.device | str = "cpu",
+    shards: Shards = ALONE,
+) -> dict[str, Any]:
+    """Judge what others published on every block of latents, of images on as many as there are.
+
+    Returned in every process. Each block's result is a file beside `out`.
+
+    Raises:
+        UserError: fewer images than in a block.
+        DivergedError: an image holds NaN or infinity.
+    """
+    count = evaluation.blocks
+    if source.count is not None:
+        count = min(count, source.count // evaluation.samples)
+    if count == 0:
+        raise UserError(
+            f"{source.name} holds {source.count:,} images, but the setting judges {evaluation.samples:,} at "
+            "once, on whose number most metrics depend; provide as many."
+        )
+    return {"kind": "external", **_whole(source, evaluation, judges, count, out, samples, device, shards)}
+
+
+def _whole(
+    source: ImageSource,
+    evaluation: Evaluation,
+    judges: Judges,
+    count: int,
+    out: Path,
+    samples: Path,
+    device: torch.device | str,
+    shards: Shards,
+) -> dict[str, Any]:
+    """Judge what has no snapshots by all metrics on `count` blocks, and keep its first images."""
     began = time.monotonic()
-    denoiser = load_denoiser(model)
-
-    def images(start: int, count: int) -> Tensor:
-        return quantise(sample_range(denoiser, sampler, EVALUATION_SEED, start, count))
-
-    write_npz(samples, images=images(0, SAMPLES).numpy())
-    blocks = _all_blocks(images, evaluation, references)
+    if shards.main:
+        write_npz(samples, images=source.images(0, min(SAMPLES, source.count or SAMPLES)).cpu().numpy())
+    blocks = [
+        judge_block(
+            source, judges, block_file(out, index), index * evaluation.samples, evaluation.samples, shards
+        )
+        for index in range(count)
+    ]
     return {
-        "kind": "teacher",
-        "evaluations": function_evaluations(sampler.steps),
-        "sampler": sampler.model_dump(mode="json"),
-        "final": {"images": 0, "weights_sha256": sha256(model), **summary(blocks)},
-        **_context(evaluation, references),
+        "evaluations": source.evaluations,
+        "final": {"images": 0, "weights_sha256": source.sha256, **summary(blocks)},
+        **_context(evaluation, judges, count, device, shards),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the blocks with mean, sample standard deviation (None for one block) and minimum per metric.
-
-    A metric that a block lacks, because its images were no numbers, is left out.
-    """
-    keys = [key for key in blocks[0] if key != "start" and all(key in block for block in blocks)]
-    values = {key: torch.tensor([block[key] for block in blocks], dtype=torch.float64) for key in keys}
-    several = len(blocks) > 1
-    return {
-        "blocks": blocks,
-        "mean": {key: float(value.mean()) for key, value in values.items()},
-        "sampling_std": {key: float(value.std()) if several else None for key, value in values.items()},
-        "minimum": {key: float(value.min()) for key, value in values.items()},
-    }
-
-
-def _snapshot(file: Path, blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"images": int(file.stem), "weights_sha256": sha256(file), **summary(blocks)}
-
-
-def _student_images(file: Path) -> Generate:
-    generator = load_generator(file)
-    return lambda start, count: quantise(generate(generator, start, count))
-
-
-def _all_blocks(images: Generate, evaluation: Evaluation, references: References) -> list[dict[str, Any]]:
-    return [_block(images, index, evaluation, references, ALL_METRICS) for index in range(evaluation.blocks)]
-
-
-def _block(
-    images: Generate, index: int, evaluation: Evaluation, references: References, metrics: set[str]
+def _snapshot_block(
+    source: ImageSource, judges: Judges, outcome: Path, index: int, evaluation: Evaluation, shards: Shards
 ) -> dict[str, Any]:
-    """Return one block's metrics under the names that tables use."""
     start = index * evaluation.samples
     try:
-        result = evaluate_block(
-            images,
-            start=start,
-            count=evaluation.samples,
-            batch=GENERATION_BATCH,
-            references=references,
-            metrics=metrics,
-        )
+        return judge_block(source, judges, block_file(outcome, index), start, evaluation.samples, shards)
     except DivergedError as error:
-        log.warning("Block %d has no metrics: %s", index, error)
+        if shards.main:
+            log.warning("Block %d has no metrics: %s", index, error)
         return {"start": start}
-    wanted = ("fid", "precision", "recall", "density", "coverage")
-    flat: dict[str, Any] = {"start": start}
-    for space, prefix in ((JUDGE, ""), (PIXELS, "pixel_")):
-        if space in result:
-            flat |= {prefix + key: result[space][key] for key in wanted if key in result[space]}
-    if NEAREST in result and result[NEAREST]["ratio_to_real"] is not None:
-        flat["nearest"] = result[NEAREST]["ratio_to_real"]
-    return flat
 
 
-def _context(evaluation: Evaluation, references: References) -> dict[str, Any]:
+def _context(
+    evaluation: Evaluation, judges: Judges, blocks: int, device: torch.device | str, shards: Shards
+) -> dict[str, Any]:
     """Return what the numbers mean and what they were made from."""
-    floor: dict[str, Any] = {"nearest": 1.0}
-    definitions = {}
-    for space, prefix in ((JUDGE, ""), (PIXELS, "pixel_")):
-        if space in references:
-            extractor, reference = references[space]
-            found = reference.description.floor
-            floor |= {f"{prefix}{key}": getattr(found, key) for key in ("fid", "precision", "recall")}
-            definitions[f"{prefix}fid"] = f"Frechet distance on {extractor.definition}"
-            definitions[f"{prefix}precision"] = (
-                f"improved precision and recall (k = 3, at most the distance) on {extractor.definition}"
-            )
-    judge = references[JUDGE][1].description
+    judge = judges[evaluation.extractor].reference.description
+    found = context(judges, evaluation.samples)
+    several = {"processes": shards.size} if shards.size > 1 else {}
     return {
-        "floor": floor,
-        "definitions": definitions,
+        **found,
         "provenance": {
             "samples": evaluation.samples,
-            "blocks": evaluation.blocks,
+            "blocks": blocks,
             "latent_seed": EVALUATION_SEED,
             "dataset": judge.dataset,
             "dataset_sha256": judge.dataset_sha256,
             "reference_images": judge.count,
             "extractor": evaluation.extractor,
             "extractor_sha256": judge.extractor_sha256,
-            **environment(),
+            **environment(device),
+            **several,
         },
     }

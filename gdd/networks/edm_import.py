@@ -12,7 +12,7 @@ from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
 from gdd.files import sha256, write_json
-from gdd.networks.checkpoint import KINDS
+from gdd.networks.checkpoint import KINDS, load_generator
 from gdd.networks.edm_pickle import read_network
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser, OneStep, OneStepGenerator
 from gdd.networks.weights import load_weights, save_weights
@@ -46,6 +46,7 @@ def import_network(
     kind: Literal["denoiser", "generator"] = "denoiser",
     licence: str = EDM_LICENCE,
     expected: Architecture | None = None,
+    dataset: str | None = None,
 ) -> Architecture:
     """Write a pickled network's weights, in their own dtype, and its architecture to `destination`.
 
@@ -58,6 +59,7 @@ def import_network(
         kind: what the network is meant for.
         licence: of the weights; goes into the description.
         expected: the architecture it has to have, apart from what only training knows.
+        dataset: the data set whose images it makes; goes into the description.
 
     Returns:
         The architecture that was written.
@@ -79,6 +81,7 @@ def import_network(
             "class_name": pickled.class_name,
         },
         "licence": licence,
+        **({"dataset": dataset} if dataset else {}),
     }
     network_class: type[Denoiser | OneStepGenerator] = Denoiser
     if kind == "generator":
@@ -90,6 +93,32 @@ def import_network(
     _check_tensors(source, shapes, tensors)
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
     save_weights(destination, {name: tensors[name] for name in shapes}, description)
+    return arch
+
+
+def import_generator(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    key: str = "ema",
+    licence: str = EDM_LICENCE,
+    dataset: str | None = None,
+) -> Architecture:
+    """Write a one-step generator that others published to `destination`: a pickle, or a file of this project.
+
+    Returns:
+        Its architecture.
+
+    Raises:
+        UserError: the source is missing, damaged, hostile, or holds no generator.
+    """
+    if Path(source).suffix != ".safetensors":
+        return import_network(
+            source, destination, key=key, kind="generator", licence=licence, dataset=dataset
+        )
+    arch = load_generator(source).arch
+    tensors, description = load_weights(source)
+    save_weights(destination, tensors, {"licence": licence, "dataset": dataset, **description})
     return arch
 
 

@@ -8,6 +8,7 @@ arXiv:2105.05233 (ADM).
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -114,19 +115,19 @@ class UNet(nn.Module):
             emb = emb + self.map_target(self.noise_features(target_labels.float()))
         return functional.silu(emb)
 
+    @abstractmethod
     def noise_features(self, noise_labels: Tensor) -> Tensor:
         """Return fixed features [B, features] of noise levels [B] given as c_noise of EDM."""
-        raise NotImplementedError
 
+    @abstractmethod
     def condition(
         self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> Tensor:
         """Return what the embedding is the SiLU of, [B, emb_channels]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output(self, x: Tensor) -> Tensor:
         """Turn the decoder's features into [B, img_channels, H, W]."""
-        raise NotImplementedError
 
     def _checked(self, labels: Tensor | None, entries: int, name: str, needed: bool) -> Tensor | None:
         if labels is not None and labels.shape[-1] != entries:

@@ -23,14 +23,14 @@ def caveats(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
         titles |= table.settings
         for line in table.lines:
             # The same recipe may stand in several tables; it is spoken of once, where it has the most runs.
-            key = (line.setting, line.run or line.teacher_steps)
+            key = (line.setting, line.run or line.teacher_steps or line.title)
             if key not in lines or len(line.runs) > len(lines[key].runs):
                 lines[key] = line
         for floor in table.floors:
             floors.setdefault(floor.setting, floor)
     for setting, title in titles.items():
         inside = [line for line in lines.values() if line.setting == setting]
-        students = [line for line in inside if line.kind != "teacher"]
+        students = [line for line in inside if line.trained]
         found = [
             *_blind_spot(setting, students, config),
             *_floor(inside, floors.get(setting)),

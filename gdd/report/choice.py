@@ -218,5 +218,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _over(table: Table) -> str:
-    designs = dict.fromkeys(runs_in_words(line.keys) for line in table.lines if line.kind != "teacher")
+    designs = dict.fromkeys(runs_in_words(line.keys) for line in table.lines if line.trained)
     return f"mean FID over a row's {' or '.join(designs)}."

@@ -128,7 +128,7 @@ def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
 
 
 def _add(panel: Panel, row: TableRow, look: Look, metrics: list[dict[str, Any]], metric: str) -> None:
-    if row.teacher_steps is not None:
+    if row.method is None:  # a teacher, or others' work
         values = numbers(found["final"]["mean"].get(metric) for found in metrics)
         if values:
             panel.teachers.append((row.title, look, statistics.mean(values)))

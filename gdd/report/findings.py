@@ -52,7 +52,7 @@ def _chosen_only(table: Table, experiments: Experiments) -> Table:
     if not _chooses(table, experiments):
         return table
     chosen = {choice.line.title for choice in choices(table, experiments)}
-    lines = tuple(line for line in table.lines if line.kind == "teacher" or line.title in chosen)
+    lines = tuple(line for line in table.lines if not line.trained or line.title in chosen)
     return replace(table, lines=lines)
 
 
@@ -88,7 +88,7 @@ def _compare(lines: Sequence[Line]) -> Iterator[Finding]:
 
 def _one_step_teacher(lines: Sequence[Line]) -> Iterator[Finding]:
     """Compare the teacher at one step with the worst student."""
-    students = ranked((line for line in lines if line.kind != "teacher"), "fid")
+    students = ranked((line for line in lines if line.trained), "fid")
     for teacher in ranked((line for line in lines if line.teacher_steps == 1), "fid"):
         if not students:
             return
@@ -173,7 +173,7 @@ def _frozen(lines: Sequence[Line]) -> Iterator[Finding]:
 def _teacher_and_students(lines: Sequence[Line]) -> Iterator[Finding]:
     """Compare the teacher at its most steps with every student."""
     teachers = [line for line in lines if (line.teacher_steps or 0) > 1 and "fid" in line.cells]
-    students = ranked((line for line in lines if line.kind != "teacher"), "fid")
+    students = ranked((line for line in lines if line.trained), "fid")
     if not teachers or not students:
         return
     teacher = max(teachers, key=lambda line: line.teacher_steps or 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdd.errors import UserError
-from gdd.experiments import Run, TableRow
+from gdd.experiments import Run, TableRow, external_folder
 from gdd.files import read_json
 
 
@@ -55,6 +55,8 @@ def sample_file(row: TableRow) -> str:
     """Return the images from fixed latents that show a row, below `results/`; the first run's."""
     if row.teacher_steps is not None:
         return f"teachers/{row.teachers[0]}/samples/{row.setting}-steps{row.teacher_steps}.npz"
+    if row.external is not None:
+        return f"{external_folder(row.external, row.setting)}/samples.npz"
     run = row.runs[0]
     return f"{run.folder}/samples/{run.recipe.images:09d}.npz"
 

@@ -10,7 +10,7 @@ from gdd.report.table import Line, Table
 
 def note(table: Table) -> str:
     """Say what the two spreads in the cells are, or that there is none, and what derived columns hold."""
-    students = [line for line in table.lines if line.kind != "teacher"]
+    students = [line for line in table.lines if line.trained]
     teachers = [line for line in table.lines if line.kind == "teacher"]
     parts = [_sampling(table), *_training(students, teachers)]
     if "fid_difference" in table.columns:

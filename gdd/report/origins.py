@@ -60,26 +60,32 @@ def _run(results: Path, run: Run, tables: list[str]) -> dict[str, Any]:
     }
 
 
-def describe_teachers(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
-    """Return what is known about every teacher at each number of steps, once each.
+def describe_others(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
+    """Return what is known about every teacher at each number of steps and of others' work, once each.
 
     Raises:
         UserError: a metrics file is missing.
     """
-    found: dict[str, tuple[str, TableRow, str]] = {}
+    found: dict[str, tuple[str, str, TableRow, str]] = {}
     for name in names:
         for row in experiments.rows(name):
+            if row.external is not None:
+                title = experiments.config.external[row.external].title
+                found.setdefault(row.metrics()[0], ("published by others", title, row, name))
             if row.teacher_steps is not None:
+                steps = f"{row.teacher_steps} step{'' if row.teacher_steps == 1 else 's'}"
                 for path, teacher in zip(row.metrics(), row.teachers, strict=True):
-                    found.setdefault(path, (teacher, row, name))
-    return [
-        {
-            "title": f"{teacher}, {row.teacher_steps} step{'' if row.teacher_steps == 1 else 's'}",
-            "setting": row.setting,
-            "provenance": _flat(read_input(results, path, name).get("provenance") or {}),
+                    found.setdefault(path, ("teacher", f"{teacher}, {steps}", row, name))
+    described = []
+    for path, (kind, title, row, name) in found.items():
+        metrics = read_input(results, path, name)
+        facts = {
+            "weights or images": metrics["final"].get("weights_sha256"),
+            "licence": metrics.get("licence"),
         }
-        for path, (teacher, row, name) in found.items()
-    ]
+        provenance = _flat(facts if row.external else {}) | _flat(metrics.get("provenance") or {})
+        described.append({"kind": kind, "title": title, "setting": row.setting, "provenance": provenance})
+    return described
 
 
 def describe_references(

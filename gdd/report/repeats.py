@@ -15,13 +15,13 @@ COLUMN = "fid"
 
 def repeated(lines: Sequence[Line]) -> bool:
     """Say whether the students have several runs each, all from the same teachers and seeds."""
-    designs = {frozenset(line.keys) for line in lines if line.kind != "teacher"}
+    designs = {frozenset(line.keys) for line in lines if line.trained}
     return len(designs) == 1 and len(next(iter(designs))) > 1
 
 
 def compare_repeated(lines: Sequence[Line]) -> Iterator[Finding]:
     """Compare the kinds of loss, what freezing does, and what both losses together do, pair by pair."""
-    students = [line for line in lines if line.kind != "teacher" and COLUMN in line.cells]
+    students = [line for line in lines if line.trained and COLUMN in line.cells]
     instance, distributional, both = (
         [line for line in students if line.kind == kind] for kind in ("instance", "distributional", "both")
     )

@@ -8,20 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from gdd.config.evaluation import METRICS
 from gdd.errors import UserError
 from gdd.experiments import Run
 
-MEASURES = (
-    "fid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "pixel_fid",
-    "pixel_precision",
-    "pixel_recall",
-    "nearest",
-)
 At = int | Literal["end", "best"]
 Key = tuple[str, int | None]  # teacher and seed; what two rows have in common
 
@@ -72,6 +62,8 @@ def run_numbers(
     shown = snapshot_at(metrics, at)
     values, spreads = measures(shown)
     final_fid, best_fid = _fid_blocks(final), _fid_blocks(best)
+    if blocks := _fid_blocks(shown):
+        values["fid_minimum"] = min(blocks)
     if best_fid:
         values["best_fid"] = best_fid[0]
     # The best snapshot is chosen by its FID on block 0, which is therefore too low. The other blocks had
@@ -149,7 +141,7 @@ def numbers(values: Iterable[Any]) -> list[float]:
 
 def _measured(found: Mapping[str, Any]) -> dict[str, float]:
     return {
-        key: value for key in MEASURES if (value := next(iter(numbers([found.get(key)])), None)) is not None
+        key: value for key in METRICS if (value := next(iter(numbers([found.get(key)])), None)) is not None
     }
 
 

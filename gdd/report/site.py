@@ -16,7 +16,7 @@ from gdd.files import write_text
 from gdd.report.findings import findings
 from gdd.report.inputs import choice_file, figure_stem, require, table_file
 from gdd.report.note import note
-from gdd.report.origins import describe_references, describe_runs, describe_teachers
+from gdd.report.origins import describe_others, describe_references, describe_runs
 from gdd.report.runs import runs_in_words
 from gdd.report.style import column_title
 from gdd.report.table import Table, cell_text, headings, leads
@@ -56,7 +56,7 @@ def write_site(experiments: Experiments, target: str, results: Path, out: Path) 
         "findings": findings(list(tables.values()), experiments),
         "sections": [_section(experiments, table, results, out) for table in tables.values()],
         "runs": describe_runs(experiments, names, results),
-        "teachers": describe_teachers(experiments, names, results),
+        "others": describe_others(experiments, names, results),
         "references": describe_references(experiments, names, results),
     }
     write_text(out, render(page))
@@ -97,10 +97,16 @@ def _summary(experiments: Experiments, tables: list[Table]) -> str:
         for table in tables
         for line in table.lines
         for run in line.runs
-        if line.kind != "teacher"
+        if line.trained
     }
     names = dict.fromkeys(run.teacher for table in tables for line in table.lines for run in line.runs)
     teachers = [experiments.config.teachers[name].title for name in names]
+    others = sum(line.kind == "external" for table in tables for line in table.lines)
+    if not runs and others:
+        return (
+            f"Generators that others published, or images made by them, on {', '.join(settings.values())}: "
+            "judged by one pass over their images, beside what is reported of them."
+        )
     students = f"{len(runs)} trained student{'' if len(runs) == 1 else 's'}"
     return (
         f"A diffusion model ({' or '.join(dict.fromkeys(teachers))}) needs many network evaluations for an "

@@ -110,13 +110,13 @@ def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
             for line, look in zip(lines, looks(inside, experiments.config), strict=True)
             if COLUMN in line.cells
         ]
-        students = [(line, look) for line, look in pairs if line.kind != "teacher"]
+        students = [(line, look) for line, look in pairs if line.trained]
         if not students:
             raise UserError(
                 f"No run of '{name}' in the setting '{setting}' has an FID; "
                 f"delete the metrics.json of its runs and run `snakemake --cores 2 {name}`."
             )
-        teachers = [(line, look) for line, look in pairs if line.kind == "teacher"]
+        teachers = [(line, look) for line, look in pairs if not line.trained]
         floor = next((line.value(COLUMN) for line in table.floors if line.setting == setting), None)
         panels.append(Panel(title, students, teachers, floor))
     return panels

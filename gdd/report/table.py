@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gdd.report.runs import At, Key, RunNumbers
 from gdd.report.style import COLUMNS, column_title
 
-Kind = Literal["teacher", "distributional", "instance", "both", "floor"]
+Kind = Literal["teacher", "distributional", "instance", "both", "external", "floor"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: a student over its runs, a teacher at some number of steps, or real against real images."""
+    """A row: a student over its runs, a teacher at some number of steps, others' work, or real images."""
 
     title: str
     setting: str
@@ -45,6 +45,11 @@ class Line:
     parameters: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)  # of the first run
     at: At = "end"  # which snapshot of the runs
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is a student, trained here."""
+        return self.kind in ("distributional", "instance", "both")
 
     @property
     def keys(self) -> tuple[Key, ...]:

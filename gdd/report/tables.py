@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gdd.report.table_files import write_table
 
 __all__ = ["build_table", "write_table"]
 
+REPORTED = ("reported_fid", "reported_recall", "reported_clip_fid")
 FLOOR_TITLE = "Real against real (floor)"
 
 
@@ -35,7 +36,7 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
     ablation = experiments.config.ablations[name]
     lines: list[Line] = []
     floors: dict[str, Line] = {}
-    definitions: dict[str, str] = {}
+    meanings: dict[str, dict[str, list[str]]] = {}
     samples = None
     reported = experiments.config.reported
     for row in rows:
@@ -43,15 +44,19 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
         line = _line(row, metrics, results, name)
         lines.append(_with_reported(line, row, reported))
         for found in metrics:
-            definitions |= found.get("definitions") or {}
+            for column, text in (found.get("definitions") or {}).items():
+                meanings.setdefault(column, {}).setdefault(text, []).append(row.setting)
             samples = samples or (found.get("provenance") or {}).get("samples")
         if row.setting not in floors and metrics[0].get("floor"):
             values, _ = measures({"mean": metrics[0]["floor"]})
             cells = {column: Cell(value) for column, value in values.items()}
             floors[row.setting] = Line(FLOOR_TITLE, row.setting, "floor", cells)
+    titles = {name: experiments.config.settings[name].title for name in ablation.setting_names()}
+    definitions = {column: _in_words(found, titles) for column, found in meanings.items()}
     told = {of.source: None for row in rows for of in reported_of(row, reported)}
     if told:
-        definitions["reported_fid"] = f"{COLUMNS['reported_fid'].meaning} Sources: {'; '.join(told)}."
+        for column in REPORTED:
+            definitions[column] = f"{COLUMNS[column].meaning} Sources: {'; '.join(told)}."
     derived = {column: COLUMNS[column].meaning for column in ablation.columns if COLUMNS[column].meaning}
     return Table(
         name=name,
@@ -60,10 +65,20 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
         columns=ablation.columns,
         lines=tuple(_with_differences(lines)),
         floors=tuple(floors.values()),
-        settings={name: experiments.config.settings[name].title for name in ablation.setting_names()},
+        settings=titles,
         definitions=derived | definitions,
         samples=samples,
     )
+
+
+def _in_words(meanings: Mapping[str, Sequence[str]], titles: Mapping[str, str]) -> str:
+    """Write what a column means; where that differs between settings, say it of each."""
+    if len(meanings) == 1:
+        return next(iter(meanings))
+    parts = []
+    for text, settings in meanings.items():
+        parts.append(f"{', '.join(titles[name] for name in dict.fromkeys(settings))}: {text}")
+    return "; ".join(parts)
 
 
 def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: str) -> Line:
@@ -78,6 +93,16 @@ def _line(row: TableRow, metrics: list[dict[str, Any]], results: Path, target: s
             runs=runs,
             blocks=max(run.blocks for run in runs),
             teacher_steps=row.teacher_steps,
+        )
+    if row.external is not None:
+        (judged_once,) = metrics
+        run = run_numbers(judged_once, row.external)
+        return Line(
+            title=row.title,
+            setting=row.setting,
+            kind="external",
+            cells=_cells((run,)),
+            blocks=run.blocks,
         )
     records = [read_run(results, run, target) for run in row.runs]
     trained = zip(metrics, row.runs, records, strict=True)
@@ -104,18 +129,20 @@ def _with_reported(line: Line, row: TableRow, reported: Sequence[Reported]) -> L
     found = reported_of(row, reported)
     if not found:
         return line
-    return replace(line, cells={**line.cells, "reported_fid": Cell(found[0].fid)})
+    numbers = {"fid": found[0].fid, "recall": found[0].recall, "clip_fid": found[0].clip_fid}
+    cells = {f"reported_{key}": Cell(value) for key, value in numbers.items() if value is not None}
+    return replace(line, cells={**line.cells, **cells})
 
 
 def reported_of(row: TableRow, reported: Sequence[Reported]) -> list[Reported]:
-    """Return what others report of a row: of a plain method at its best snapshot, or of a teacher's steps."""
+    """Return what others report of a row: a method's best snapshot, a teacher's steps, or their own work."""
     if row.changes:
         return []
     return [
         of
         for of in reported
         if of.setting == row.setting
-        and of.method == row.method
+        and (of.method, of.external) == (row.method, row.external)
         and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best")
     ]
 
@@ -147,7 +174,7 @@ def _with_differences(lines: Sequence[Line]) -> list[Line]:
     above: dict[str, Line] = {}
     result = []
     for line in lines:
-        if line.kind != "teacher":
+        if line.trained:
             if line.setting in above and (cell := _difference(line, above[line.setting])) is not None:
                 line = replace(line, cells={**line.cells, "fid_difference": cell})  # noqa: PLW2901
             above[line.setting] = line

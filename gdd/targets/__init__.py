@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 
 from gdd.experiments import Experiments
+from gdd.targets.external import ExternalTargets
 from gdd.targets.inputs import InputTargets
 from gdd.targets.report import ReportTargets
+from gdd.targets.resources import ResourceTargets
 from gdd.targets.runs import RunTargets
 
 
-class Targets(InputTargets, RunTargets, ReportTargets):
+class Targets(InputTargets, RunTargets, ExternalTargets, ReportTargets, ResourceTargets):
     """Answers for one configuration."""
 
     def __init__(self, experiments: Experiments) -> None:
@@ -25,14 +27,6 @@ class Targets(InputTargets, RunTargets, ReportTargets):
         """Return the variables that make `gdd` read the configuration that the workflow reads.
 
         Variables instead of options: where files lie is no reason to make anything again.
-
-        With them, those by which sbatch knows the partition and the account of `local.yaml`, unless they are
-        set already; what a rule itself asks for (`slurm_partition`, `slurm_account`) comes first.
         """
         first, *extra = map(str, self.config.roots)
-        variables = {"GDD_CONFIG": first, "GDD_EXTRA": os.pathsep.join(extra)}
-        local = self.config.local
-        for name, value in (("SBATCH_PARTITION", local.partition), ("SBATCH_ACCOUNT", local.account)):
-            if value is not None and name not in os.environ:
-                variables[name] = value
-        return variables
+        return {"GDD_CONFIG": first, "GDD_EXTRA": os.pathsep.join(extra)}

@@ -10,6 +10,7 @@ from gdd.config.load import Config
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.provisions import raw_source, require_provisions, resource
+from gdd.targets.external import external_read
 from gdd.targets.paths import FETCHED, alternatives, dataset_file, fetched
 
 
@@ -29,11 +30,19 @@ class InputTargets:
         """
         wanted: dict[str, set[str]] = {"fetch": set(), "dataset": set()}
         noted: set[str] = set()
+        external: set[tuple[str, str]] = set()
         for job in jobs:
             if job.rule.name in wanted:
                 wanted[job.rule.name].add(job.wildcards[0])
+            external |= external_read(self.config, job)
             noted |= {Path(file).stem for file in job.input if Path(file).parent == FETCHED}
-        require_provisions(self.config, wanted["fetch"], wanted["dataset"], noted=noted - wanted["fetch"])
+        require_provisions(
+            self.config,
+            wanted["fetch"],
+            wanted["dataset"],
+            noted=noted - wanted["fetch"],
+            external=external,
+        )
 
     def source_record(self, wildcards: Any) -> str:
         """Return where a file comes from and what it has to be, as JSON; its use may be reworded."""

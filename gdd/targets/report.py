@@ -7,7 +7,7 @@ from typing import Any
 
 from gdd.config.load import Config
 from gdd.errors import UserError
-from gdd.experiments import Experiments, TableRow
+from gdd.experiments import Experiments, TableRow, external_folder
 from gdd.targets.paths import (
     CHOICE_ENDINGS,
     FIGURE_ENDINGS,
@@ -99,6 +99,8 @@ class ReportTargets:
                 files.append(
                     f"results/teachers/{row.teachers[0]}/samples/{row.setting}-steps{row.teacher_steps}.npz"
                 )
+            elif row.external is not None:
+                files.append(f"results/{external_folder(row.external, row.setting)}/samples.npz")
             elif row.runs:
                 files.append(f"results/{row.runs[0].folder}/samples")
         return list(dict.fromkeys(files))

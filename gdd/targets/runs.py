@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gdd.config.evaluation import PIXELS
 from gdd.config.load import Config
 from gdd.config.pretrained import BACKBONES, CLASS_EMBEDDINGS, EXTRACTORS, LPIPS
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
@@ -62,9 +63,30 @@ class RunTargets:
         return [fetched(source) for source in self._other_files(wildcards).values()]
 
     def file_options(self, wildcards: Any) -> list[str]:
-        """Return the options that tell where those files lie."""
+        """Return the options that tell where those files lie, and what to measure with on the way."""
         files = self._other_files(wildcards).items()
-        return [f"--{option} {resource(self.config, source)}" for option, source in files]
+        options = [f"--{option} {resource(self.config, source)}" for option, source in files]
+        return options + self._monitor_options(wildcards)
+
+    def run_monitor(self, wildcards: Any) -> list[str]:
+        """Return what a run is measured with while it is trained, if its setting asks for that."""
+        if self.setting(wildcards).monitor is None:
+            return []
+        extractor = self.setting(wildcards).evaluation.extractor
+        return [self._network(extractor), f"{self.reference_folder(wildcards)}/{extractor}.npz"]
+
+    def _monitor_options(self, wildcards: Any) -> list[str]:
+        monitor = self.setting(wildcards).monitor
+        if monitor is None:
+            return []
+        extractor = self.setting(wildcards).evaluation.extractor
+        return [
+            f"--monitor-fid {monitor.fid}",
+            *([f"--monitor-every {monitor.every}"] if monitor.every else []),
+            f"--judge {self._weights(extractor)}",
+            f"--judge-reference {self.reference_folder(wildcards)}/{extractor}.npz",
+            f"--judge-dataset {self.reference_dataset(wildcards)}",
+        ]
 
     def _other_files(self, wildcards: Any) -> dict[str, str]:
         recipe = self.recipe(wildcards)
@@ -112,22 +134,6 @@ class RunTargets:
         """Return how a setting's teacher is judged, as JSON: it has no snapshots to look at besides."""
         return self.setting(wildcards).evaluation.model_copy(update={"also_at": ()}).canonical()
 
-    def evaluation_memory(self, wildcards: Any) -> int:
-        """Return the megabytes that judging in a setting takes: 50,000 x 2048 features, twice, in float64."""
-        return 12_000 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 2000
-
-    def evaluation_minutes(self, wildcards: Any) -> int:
-        """Return the longest time that judging in a setting may take."""
-        return 2880 if self.setting(wildcards).evaluation.extractor in EXTRACTORS else 60
-
-    def reference_memory(self, wildcards: Any) -> int:
-        """Return the megabytes that a reference takes."""
-        return 12_000 if wildcards.name in EXTRACTORS else 2000
-
-    def reference_minutes(self, wildcards: Any) -> int:
-        """Return the longest time that a reference may take."""
-        return 2880 if wildcards.name in EXTRACTORS else 30
-
     def reference_data(self, wildcards: Any) -> str:
         """Return the data set that a setting's generators are compared with."""
         return dataset_file(self.reference_dataset(wildcards))
@@ -137,13 +143,18 @@ class RunTargets:
         setting = self.setting(wildcards)
         return setting.evaluation.dataset or setting.dataset
 
-    def judge(self, wildcards: Any) -> str:
-        """Return what is watched of the network that judges a setting."""
-        return self._network(self.setting(wildcards).evaluation.extractor)
+    def judges(self, wildcards: Any) -> list[str]:
+        """Return what is watched of the networks that judge a setting."""
+        networks = [self._network(name) for name in self._judging_networks(wildcards)]
+        return list(dict.fromkeys(networks))  # two extractors may be one file
 
-    def judge_weights(self, wildcards: Any) -> str:
-        """Return the weights of the network that judges a setting."""
-        return self._weights(self.setting(wildcards).evaluation.extractor)
+    def judge_options(self, wildcards: Any) -> list[str]:
+        """Return the options that tell where those networks' weights lie."""
+        names = self._judging_networks(wildcards)
+        return [f"--extractor {name}={self._weights(name)}" for name in names]
+
+    def _judging_networks(self, wildcards: Any) -> list[str]:
+        return [name for name in self.setting(wildcards).evaluation.extractors() if name != PIXELS]
 
     def reference_judge(self, wildcards: Any) -> str:
         """Return what is watched of the network whose features a reference holds."""
@@ -153,15 +164,14 @@ class RunTargets:
         """Return the weights of the network whose features a reference holds."""
         return self._weights(wildcards.name)
 
-    def judge_reference(self, wildcards: Any) -> str:
-        """Return the judge's features of the setting's data set."""
-        extractor = self.setting(wildcards).evaluation.extractor
-        return f"results/references/{self.reference_dataset(wildcards)}/{extractor}.npz"
+    def references(self, wildcards: Any) -> list[str]:
+        """Return what a setting's generators are compared with: the data set's features in every space."""
+        folder = self.reference_folder(wildcards)
+        return [f"{folder}/{name}.npz" for name in self.setting(wildcards).evaluation.extractors()]
 
-    def pixel_reference(self, wildcards: Any) -> list[str]:
-        """Return the pixels of the setting's data set as a reference, if the setting asks for it."""
-        asked = self.setting(wildcards).evaluation.pixels
-        return [f"results/references/{self.reference_dataset(wildcards)}/pixels.npz"] if asked else []
+    def reference_folder(self, wildcards: Any) -> str:
+        """Return the folder in which those lie."""
+        return f"results/references/{self.reference_dataset(wildcards)}"
 
     def sampler(self, wildcards: Any) -> str:
         """Return the teacher's sampler at the number of steps in a file's name, as JSON."""

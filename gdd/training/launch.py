@@ -6,17 +6,20 @@ asked to stop cannot be told from one that failed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 FORWARDED = (signal.SIGUSR2, signal.SIGTERM)  # Ctrl-C reaches all processes of a terminal by itself
 LOOK = 0.1  # seconds between two looks at the processes
+PR_SET_PDEATHSIG = 1  # Linux: a process gets a signal once its parent has ended
 GRACE = 20.0  # seconds that the others have to notice that one has ended
 
 
@@ -33,22 +36,25 @@ class Nodes:
 ONE = Nodes()
 
 
-def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE) -> int:
+def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE, keep: Sequence[int] = ()) -> int:
     """Run `command` in so many processes on this machine, which make up one run; return their exit status.
 
     SIGUSR2 and SIGTERM are passed on. Once a process has ended with a status other than 0 the others have 20
-    seconds to end as well; that first status is returned, 128 + n for one that signal n ended.
+    seconds to end as well; that first status is returned, 128 + n for one that signal n ended. They are asked
+    to stop if this process is killed.
 
     Args:
-        command: program and arguments; each process gets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-            MASTER_PORT besides.
+        command: program and arguments; each process gets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
+            MASTER_ADDR and MASTER_PORT besides.
         processes: on this machine, and on each of the others.
         nodes: all machines of the run.
+        keep: descriptors that the processes hold as well, such as those of locks.
     """
     common = {
         "WORLD_SIZE": processes * nodes.count,
+        "LOCAL_WORLD_SIZE": processes,
         "MASTER_ADDR": nodes.address,
-        "MASTER_PORT": _free_port() if nodes.port is None else nodes.port,
+        "MASTER_PORT": free_port() if nodes.port is None else nodes.port,
     }
     # A core each, unless somebody knows better: every process would take all of them.
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": 1}
@@ -59,11 +65,19 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE) -> int:
             process.send_signal(number)
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    prepare = _preparation([number for number, handler in previous.items() if handler == signal.SIG_IGN])
     try:
         for local in range(processes):
             variables = {**common, **threads, "RANK": nodes.index * processes + local, "LOCAL_RANK": local}
             environment = os.environ | {name: str(value) for name, value in variables.items()}
-            running.append(subprocess.Popen(list(command), env=environment))
+            running.append(
+                subprocess.Popen(
+                    list(command),
+                    env=environment,
+                    pass_fds=keep,
+                    preexec_fn=prepare,  # noqa: PLW1509 - this process has no other thread
+                )
+            )
         return _wait(running)
     finally:
         for process in running:
@@ -71,6 +85,22 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE) -> int:
             process.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _preparation(ignored: Sequence[int]) -> Callable[[], None]:
+    """Return what a process does before it becomes the command: ignore these signals, as this process did.
+
+    A scheduler's signal must not end a process that has not got as far as taking it for a request to stop.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        if libc:
+            libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+    return prepare
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -85,7 +115,8 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         time.sleep(LOOK)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nothing on this machine listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gdd.config.recipe import Recipe
 from gdd.errors import UserError
 
 
@@ -44,6 +45,17 @@ class Layout:
                 f"{at_once} images at once per device are no multiple of {self.piece}; the recipe "
                 f"normalises over groups of {self.group} images, so take {self.piece} or a multiple of it."
             )
+
+
+def most_processes(recipe: Recipe, limit: int, step: int = 1) -> int:
+    """Return the most processes, up to `limit` and a multiple of `step`, that can share a batch."""
+    groups, group = recipe.batch // recipe.heads.norm_group, recipe.heads.norm_group
+    for count in range(limit - limit % step, step, -step):
+        span, rest = divmod(count, groups)
+        # An instance-based objective needs whole groups.
+        if count <= groups or not (rest or group % span or recipe.objective.instance):
+            return count
+    return step
 
 
 def lay_out(batch: int, group: int, processes: int) -> Layout:

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gdd.files import write_json, write_text
+from gdd.training.clock import Clock
 
 PROGRESS_VARIABLE = "GDD_PROGRESS"  # "plain": lines instead of a bar, also on a terminal
 PLAIN_INTERVAL = 10.0  # seconds between two lines where nobody watches
 WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
+MEASUREMENT = "measurement"  # `event` of the lines that no losses stand in
 
 
 def peak_memory() -> float:
@@ -32,25 +34,23 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-class Silence:
+class Silence(Clock):
     """The progress of a process that is not the main one: only its clock runs."""
 
-    def __init__(self, seconds: float) -> None:
-        self._began = time.monotonic() - seconds
-
-    @property
-    def seconds(self) -> float:
-        """Training time in seconds, over all starts."""
-        return time.monotonic() - self._began
-
     def step(self, images: int, scalars: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def measured(self, images: int, values: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def alive(self) -> None:
         """Say nothing."""
 
     def close(self, status: str) -> None:
         """Say nothing."""
 
 
-class TrainingProgress:
+class TrainingProgress(Clock):
     """Follows one run from `start` images to `total`.
 
     Args:
@@ -63,19 +63,19 @@ class TrainingProgress:
     def __init__(
         self, name: str, folder: Path, *, start: int, total: int, every: int, seconds: float
     ) -> None:
+        super().__init__(seconds)
         self.name = name
         self.folder = folder
         self.images = self.start = self._logged = start
         self.total = total
         self.every = every
-        self._began = time.monotonic() - seconds
         self._start_seconds = seconds
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = 0
         self._latest: dict[str, float] = {}
         self._watched = self._spoken = 0.0
-        _drop_lines_after(folder / "log.jsonl", start)
-        self._board = _tensorboard(folder / "tensorboard", start)
+        self._measured = _last_measured(_drop_lines_after(folder / "log.jsonl", start))
+        self._board = _tensorboard(folder / "tensorboard", start + 1)  # forgets what comes again
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal and os.environ.get(PROGRESS_VARIABLE) != "plain":
@@ -83,11 +83,6 @@ class TrainingProgress:
             self._bar = Progress(*columns, console=console, transient=True)
             self._task = self._bar.add_task(name, total=total, completed=start, facts="")
             self._bar.start()
-
-    @property
-    def seconds(self) -> float:
-        """Training time in seconds, over all starts."""
-        return time.monotonic() - self._began
 
     def step(self, images: int, scalars: dict[str, float]) -> None:
         """Note that `images` have been seen, and the step's losses and counters."""
@@ -97,11 +92,22 @@ class TrainingProgress:
             self._sums[key] += value
         if images // self.every > self._logged // self.every or images >= self.total:
             self._write_line()
+        self.alive()
+        self._show(time.monotonic())
+
+    def measured(self, images: int, values: dict[str, float]) -> None:
+        """Note what was measured after `images` images, in a line of its own: the others hold means."""
+        rounded = {key: _rounded(value) for key, value in values.items()}
+        self._measured = {key: value for key, value in rounded.items() if value is not None}
+        self._append({"images": images, "event": MEASUREMENT, **rounded, "seconds": round(self.seconds, 2)})
+        self._show(time.monotonic())
+
+    def alive(self) -> None:
+        """Say that the run goes on, to whoever watches."""
         now = time.monotonic()
         if now - self._watched >= WATCH_INTERVAL:
             self._watched = now
             self.publish("running")
-        self._show(now)
 
     def publish(self, status: str) -> None:
         """Write `progress.json` for whoever watches; status is running, stopped, finished or failed."""
@@ -114,6 +120,7 @@ class TrainingProgress:
             "images_per_second": round(rate, 2),
             "seconds_left": round((self.total - self.images) / rate) if rate else None,
             "losses": {key: value for key, value in self._latest.items() if math.isfinite(value)},
+            "measured": self._measured,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "updated": time.time(),
@@ -148,21 +155,25 @@ class TrainingProgress:
             "seconds": round(self.seconds, 2),
             "peak_memory_mib": round(peak_memory()),
         }
+        self._append(line)
+        self._sums.clear()
+        self._steps = 0
+        self._logged = self.images
+
+    def _append(self, line: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board:
             for key, value in line.items():
-                if key != "images" and value is not None:
-                    self._board.add_scalar(key, value, self.images)
+                if key not in ("images", "event") and value is not None:
+                    self._board.add_scalar(key, value, line["images"])
             self._board.flush()
-        self._sums.clear()
-        self._steps = 0
-        self._logged = self.images
 
     def _show(self, now: float) -> None:
         rate = self.rate()
         left = (self.total - self.images) / rate if rate else 0.0
         losses = " ".join(f"{key} {value:.3f}" for key, value in self._latest.items() if "loss" in key)
+        losses = " ".join([losses, *(f"{key} {value:.4g}" for key, value in self._measured.items())])
         facts = f"{self.images:,}/{self.total:,} {rate:,.0f} img/s {losses} {left:,.0f} s left"
         if self._bar:
             self._bar.update(self._task, completed=self.images, facts=facts)
@@ -171,13 +182,13 @@ class TrainingProgress:
             print(f"{self.name}: {facts}", file=sys.stderr, flush=True)
 
 
-def _tensorboard(folder: Path, start: int) -> Any:
-    """Return a writer of TensorBoard's files; None where it is not installed."""
+def _tensorboard(folder: Path, first: int) -> Any:
+    """Return a writer of TensorBoard's files, which forget all from `first` on; None if not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder, purge_step=start)
+    return SummaryWriter(folder, purge_step=first)
 
 
 def _rounded(value: float) -> float | None:
@@ -185,14 +196,22 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _drop_lines_after(path: Path, images: int) -> None:
-    """Forget what an interrupted run logged beyond its last checkpoint: it will be logged again."""
+def _last_measured(lines: list[dict[str, Any]]) -> dict[str, float]:
+    measured = [line for line in lines if line.get("event") == MEASUREMENT]
+    aside = ("images", "event", "seconds")
+    last = measured[-1] if measured else {}
+    return {key: value for key, value in last.items() if key not in aside and value is not None}
+
+
+def _drop_lines_after(path: Path, images: int) -> list[dict[str, Any]]:
+    """Forget what was logged beyond the last checkpoint, which will be logged again; return what stays."""
     if not path.exists():
-        return
+        return []
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut off
             entry: dict[str, Any] = json.loads(line)
             if entry["images"] <= images:
-                kept.append(line)
-    write_text(path, "".join(f"{line}\n" for line in kept))
+                kept.append(entry)
+    write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in kept))
+    return kept

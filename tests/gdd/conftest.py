@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
                 backbones[name], SmallClassifier("plain", 4, 1, CLASSES, 8).eval(), feature_scale=1.0
             )
     return World(data, folder / "data", teachers, pairs, backbones)
+
+
+@pytest.fixture
+def distill_command(world: World) -> Callable[..., list[str]]:
+    """Return the command line of `gdd distill` in the world: distill_command(folder, *options, **recipe)."""
+
+    def command(folder: Path, *options: str | Path, **changes: Any) -> list[str]:
+        inputs = ["--teacher", world.teachers[False], "--data", world.data_folder]
+        inputs += ["--backbone", world.backbones["one"], "--recipe", world.recipe(**changes).canonical()]
+        words = ["--threads", "1", "distill", folder, "--seed", "1", *inputs, "--checkpoint-every", "8"]
+        return [sys.executable, "-m", "gdd", *map(str, [*words, *options])]
+
+    return command
 
 
 class Crash(Exception):

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import pytest
+from short_recipe import RECIPE
 
 from gdd import cli
 from gdd.config.load import SCHEMAS
@@ -193,18 +194,8 @@ def test_a_stopped_run(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         raise Stopped(f"{folder} stopped after 64 of 128 images.")
 
     monkeypatch.setattr("gdd.distill.distill.distill", stop)
-    recipe = {
-        "dataset": "digits",
-        "teacher": "digits",
-        "teacher_sampler": {"steps": 18},
-        "objective": {"instance": "direct"},
-        "images": 128,
-        "batch": 64,
-        "snapshot_every": 64,
-        "lr": {"generator": 1e-4, "discriminator": 1e-4},
-        "ema": {"half_life": 500},
-    }
-    arguments = ["--seed", "0", "--teacher", "t", "--data", "d", "--recipe", json.dumps(recipe)]
+    recipe = json.dumps(RECIPE | {"objective": {"instance": "direct"}, "backbones": []})
+    arguments = ["--seed", "0", "--teacher", "t", "--data", "d", "--recipe", recipe]
     status, out, err = call("distill", tmp_path / "run", *arguments)
     assert (status, out) == (75, "")
     assert err == f"gdd: {tmp_path / 'run'} stopped after 64 of 128 images. The same command resumes it.\n"

@@ -196,7 +196,7 @@ def test_a_grid_of_teachers_steps(config_folder: Any) -> None:
         ({"method": "gdd"}, "'grid.method' is 'gdd': input should be a list."),
         ({"method": []}, "'grid.method' is []: it needs at least one entry."),
         ({"method": ["gdd", "gdd"]}, "'grid.method' is ['gdd', 'gdd']: 'gdd' stands twice."),
-        ({"batch": [64]}, "grid '64': a row needs either 'method' or 'teacher_steps'."),
+        ({"batch": [64]}, "grid '64': a row needs one of 'method', 'teacher_steps' and 'external'."),
         (
             {"method": ["gdd"], "lr.gen": [1.0]},
             "grid 'gdd, 1.0': unknown key 'lr.gen'; allowed here: discriminator, generator.",

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
+from gdd.config.evaluation import Evaluation
 from gdd.config.load import load_config, parse_record
 from gdd.config.recipe import Recipe, Sampler
-from gdd.config.records import Dataset, Evaluation, FeatureNetwork, Teacher
+from gdd.config.records import Dataset, FeatureNetwork, Teacher
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.targets import Targets
 from gdd.targets.paths import alternatives, dataset_file, reference_distances
 
-TABLE = "ablations/small.yaml"
+TABLE, SETTING = "ablations/small.yaml", "settings/digits.yaml"
 RUN = SimpleNamespace(setting="digits", run="gdd", seed="0")
 
 
@@ -108,7 +109,7 @@ def test_data_of_networks_and_teachers(targets: Targets) -> None:
 
 
 def test_the_sampler_of_a_teachers_file(config_folder: Any) -> None:
-    config_folder.change("settings/digits.yaml", ("teacher_sampler",), {"steps": 18, "churn": 2.0})
+    config_folder.change(SETTING, ("teacher_sampler",), {"steps": 18, "churn": 2.0})
     targets = Targets(config_folder.load())
     sampler = parse_record(Sampler, targets.sampler(SimpleNamespace(setting="digits", steps="4")))
     assert sampler == Sampler(steps=4, churn=2.0)
@@ -143,7 +144,7 @@ def test_pairs_solved_on_the_way_are_no_input(config_folder: Any) -> None:
 
 def test_the_teachers_encoder_is_no_file(config_folder: Any) -> None:
     backbones = ["teacher-encoder", "digits-random"]
-    config_folder.change("settings/digits.yaml", ("recipe", "backbones"), backbones)
+    config_folder.change(SETTING, ("recipe", "backbones"), backbones)
     found = Targets(config_folder.load()).run_backbones(RUN)
     assert found == ["results/features/digits-random.safetensors"]
 
@@ -153,24 +154,51 @@ def test_the_teachers_encoder_is_no_file(config_folder: Any) -> None:
 
 def test_what_a_setting_is_judged_with(config_folder: Any, targets: Targets) -> None:
     assert targets.reference_data(RUN) == dataset_file("digits")
-    assert targets.judge(RUN) == "results/features/digits-judge.safetensors"
-    assert targets.judge_reference(RUN) == "results/references/digits/digits-judge.npz"
-    assert targets.pixel_reference(RUN) == ["results/references/digits/pixels.npz"]
-    config_folder.change("settings/digits.yaml", ("evaluation", "pixels"), False)
-    assert Targets(config_folder.load()).pixel_reference(RUN) == []
+    judge = "results/features/digits-judge.safetensors"
+    assert targets.judges(RUN) == [judge]
+    assert targets.judge_options(RUN) == [f"--extractor digits-judge={judge}"]
+    folder = targets.reference_folder(RUN)
+    assert folder == "results/references/digits"
+    assert targets.references(RUN) == [f"{folder}/digits-judge.npz", f"{folder}/pixels.npz"]
+    config_folder.change(SETTING, ("evaluation", "pixels"), False)
+    assert Targets(config_folder.load()).references(RUN) == [f"{folder}/digits-judge.npz"]
 
 
 def test_other_images_to_judge_with(config_folder: Any) -> None:
     config_folder.write("datasets/rest.yaml", (config_folder.path / "datasets" / "digits.yaml").read_text())
-    config_folder.change("settings/digits.yaml", ("evaluation", "dataset"), "rest")
+    config_folder.change(SETTING, ("evaluation", "dataset"), "rest")
     with pytest.raises(UserError, match="cannot stand beside"):
         config_folder.load()
-    config_folder.change("settings/digits.yaml", ("evaluation", "pixels"), False)
+    config_folder.change(SETTING, ("evaluation", "pixels"), False)
     targets = Targets(config_folder.load())
     assert targets.reference_data(RUN) == dataset_file("rest")
-    assert targets.judge_reference(RUN) == "results/references/rest/digits-judge.npz"
-    assert targets.pixel_reference(RUN) == []
+    assert targets.references(RUN) == ["results/references/rest/digits-judge.npz"]
     assert targets.run_data(RUN) == dataset_file("digits")  # training sees its own
+
+
+def test_a_run_is_measured_on_the_way_with_what_judges_it_in_the_end(config_folder: Any) -> None:
+    plain = Targets(config_folder.load())
+    assert (plain.run_monitor(RUN), plain.file_options(RUN)) == ([], [])
+    config_folder.write("datasets/rest.yaml", (config_folder.path / "datasets" / "digits.yaml").read_text())
+    config_folder.change(SETTING, ("evaluation", "dataset"), "rest")
+    config_folder.change(SETTING, ("evaluation", "pixels"), False)
+    config_folder.change(SETTING, ("monitor",), {"fid": 200, "every": 640})
+    targets = Targets(config_folder.load())
+    judge, reference = "results/features/digits-judge.safetensors", "results/references/rest/digits-judge.npz"
+    assert targets.run_monitor(RUN) == [judge, reference]
+    assert targets.file_options(RUN) == [
+        "--monitor-fid 200",
+        "--monitor-every 640",
+        f"--judge {judge}",
+        f"--judge-reference {reference}",
+        "--judge-dataset rest",
+    ]
+    # No run becomes another by it, nor does anything that is shown or judged.
+    for one in (plain, targets):
+        assert one.recipe(RUN) == plain.recipe(RUN)
+    table = SimpleNamespace(table="small")
+    assert targets.table_params(table) == plain.table_params(table)
+    assert "monitor" not in json.dumps(json.loads(targets.evaluation(RUN)))
 
 
 # Tables
@@ -209,7 +237,7 @@ def test_a_shared_run_is_one_input(config_folder: Any) -> None:
         (TABLE, ("columns",), ["fid"]),
         ("methods/gdd-i.yaml", ("colour",), "#123456"),
         ("methods/gdd-i.yaml", ("title",), "Another title"),
-        ("settings/digits.yaml", ("title",), "Another title"),
+        (SETTING, ("title",), "Another title"),
     ],
 )
 def test_a_table_is_made_again_when_what_it_shows_changes(
@@ -245,10 +273,23 @@ def test_a_run_of_the_paper_is_given_every_fetched_file(published: Targets) -> N
     ]
     assert published.run_fetched(run) == ["results/fetched/stylegan-xl-class-embeddings.json"]
     assert published.file_options(run) == [
-        "--class-embedding resources/backbones/tf_efficientnet_lite0-class-embeddings.pkl"
+        "--class-embedding resources/backbones/tf_efficientnet_lite0-class-embeddings.pkl",
+        "--monitor-fid 5000",
+        "--judge resources/metrics/inception-2015-12-05.pt",
+        "--judge-reference results/references/imagenet/inception.npz",
+        "--judge-dataset imagenet",
     ]
-    assert published.judge(run) == "results/fetched/inception.json"
-    assert published.judge_weights(run) == "resources/metrics/inception-2015-12-05.pt"
+    # Two of the extractors are one file.
+    assert published.judges(run) == [
+        f"results/fetched/{name}.json" for name in ("inception", "clip-vit-b-32", "dinov2-vit-l-14")
+    ]
+    inception = "resources/metrics/inception-2015-12-05.pt"
+    assert f"--extractor inception={inception}" in published.judge_options(run)
+    assert f"--extractor inception-clean={inception}" in published.judge_options(run)
+    assert published.references(run) == [
+        f"results/references/imagenet/{name}.npz"
+        for name in ("inception", "inception-clean", "clip", "dinov2")
+    ]
 
 
 def test_what_a_run_does_not_use_is_not_fetched(published: Targets) -> None:
@@ -307,18 +348,6 @@ def test_commands_read_the_same_configuration(config_folder: Any, tmp_path: Any)
         "GDD_EXTRA": "",
     }
     assert Targets(config_folder.load(mine)).environment()["GDD_EXTRA"] == str(mine)
-
-
-def test_sbatch_is_told_partition_and_account_of_this_machine(
-    config_folder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SBATCH_PARTITION", "SBATCH_ACCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    (config_folder.path / "local.yaml").write_text("partition: gpu\naccount: lab\n")
-    told = Targets(config_folder.load()).environment()
-    assert (told["SBATCH_PARTITION"], told["SBATCH_ACCOUNT"]) == ("gpu", "lab")
-    monkeypatch.setenv("SBATCH_PARTITION", "long")  # what the shell says comes first
-    assert "SBATCH_PARTITION" not in Targets(config_folder.load()).environment()
 
 
 def test_progress_is_looked_for_where_checkpoints_are_written(config_folder: Any, tmp_path: Any) -> None:

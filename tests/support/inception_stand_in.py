@@ -1,5 +1,8 @@
 """A network of the interface of the published Inception, small enough to write and run in a test."""
 
+import warnings
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,3 +62,17 @@ class ResidualStandIn(StandIn):
             nn.AdaptiveAvgPool2d(1),
         )
         self.output = nn.Linear(features, classes)
+
+
+def save_script(net: nn.Module, path: Path) -> Path:
+    """Write a network as the published one is: TorchScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.script(net.eval()).save(path)
+    return path
+
+
+def some_images(count: int, size: int = 32, channels: int = 3, seed: int = 0) -> Tensor:
+    """Return random uint8 images [B, H, W, C]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8, generator=generator)

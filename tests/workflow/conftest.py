@@ -6,13 +6,25 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from served_files import (
+    ARCH,
+    IMAGES,
+    METRICS,
+    TEACHER,
+    Server,
+    write_cifar,
+    write_inception,
+    write_statistics,
+    write_teacher,
+)
 
 from gdd.config.record import read_yaml
 
@@ -144,3 +156,52 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = cut_down(tmp_path_factory.mktemp("demo") / "project")
     made.snakemake("--cores", "2", "demo")
     return made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    served = Server(tmp_path / "served")
+    yield served
+    served.server.shutdown()
+
+
+@pytest.fixture
+def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The cut-down project with the paper's first setting alone, and what it fetches."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    urls = {
+        name: of["url"] for name, of in read_yaml(project.folder / "config/sources.yaml")["sources"].items()
+    }
+    write_cifar(server.place(urls["cifar10"]), images)
+    write_teacher(server.place(urls[TEACHER]), monkeypatch)
+    write_inception(server.place(urls["inception"]))
+    statistics = server.place(urls["edm-fid-ref-cifar10-32x32"])
+    write_statistics(statistics, images, server.place(urls["inception"]))
+
+    def forget_checksums(data: dict[str, Any]) -> None:
+        for source in data["sources"].values():
+            source.update(bytes=None, checksum=None)
+
+    def small_setting(data: dict[str, Any]) -> None:
+        data["recipe"] |= {"images": 64, "batch": 16, "snapshot_every": 16, "backbones": ["teacher-encoder"]}
+        data["recipe"]["keep"] = "reported"
+        data["recipe"]["heads"] = {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 16}
+        # Not CLIP and DINOv2, of whose kind no network is small.
+        data["evaluation"] |= {"also_at": [32], "metrics": METRICS}
+        data["monitor"]["fid"] = data["evaluation"]["samples"]
+
+    def small_table(data: dict[str, Any]) -> None:
+        data["settings"] = ["cifar10-uncond"]
+        for row in data["rows"].values():
+            if isinstance(row.get("at"), int):
+                row["at"] = 32
+
+    project.edit("sources.yaml", forget_checksums)
+    project.edit("local.yaml", lambda data: data.update(mirrors={"https://": server.url}))
+    project.edit("datasets/cifar10.yaml", lambda data: data.update(images=IMAGES))
+    project.edit(f"teachers/{TEACHER}.yaml", lambda data: data.update(architecture=ARCH))
+    project.edit("settings/cifar10-uncond.yaml", small_setting)
+    project.edit("ablations/paper.yaml", small_table)
+    return project

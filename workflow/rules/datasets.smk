@@ -18,6 +18,7 @@ rule dataset:
         "../../environment.yml"
     threads: targets.dataset_threads
     resources:
+        **targets.cluster,
         mem_mb=lambda wildcards, threads: 1500 + 500 * threads,
         runtime=lambda wildcards, threads: 30 if threads == 1 else 720,
     params:
@@ -41,6 +42,7 @@ rule feature_network:
         "../../environment.yml"
     threads: 1
     resources:
+        **targets.cluster,
         mem_mb=2000,
         runtime=30,
     params:
@@ -63,6 +65,7 @@ rule pixel_reference:
         "../../environment.yml"
     threads: 1
     resources:
+        **targets.cluster,
         mem_mb=2000,
         runtime=30,
     shell:
@@ -81,14 +84,16 @@ rule reference:
         "results/benchmarks/references/{dataset}-{name}.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.describing.cores
     resources:
-        mem_mb=targets.reference_memory,
-        runtime=targets.reference_minutes,
+        **targets.describing.cluster,
+        gpu=targets.describing.gpu,
+        mem_mb=targets.describing.mem_mb,
+        runtime=targets.describing.minutes,
     params:
         judge=targets.reference_weights,
     shell:
-        "gdd --log {log} --threads {threads} reference {output}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} reference {output}"
         " --data {input.data} --judge {params.judge}"
 
 
@@ -106,6 +111,7 @@ rule reference_distance:
         "../../environment.yml"
     threads: 1
     resources:
+        **targets.cluster,
         mem_mb=4000,
         runtime=30,
     params:

@@ -14,6 +14,8 @@ rule distill:
         files=targets.run_fetched,
         # Decided by the teacher and by its own name, so its time stamp says nothing new.
         pairs=ancient(targets.run_pairs),
+        # Changes nothing but the log.
+        monitor=ancient(targets.run_monitor),
     output:
         facts="results/runs/{setting}/{run}/seed{seed}/run.json",
         progress="results/runs/{setting}/{run}/seed{seed}/log.jsonl",
@@ -26,10 +28,14 @@ rule distill:
     priority: 50
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.training.cores
     resources:
-        mem_mb=4000,
-        runtime=120,
+        **targets.training.cluster,
+        # A process on each: their number changes results by rounding only, and makes nothing again.
+        gpu=targets.training.gpu,
+        nodes=targets.training.nodes,
+        mem_mb=targets.training.mem_mb,
+        runtime=targets.training.minutes,
         # What shows a cluster that a run that was started again got further.
         progress=targets.run_state,
     params:
@@ -39,6 +45,7 @@ rule distill:
         files=targets.file_options,
         pairs=lambda wildcards, input: [f"--pairs {file}" for file in input.pairs],
     shell:
-        "gdd --log {log} --threads {threads} distill {params.folder} --seed {wildcards.seed}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " distill {params.folder} --seed {wildcards.seed} --nodes {resources.nodes}"
         " --recipe {params.recipe:q} --teacher {input.teacher} --data {input.data}"
         " {params.backbones} {params.pairs} {params.files}"

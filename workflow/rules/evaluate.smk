@@ -6,10 +6,9 @@ rule evaluate_run:
         facts="results/runs/{setting}/{run}/seed{seed}/run.json",
         snapshots="results/runs/{setting}/{run}/seed{seed}/snapshots",
         data=targets.reference_data,
-        judge=targets.judge,
-        # Decided by the data set and the judge, so their time stamps say nothing new.
-        judge_reference=ancient(targets.judge_reference),
-        pixel_reference=ancient(targets.pixel_reference),
+        judges=targets.judges,
+        # Decided by the data set and the judges, so their time stamps say nothing new.
+        references=ancient(targets.references),
     output:
         "results/runs/{setting}/{run}/seed{seed}/metrics.json",
     log:
@@ -19,21 +18,21 @@ rule evaluate_run:
     priority: 40
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         folder=subpath(output[0], parent=True),
         evaluation=targets.evaluation,
-        judge=targets.judge_weights,
-        pixels=lambda wildcards, input: [
-            f"--pixel-reference {file}" for file in input.pixel_reference
-        ],
+        references=targets.reference_folder,
+        judges=targets.judge_options,
     shell:
-        "gdd --log {log} --threads {threads} evaluate-run {params.folder}"
-        " --evaluation {params.evaluation:q} --data {input.data} --judge {params.judge}"
-        " --judge-reference {input.judge_reference} {params.pixels}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-run {params.folder}"
+        " --evaluation {params.evaluation:q} --data {input.data}"
+        " --references {params.references} {params.judges}"
 
 
 rule evaluate_teacher:
@@ -41,10 +40,9 @@ rule evaluate_teacher:
         weights=ancient("results/teachers/{teacher}/model.safetensors"),
         identity="results/teachers/{teacher}/model.json",
         data=targets.reference_data,
-        judge=targets.judge,
-        # Decided by the data set and the judge, so their time stamps say nothing new.
-        judge_reference=ancient(targets.judge_reference),
-        pixel_reference=ancient(targets.pixel_reference),
+        judges=targets.judges,
+        # Decided by the data set and the judges, so their time stamps say nothing new.
+        references=ancient(targets.references),
     output:
         metrics="results/teachers/{teacher}/metrics/{setting}-steps{steps}.json",
         samples="results/teachers/{teacher}/samples/{setting}-steps{steps}.npz",
@@ -56,19 +54,19 @@ rule evaluate_teacher:
     priority: 70
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.judging.cores
     resources:
-        mem_mb=targets.evaluation_memory,
-        runtime=targets.evaluation_minutes,
+        **targets.judging.cluster,
+        gpu=targets.judging.gpu,
+        mem_mb=targets.judging.mem_mb,
+        runtime=targets.judging.minutes,
     params:
         sampler=targets.sampler,
         evaluation=targets.teacher_evaluation,
-        judge=targets.judge_weights,
-        pixels=lambda wildcards, input: [
-            f"--pixel-reference {file}" for file in input.pixel_reference
-        ],
+        references=targets.reference_folder,
+        judges=targets.judge_options,
     shell:
-        "gdd --log {log} --threads {threads} evaluate-teacher {output.metrics}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-teacher {output.metrics}"
         " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"
-        " --evaluation {params.evaluation:q} --data {input.data} --judge {params.judge}"
-        " --judge-reference {input.judge_reference} {params.pixels}"
+        " --evaluation {params.evaluation:q} --data {input.data}"
+        " --references {params.references} {params.judges}"

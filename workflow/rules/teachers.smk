@@ -17,6 +17,7 @@ rule import_teacher:
         "../../environment.yml"
     threads: 1
     resources:
+        **targets.cluster,
         mem_mb=8000,
         runtime=30,
     params:
@@ -47,6 +48,7 @@ rule teacher:
         "../../environment.yml"
     threads: 1
     resources:
+        **targets.cluster,
         mem_mb=4000,
         runtime=120,
         progress=targets.teacher_state,
@@ -71,10 +73,12 @@ rule pairs:
     priority: 80
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: targets.solving.cores
     resources:
-        mem_mb=2000,
-        runtime=60,
+        **targets.solving.cluster,
+        gpu=targets.solving.gpu,
+        mem_mb=targets.solving.mem_mb,
+        runtime=targets.solving.minutes,
     shell:
-        "gdd --log {log} --threads {threads} pairs {output} --teacher {input.weights}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu} pairs {output} --teacher {input.weights}"
         " --count {wildcards.pairs} --sampler '{{\"steps\": {wildcards.steps}}}'"

@@ -5,23 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from short_recipe import RECIPE
 
 from gdd.config.recipe import PartialRecipe, Recipe
 from gdd.config.record import parse
 from gdd.errors import UserError
-
-RECIPE: dict[str, Any] = {
-    "dataset": "digits",
-    "teacher": "digits",
-    "teacher_sampler": {"steps": 18},
-    "objective": {"distributional": "softplus"},
-    "images": 1000,
-    "batch": 64,
-    "snapshot_every": 300,
-    "lr": {"generator": 1e-4, "discriminator": 1e-4},
-    "ema": {"half_life": 500},
-    "backbones": ["a"],
-}
 
 
 def recipe(augment: dict[str, Any]) -> Recipe:

@@ -151,7 +151,7 @@ def test_the_example_of_local_facts(tmp_path: Path) -> None:
     example = (ROOT / "config" / "local.example.yaml").read_text()
     (tmp_path / "local.yaml").write_text(example)
     assert load_local(tmp_path) == Local()
-    uncommented, count = re.subn(r"^# (?=[a-z_]+: )", "", example, flags=re.MULTILINE)
+    uncommented, count = re.subn(r"^# (?=[a-z0-9_]+: )", "", example, flags=re.MULTILINE)
     (tmp_path / "local.yaml").write_text(uncommented)
     local = load_local(tmp_path)
     assert local.model_fields_set == set(Local.model_fields)

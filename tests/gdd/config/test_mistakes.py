@@ -53,7 +53,12 @@ UNKNOWN_KEYS = [
     ),
     (TEACHER, ("training", "epochs"), 3, "unknown key 'training.epochs'; allowed here: batch, decay, ema"),
     ("features/digits-judge.yaml", ("depth",), 3, "unknown key 'depth'; allowed here: architecture, batch"),
-    (SETTING, ("method",), {}, "unknown key 'method'; allowed here: dataset, evaluation, methods, recipe"),
+    (
+        SETTING,
+        ("method",),
+        {},
+        "unknown key 'method'; allowed here: dataset, evaluation, methods, monitor, recipe",
+    ),
     (SETTING, ("recipe", "bacth"), 64, f"unknown key 'recipe.bacth'; allowed here: {RECIPE_KEYS}."),
     (SETTING, ("recipe", "r1", "gama"), 64, "unknown key 'recipe.r1.gama'; allowed here: every, gamma."),
     (
@@ -125,7 +130,7 @@ WRONG_VALUES = [
     (TABLE, (*ROW, "freeze"), None, "'rows.GDD.freeze' is empty: give it a value or leave the key out."),
     (TABLE, ROW, None, "'rows.GDD' is empty: input should be keys and values."),
     (TABLE, ROW, "gdd", "'rows.GDD' is 'gdd': input should be keys and values."),
-    (TABLE, ("columns",), ["fid", "kid"], "'columns.1' is 'kid': input should be 'fid', "),
+    (TABLE, ("columns",), ["fid", "fidd"], "'columns.1' is 'fidd': input should be 'fid', "),
     (TABLE, ("columns",), [], "'columns' is []: it needs at least one entry."),
     (TABLE, ("curve",), {"y": "seconds"}, "'curve.y' is 'seconds': input should be 'fid'"),
     (TABLE, ("seeds",), [], "'seeds' is []: it needs at least one entry."),
@@ -141,7 +146,12 @@ MISSING_KEYS = [
     (METHOD, ("colour",), ..., "the key 'colour' is missing."),
     (METHOD, ("objective",), ..., "the key 'objective' is missing."),
     (TABLE, ("columns",), ..., "the key 'columns' is missing."),
-    (TABLE, (*ROW, "method"), ..., "'rows.GDD': a row needs either 'method' or 'teacher_steps'."),
+    (
+        TABLE,
+        (*ROW, "method"),
+        ...,
+        "'rows.GDD': a row needs one of 'method', 'teacher_steps' and 'external'.",
+    ),
     (TABLE, ("setting",), ..., "give either 'setting' or 'settings'."),
     (TABLE, ("rows",), ..., "give either 'rows' or 'grid'."),
 ]
@@ -169,7 +179,12 @@ IMPOSSIBLE = [
     (TABLE, (*ROW, "batch"), 96, "row 'GDD': 'batch' (96) cannot be divided into groups of"),
     (TABLE, (*ROW, "backbones"), [], "row 'GDD': a distributional objective needs at least one network"),
     (TABLE, (*ROW, "images"), 64, "row 'GDD': 'snapshot_every' ("),
-    (TABLE, (*ROW, "teacher_steps"), 3, "'rows.GDD': a row needs either 'method' or 'teacher_steps'."),
+    (
+        TABLE,
+        (*ROW, "teacher_steps"),
+        3,
+        "'rows.GDD': a row needs one of 'method', 'teacher_steps' and 'external'.",
+    ),
     (
         TABLE,
         ("rows", "Teacher", "freeze"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from short_recipe import RECIPE
 
 from gdd.config.load import parse_record
 from gdd.config.recipe import PartialRecipe, Recipe, TeacherRecipe
@@ -15,18 +16,6 @@ from gdd.errors import UserError
 
 POLICIES = "'none', 'conv', 'conv+qkv', 'conv+qkv+skip' or 'norms-only', or a list"
 GROUPS = "'batch' ({}) cannot be divided into groups of 'heads.norm_group' ({}) images; make it a multiple."
-RECIPE: dict[str, Any] = {
-    "dataset": "digits",
-    "teacher": "digits",
-    "teacher_sampler": {"steps": 18},
-    "objective": {"distributional": "softplus"},
-    "images": 1000,
-    "batch": 64,
-    "snapshot_every": 300,
-    "lr": {"generator": 1e-4, "discriminator": 1e-4},
-    "ema": {"half_life": 500},
-    "backbones": ["a", "b"],
-}
 TEACHER = {"images": 100, "batch": 10, "lr": 1e-3, "ema": {"half_life": 10}}
 
 

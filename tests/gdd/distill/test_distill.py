@@ -17,6 +17,7 @@ from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.preconditioning import OneStepGenerator
+from gdd.networks.weights import load_weights
 from gdd.training.stop import Stopped
 
 pytestmark = pytest.mark.slow
@@ -189,6 +190,8 @@ def test_what_a_run_leaves(world: Any, uninterrupted: Callable[[str], Path]) -> 
         "pairs": sha256(inputs.pairs),
         **{f"backbone {name}": sha256(path) for name, path in inputs.backbones.items()},
     }
+    _, description = load_weights(folder / "snapshots" / f"{names[0]}.safetensors")
+    assert description["dataset"] == recipe.dataset
     assert facts["seconds"] > 0
     assert facts["sessions"][0].keys() >= {"revision", "torch", "device", "threads"}
     assert json.loads((folder / "state" / "progress.json").read_text())["name"] == "tiny/run/seed1"

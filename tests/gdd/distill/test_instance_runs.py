@@ -14,7 +14,8 @@ import torch
 
 from gdd.distill.distances import squared_error
 from gdd.distill.distill import distill
-from gdd.distill.student import Student, generate
+from gdd.distill.generate import generate
+from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.preconditioning import OneStepGenerator

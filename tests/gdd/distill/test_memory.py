@@ -10,6 +10,7 @@ import torch
 from gdd.adversary.power_iterations import PowerIterations
 from gdd.distill.distill import prepare
 from gdd.distill.memory import memory_needed, most_that_fit
+from gdd.distill.rehearsal import rehearse
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.training.execution import Execution
@@ -57,7 +58,7 @@ def test_parts_are_whole_pieces() -> None:
 def test_a_rehearsal_goes_through_a_whole_step(world: Any, tmp_path: Path, conditional: bool) -> None:
     student = student_with(world, tmp_path, Execution(), conditional, freeze="conv")
     before = copy.deepcopy(student.state())
-    student.rehearse(8)
+    rehearse(student, 8)
     assert len(student.optimizer.state) == len(student.trainable)
     assert any(
         not torch.equal(one, other)

@@ -17,7 +17,8 @@ from gdd.data.image_array import EpochOrder, to_signed
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import load_pairs
 from gdd.distill.distill import prepare
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, Student, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.student import Student
 from gdd.networks.checkpoint import load_generator
 from gdd.randomness import labels, latents, noise, stream
 
@@ -171,9 +172,9 @@ def test_r1_is_due_every_so_many_iterations_but_not_at_the_first(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due = []
-    monkeypatch.setattr(Student, "_generator_step", lambda *_: ([], 0))
-    monkeypatch.setattr(Student, "_discriminator_step", lambda *_: 0)
-    monkeypatch.setattr(Student, "_r1_step", lambda self, *_: due.append(self.images // BATCH) or 0)
+    monkeypatch.setattr(Student, "generator_step", lambda *_: ([], 0))
+    monkeypatch.setattr(Student, "discriminator_step", lambda *_: 0)
+    monkeypatch.setattr(Student, "r1_step", lambda self, *_: due.append(self.images // BATCH) or 0)
     monkeypatch.setattr(Student, "_over_the_batch", lambda *_: {})
     student = student_at(world, tmp_path, 0)
     for _ in range(6):

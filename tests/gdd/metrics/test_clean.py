@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inception_stand_in import ResidualStandIn, StandIn
+from inception_stand_in import ResidualStandIn, StandIn, save_script, some_images
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,23 +37,11 @@ class NoTrunk(nn.Module):
         return features if return_features else F.linear(features, self.output.weight).softmax(dim=1)
 
 
-def save(net: nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.script(net.eval()).save(path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Clean-fid knows the file by its published name and takes 2048 features for granted.
     with seeded_weights(0):
-        return save(StandIn(8, 16, 11), tmp_path_factory.mktemp("net") / "inception-2015-12-05.pt")
-
-
-def some_images(count: int, size: int = 32, channels: int = 3, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8, generator=generator)
+        return save_script(StandIn(8, 16, 11), tmp_path_factory.mktemp("net") / "inception-2015-12-05.pt")
 
 
 def clean_fids_features(network: Path, images: Tensor, mode: str) -> np.ndarray:
@@ -110,7 +98,7 @@ def test_grey_is_repeated_and_nothing_gives_nothing(network: Path) -> None:
 
 
 def test_a_network_without_a_trunk_is_refused(tmp_path: Path) -> None:
-    path = save(NoTrunk(), tmp_path / "net.pt")
+    path = save_script(NoTrunk(), tmp_path / "net.pt")
     InceptionExtractor(path)
     with pytest.raises(UserError, match=r"no attribute layers.*gdd fetch inception"):
         CleanInceptionExtractor(path)
@@ -120,7 +108,7 @@ def test_a_network_without_a_trunk_is_refused(tmp_path: Path) -> None:
 def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with seeded_weights(0):
         net = ResidualStandIn(16, 2048, 11)
-    return save(net, tmp_path_factory.mktemp("residual") / "inception-2015-12-05.pt")
+    return save_script(net, tmp_path_factory.mktemp("residual") / "inception-2015-12-05.pt")
 
 
 @pytest.mark.slow

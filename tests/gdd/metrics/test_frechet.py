@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gdd.errors import UserError
+from gdd.metrics import frechet
 from gdd.metrics.frechet import Gaussian, Moments, frechet_distance, require_enough_samples
 
 
@@ -136,3 +137,45 @@ def test_too_few_samples_and_nan_are_refused() -> None:
         frechet_distance(broken, gaussian(torch.rand(9, 1)))
     with pytest.raises(ValueError, match="expected features"):
         Moments(3).update(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("decay", [0, -1, -2])
+def test_both_ways_to_the_trace_agree(decay: float) -> None:
+    """Over several strips, with mixings at random and variances down to a ten-thousandth of the largest."""
+    scale = torch.logspace(0, decay, 300, dtype=torch.float64)
+    a, b = (gaussian(features(700, 300, seed) * scale) for seed in (4, 5))
+    quick, error = frechet._trace_of_root(a.covariance, b.covariance)
+    slow = float(frechet._trace_of_singular_root(a.covariance, b.covariance))
+    assert quick == pytest.approx(slow, rel=1e-12)
+    assert 2 * abs(quick - slow) < error < frechet.PRECISE * frechet_distance(a, b)
+
+
+def test_the_slower_way_is_taken_where_rounding_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    plain = frechet._trace_of_singular_root
+
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        calls.append(1)
+        return plain(a, b)
+
+    monkeypatch.setattr(frechet, "_trace_of_singular_root", counted)
+    full, few = gaussian(features(400, 30, seed=2)), gaussian(features(20, 30, seed=3))
+    frechet_distance(full, gaussian(features(400, 30, seed=6)))
+    assert not calls
+    for a, b in ((full, few), (few, full), (full, full)):
+        frechet_distance(a, b)
+    assert len(calls) == 3
+
+
+def test_vectors_wait_for_others_by_value() -> None:
+    plain, reused = Moments(40), Moments(40)
+    buffer = torch.empty(7, 40, dtype=torch.float64)
+    rows = features(70, 40, seed=7)
+    for part in rows.split(7):
+        plain.update(part)
+        reused.update(buffer.copy_(part))
+        assert plain.count == reused.count
+    expected = torch.cov(rows.T)
+    for moments in (plain, reused, Moments.unpacked(plain.packed())):
+        torch.testing.assert_close(moments.gaussian().covariance, expected, rtol=1e-12, atol=1e-12)
+        assert moments.count == 70

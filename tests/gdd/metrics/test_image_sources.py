@@ -10,7 +10,7 @@ import torch
 from gdd.config.recipe import Sampler
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import sample_range
-from gdd.distill.student import generate
+from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.metrics.sources import GeneratorSource, TeacherSource, open_source
 from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network

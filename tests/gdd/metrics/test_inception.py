@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inception_stand_in import StandIn
+from inception_stand_in import StandIn, save_script, some_images
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from gdd import files
 from gdd.errors import UserError
 from gdd.metrics import inception
+from gdd.metrics.by_name import make_extractor
 from gdd.metrics.evaluation import evaluate_block
 from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, ProbabilityExtractor
 from gdd.metrics.inception import InceptionExtractor
 from gdd.metrics.reference import build_reference
-from gdd.metrics.stages import make_extractor
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.seeded import seeded_weights
 
@@ -63,21 +63,9 @@ class NotFinite(StandIn):
         return features if return_features else F.linear(features, self.output.weight).softmax(dim=1)
 
 
-def save(net: nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.script(net.eval()).save(path)
-    return path
-
-
 def stand_in(path: Path, channels: int = 2, pool: int = 2, classes: int = 11) -> Path:
     with seeded_weights(0):
-        return save(StandIn(channels, pool, classes), path)
-
-
-def some_images(count: int, size: int = 9, channels: int = 3, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8, generator=generator)
+        return save_script(StandIn(channels, pool, classes), path)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +225,7 @@ def test_files_that_are_no_torchscript_are_refused(tmp_path: Path, network: Path
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_networks_with_another_interface_are_refused(tmp_path: Path, net: nn.Module, message: str) -> None:
-    path = save(net, tmp_path / "net.pt")
+    path = save_script(net, tmp_path / "net.pt")
     with pytest.raises(UserError, match=message) as error:
         InceptionExtractor(path)
     assert "gdd fetch inception" in str(error.value)

@@ -13,19 +13,20 @@ import torch
 import yaml
 from inception_stand_in import ResidualStandIn, StandIn
 
+from gdd.config.evaluation import spaces
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256
 from gdd.metrics import judging
+from gdd.metrics.by_name import make_extractor
 from gdd.metrics.evaluation import evaluate_block
 from gdd.metrics.extractors import PixelExtractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.image_sets import open_image_set
 from gdd.metrics.inception import InceptionExtractor
-from gdd.metrics.judges import open_judges, spaces
+from gdd.metrics.judges import open_judges
 from gdd.metrics.judging import evaluate_source, settle_counts
 from gdd.metrics.reference import build_reference
 from gdd.metrics.sources import open_source
-from gdd.metrics.stages import make_extractor
 from gdd.networks.checkpoint import one_step_from_denoiser, save_network
 from gdd.networks.seeded import seeded_weights
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from gdd.config.evaluation import Evaluation, spaces
 from gdd.config.recipe import Sampler
-from gdd.config.records import Evaluation
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import sample_range
-from gdd.distill.student import EVALUATION_SEED, SAMPLES, generate
+from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.metrics import stages
+from gdd.metrics import judging, stages
+from gdd.metrics.by_name import make_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
+from gdd.metrics.judges import open_judges
+from gdd.metrics.outcome import summary
 from gdd.metrics.reference import build_reference
-from gdd.metrics.stages import evaluate_run, evaluate_teacher, make_extractor, open_references, summary
+from gdd.metrics.sources import TeacherSource, open_source
+from gdd.metrics.stages import check_data, evaluate_run, evaluate_teacher
 from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
 
 EVALUATION = Evaluation(extractor="one", pixels=True, samples=80, blocks=2)
@@ -31,37 +36,51 @@ KEYS = {
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "GENERATION_BATCH", 48)
+    monkeypatch.setattr(judging, "EXTRACTION_BATCH", 48)
 
 
 @pytest.fixture(scope="module")
-def files(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folder(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("references")
     # Pixels are 64 features, more than the world has images.
     data = np.concatenate([np.asarray(world.data.images)] * 2)
     data[44:] = 255 - data[44:]
-    made = {"judge": folder / "judge.npz", "pixels": folder / "pixels.npz"}
-    for name, judge in (("judge", world.backbones["one"]), ("pixels", None)):
-        extractor = make_extractor(judge, world.data)
+    for name, judge in (("one", world.backbones["one"]), ("pixels", None)):
+        extractor, path = make_extractor(judge, world.data), folder / f"{name}.npz"
         build_reference(
-            data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=made[name], batch=16
+            data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path, batch=16
         )
-    return made
+    return folder
+
+
+def judges_of(
+    world: Any, folder: Path, evaluation: Evaluation = EVALUATION, judge: str = "one", **options: Any
+) -> Any:
+    wanted = spaces(evaluation.wanted(), "one")
+    weights = {"one": world.backbones[judge]}
+    source = open_source(world.teachers[False], sampler=Sampler(steps=1))
+    return open_judges(
+        source, folder, wanted, weights=weights, config=folder, resources=folder, dataset="blobs", **options
+    )
 
 
 @pytest.fixture
-def references(world: Any, files: dict[str, Path]) -> Any:
-    return open_references(world.data, world.backbones["one"], files["judge"], files["pixels"])
+def references(world: Any, folder: Path) -> Any:
+    return judges_of(world, folder)
 
 
 def make_run(
-    world: Any, folder: Path, conditional: bool = False, counts: tuple[int, ...] = (16, 32, 48)
+    world: Any,
+    folder: Path,
+    conditional: bool = False,
+    counts: tuple[int, ...] = (16, 32, 48),
+    scales: tuple[int, ...] = (1, 2, 3),
 ) -> Path:
     """Write snapshots that drift away from the teacher."""
-    for number, images in enumerate(counts):
+    for images, scale in zip(counts, scales, strict=False):
         generator = one_step_from_denoiser(world.teachers[conditional])
         with torch.no_grad():
-            generator.model.dec["8x8_aux_conv"].weight *= 1 + number
+            generator.model.dec["8x8_aux_conv"].weight *= scale
         save_network(folder / "snapshots" / f"{images:09d}.safetensors", generator)
     return folder
 
@@ -98,11 +117,11 @@ def test_the_number_is_the_distance_of_the_images_of_fixed_latents(
     generator = load_generator(tmp_path / "snapshots" / "000000048.safetensors")
     for number, block in enumerate(metrics["final"]["blocks"]):
         images = quantise(generate(generator, 80 * number, 80))
-        for space, key in (("judge", "fid"), ("pixels", "pixel_fid")):
-            extractor, reference = references[space]
-            moments = Moments(extractor.dimension)
-            moments.update(extractor(images))
-            expected = frechet_distance(moments.gaussian(), reference.gaussian)
+        for space, key in (("one", "fid"), ("pixels", "pixel_fid")):
+            judge = references[space]
+            moments = Moments(judge.extractor.dimension)
+            moments.update(judge.extractor(images))
+            expected = frechet_distance(moments.gaussian(), judge.reference.gaussian)
             assert block[key] == pytest.approx(expected, rel=1e-3)
 
 
@@ -127,21 +146,23 @@ def test_a_teacher_is_judged_at_its_steps(
     world: Any, tmp_path: Path, references: Any, conditional: bool
 ) -> None:
     model, sampler = world.teachers[conditional], Sampler(steps=3)
-    metrics = evaluate_teacher(model, sampler, EVALUATION, references, tmp_path / "samples.npz")
+    source = TeacherSource(model, sampler)
+    out, samples = tmp_path / "metrics.json", tmp_path / "samples.npz"
+    metrics = evaluate_teacher(source, sampler, EVALUATION, references, out, samples)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert (metrics["kind"], metrics["evaluations"]) == ("teacher", 5)
     assert metrics["sampler"]["steps"] == 3
     assert metrics["final"]["weights_sha256"] == sha256(model)
     assert metrics["final"]["mean"].keys() == KEYS
-    images = np.load(tmp_path / "samples.npz")["images"]
+    images = np.load(samples)["images"]
     expected = quantise(sample_range(load_denoiser(model), sampler, EVALUATION_SEED, 0, SAMPLES))
     assert np.array_equal(images, expected.numpy())
 
 
-def test_the_judge_alone_is_enough(world: Any, tmp_path: Path, files: dict[str, Path]) -> None:
-    references = open_references(world.data, world.backbones["one"], files["judge"], None)
+def test_the_judge_alone_is_enough(world: Any, tmp_path: Path, folder: Path) -> None:
     evaluation = Evaluation(extractor="one", samples=40)
-    metrics = evaluate_run(make_run(world, tmp_path, counts=(16,)), evaluation, references)
+    judges = judges_of(world, folder, evaluation)
+    metrics = evaluate_run(make_run(world, tmp_path, counts=(16,)), evaluation, judges)
     assert metrics["final"]["mean"].keys() == {"fid", "precision", "recall", "density", "coverage"}
     assert metrics["final"]["sampling_std"]["fid"] is None
     assert "pixel_fid" not in metrics["floor"]
@@ -156,7 +177,7 @@ def test_beside_the_numbers_stands_what_they_mean(world: Any, tmp_path: Path, re
     assert provenance["reference_images"] == 88
     assert provenance.keys() >= {"revision", "torch", "device", "threads"}
     assert "host" not in provenance
-    assert metrics["floor"]["precision"] == references["judge"][1].description.floor.precision
+    assert metrics["floor"]["precision"] == references["one"].reference.description.floor.precision
     assert "penultimate features" in metrics["definitions"]["fid"]
     assert "raw pixels" in metrics["definitions"]["pixel_fid"]
 
@@ -176,6 +197,100 @@ def test_a_run_without_snapshots(tmp_path: Path, references: Any) -> None:
         evaluate_run(tmp_path, EVALUATION, references)
 
 
-def test_a_reference_of_another_judge_is_refused(world: Any, files: dict[str, Path]) -> None:
+def test_a_reference_of_another_judge_or_of_other_images_is_refused(
+    world: Any, folder: Path, references: Any
+) -> None:
     with pytest.raises(UserError, match="build the reference again"):
-        open_references(world.data, world.backbones["two"], files["judge"], None)
+        judges_of(world, folder, judge="two")
+    source = open_source(world.teachers[True], sampler=Sampler(steps=1))
+    check_data(source, references, world.data)
+    with pytest.raises(UserError, match="was made from other images than the data set holds now"):
+        check_data(source, references, replace(world.data, description={"name": "x", "sha256": "b" * 64}))
+    unlabelled = replace(world.data, labels=np.zeros(44, np.int64))
+    with pytest.raises(
+        UserError, match="conditioned on 4 classes, for which the data set blobs has no labels"
+    ):
+        check_data(source, references, unlabelled)
+
+
+def test_every_metric_that_a_setting_lists(world: Any, tmp_path: Path, folder: Path) -> None:
+    evaluation = Evaluation(extractor="one", samples=80, blocks=2, metrics=("fid", "kid", "pixel_recall"))
+    metrics = evaluate_run(make_run(world, tmp_path), evaluation, judges_of(world, folder, evaluation))
+    assert all(point.keys() == {"images", "fid"} for point in metrics["curve"])
+    for part in (metrics["final"], metrics["best"]):
+        assert part["mean"].keys() == {"fid", "kid", "pixel_recall"}
+        assert part["minimum"]["fid"] == min(block["fid"] for block in part["blocks"])
+    assert metrics["definitions"].keys() == {"fid", "kid", "pixel_recall"}
+    usual = evaluate_run(make_run(world, tmp_path / "usual"), EVALUATION, judges_of(world, folder))
+    assert usual["final"]["mean"]["fid"] == metrics["final"]["mean"]["fid"]
+
+
+def test_an_interrupted_evaluation_goes_on(
+    world: Any, tmp_path: Path, references: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, folder = (make_run(world, tmp_path / name, scales=(1, 3, 2)) for name in ("whole", "killed"))
+    expected, original = evaluate_run(whole, EVALUATION, references), judging.evaluate_block
+    done: list[tuple[str, int]] = []
+    fail_after = 0
+
+    def count(generate: Any, *, start: int, **options: Any) -> Any:
+        if len(done) == fail_after:
+            raise KeyboardInterrupt
+        done.append((Path(generate.__self__.name).stem, start))
+        return original(generate, start=start, **options)
+
+    monkeypatch.setattr(judging, "evaluate_block", count)
+    for fail_after in range(1, 6):  # noqa: B007
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(folder, EVALUATION, references)
+    fail_after = -1
+    metrics = evaluate_run(folder, EVALUATION, references)
+    assert {**metrics, "seconds": 0} == {**expected, "seconds": 0}
+    # The last snapshot on both blocks, the others on the first; then the best on both, with every metric.
+    best = f"{metrics['best']['images']:09d}"
+    passes = [("000000048", 0), ("000000048", 80), ("000000016", 0), ("000000032", 0), (best, 0), (best, 80)]
+    assert sorted(done) == sorted(passes)
+    # Once more, nothing is done.
+    evaluate_run(folder, EVALUATION, references)
+    assert len(done) == len(passes)
+
+
+def test_judging_computes_where_it_is_told_to(
+    world: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed to see where networks are sent: what is sent stays, and is written down."""
+    sent: list[tuple[str, str]] = []
+
+    def to(self: torch.nn.Module, device: Any = None, **others: Any) -> torch.nn.Module:
+        sent.append((type(self).__name__, str(device)))
+        return self
+
+    named: list[Any] = []
+    evaluation = EVALUATION.model_copy(update={"pixels": False, "samples": 40, "blocks": 1})
+    judges = judges_of(world, folder, evaluation)
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(stages, "environment", lambda device: named.append(device) or {})
+    evaluate_run(make_run(world, tmp_path, counts=(16,)), evaluation, judges, device="cuda:1")
+    assert ("OneStepGenerator", "cuda:1") in sent
+    assert named == ["cuda:1"]
+    sent.clear()
+    assert judges_of(world, folder, evaluation, device="cuda:1")
+    assert ("SmallClassifier", "cuda:1") in sent
+
+
+def test_judged_again_the_curve_keeps_the_snapshots_that_were_removed(
+    world: Any, tmp_path: Path, folder: Path
+) -> None:
+    run = make_run(world, tmp_path, scales=(1, 3, 2))
+    before = evaluate_run(run, EVALUATION, judges_of(world, folder))
+    (gone,) = {16, 32} - {before["best"]["images"]}
+    (run / "snapshots" / f"{gone:09d}.safetensors").unlink()
+    more = Evaluation(extractor="one", samples=80, blocks=2, metrics=("fid", "kid", "pixel_fid"))
+    after = evaluate_run(run, more, judges_of(world, folder, more))
+    assert after["curve"] == before["curve"]
+    assert after["best"]["images"] == before["best"]["images"]
+    assert "kid" in after["final"]["mean"]
+    # Judged otherwise, the old numbers do not count.
+    fewer = more.model_copy(update={"samples": 70})
+    curve = evaluate_run(run, fewer, judges_of(world, folder, fewer))["curve"]
+    assert gone not in [point["images"] for point in curve]

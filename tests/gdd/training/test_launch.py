@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from gdd.training.launch import Nodes, launch
 from gdd.training.stop import STOPPED
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def script(text: str) -> list[str]:
@@ -21,7 +23,7 @@ def script(text: str) -> list[str]:
 
 
 def test_every_process_knows_its_place(tmp_path: Path) -> None:
-    names = "RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT OMP_NUM_THREADS"
+    names = "RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT OMP_NUM_THREADS LOCAL_WORLD_SIZE"
     write = (
         f"file = open(r'{tmp_path}/' + os.environ['RANK'], 'w')\n"
         f"file.write(' '.join(os.environ[name] for name in '{names}'.split()))"
@@ -32,6 +34,43 @@ def test_every_process_knows_its_place(tmp_path: Path) -> None:
     assert first[4:] == second[4:]
     assert launch(script(write), 1, Nodes(3, 2, "first-node", 29500)) == 0
     assert (tmp_path / "2").read_text().startswith("2 0 3 first-node 29500")
+
+
+def test_descriptors_go_on_as_long_as_the_processes(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        look = f"sys.exit(os.fstat({lock.fileno()}).st_ino != {os.fstat(lock.fileno()).st_ino})"
+        assert launch(script(look), 2, keep=[lock.fileno()]) == 0
+        assert launch(script(look), 1) != 0
+
+
+def test_a_signal_that_is_ignored_here_ends_no_process_before_it_can_handle_it() -> None:
+    early = "os.kill(os.getpid(), signal.SIGUSR2)"
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        assert launch(script(early), 1) == 0
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert launch(script(early), 1) == 128 + signal.SIGUSR2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_processes_are_asked_to_stop_when_the_launcher_is_killed(tmp_path: Path) -> None:
+    obey = (
+        f"signal.signal(signal.SIGTERM, lambda *_: open(r'{tmp_path}/stopped', 'w').close() or sys.exit())\n"
+        f"open(r'{tmp_path}/ready', 'w').close()\n"
+        "time.sleep(60)"
+    )
+    code = f"from gdd.training.launch import launch; launch({script(obey)!r}, 1)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as launcher:
+        while not (tmp_path / "ready").exists():
+            assert launcher.poll() is None
+        launcher.kill()
+    began = time.monotonic()
+    while not (tmp_path / "stopped").exists():
+        assert time.monotonic() - began < 50
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import torch
 
 from gdd.errors import DivergedError
 from gdd.training.distributed import World
-from gdd.training.loop import Trained, train
+from gdd.training.loop import train
 from gdd.training.run_directory import RunDirectory
+from gdd.training.session import Trained
 from gdd.training.stop import SIGNALS, STOP_FILE_VARIABLE, Stopped
 
 BATCH = 8

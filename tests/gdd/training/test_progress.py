@@ -143,7 +143,7 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
 
     class SummaryWriter:
         def __init__(self, folder: Path, purge_step: int) -> None:
-            assert (folder, purge_step) == (tmp_path / "tensorboard", 40)
+            assert (folder, purge_step) == (tmp_path / "tensorboard", 41)  # what was logged at 40 stays
 
         def add_scalar(self, key: str, value: float, images: int) -> None:
             written.append((key, value, images))

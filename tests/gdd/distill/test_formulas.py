@@ -1,0 +1,193 @@
+"""One generator, discriminator and R1 step in float64 against the papers' formulas, written out in plain torch.
+
+No function of gdd computes a loss, a coefficient or an update here: given are the U-Net F, the discriminator's
+logits D (reference numbers pin both elsewhere), the noise and the data. The reference does what the release
+does: it sums over the images of a batch norm group, averages over the groups, and weighs R1 by its own gamma.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdd.data.image_array import EpochOrder, to_signed
+from gdd.distill.distill import prepare
+from gdd.distill.shares import Part, Shares
+from gdd.distill.student import Student
+from gdd.randomness import noise
+
+pytestmark = pytest.mark.slow
+
+SEED, BATCH, GROUP = 5, 8, 4
+EVERY, ITERATION = 2, 4  # R1 is due
+RELEASED_GAMMA = 0.4
+RATES = {"generator": 1e-3, "discriminator": 2e-3}
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+
+Formula = Callable[[Tensor], Tensor]
+# log(1 + exp(x)), without an overflow.
+SOFTPLUS: Formula = lambda x: x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))  # noqa: E731
+# Of one logit: the generator's loss, and the discriminator's on a generated and on a real image.
+LOSSES: dict[str, tuple[Formula, Formula, Formula]] = {
+    "softplus": (lambda logit: SOFTPLUS(-logit), SOFTPLUS, lambda logit: SOFTPLUS(-logit)),
+    "hinge": (lambda logit: -logit, lambda x: (1 + x).clamp(min=0), lambda x: (1 - x).clamp(min=0)),
+}
+
+
+def one_step(network: nn.Module, z: Tensor, class_labels: Tensor | None) -> Tensor:
+    """G(z) = c_skip x + c_out F(c_in x; ln(s) / 4), x = s z, at s = 80 with the boundary at 0.002."""
+    s, e, data = 80.0, 0.002, 0.5
+    c_skip = data**2 / ((s - e) ** 2 + data**2)
+    c_out = (s - e) * data / math.sqrt(s**2 + data**2)
+    c_in = 1 / math.sqrt(data**2 + s**2)
+    level = torch.tensor([math.log(s) / 4], dtype=torch.float64)
+    return c_skip * s * z + c_out * network(c_in * s * z, level, class_labels, None, None)
+
+
+def released(of_a_logit: Formula, logits: list[Tensor]) -> Tensor:
+    """Mean over the logits of an image and backbone; sum over backbones and a group's images; mean over groups."""
+    per_image = sum((of_a_logit(of_backbone).mean(1) for of_backbone in logits), torch.zeros(BATCH))
+    return per_image.reshape(-1, GROUP).sum(1).mean()
+
+
+def adam(parameter: Tensor, gradient: Tensor, rate: float, beta2: float, steps: list[Tensor]) -> Tensor:
+    """Return where Adam with beta1 = 0 and eps = 1e-8 takes a parameter after gradients `steps` before."""
+    second = torch.zeros_like(gradient)
+    for one in (*steps, gradient):
+        second = beta2 * second + (1 - beta2) * one**2
+    second = second / (1 - beta2 ** (len(steps) + 1))
+    return parameter - rate * gradient / (second.sqrt() + 1e-8)
+
+
+class DoubleShares:
+    """The student's share of the data and the noise, whose float32 numbers are taken for exact."""
+
+    def __init__(self, shares: Shares) -> None:
+        self.shares = shares
+
+    def parts(self, position: int, at_once: int) -> list[Part]:
+        return [replace(part, images=part.images.double()) for part in self.shares.parts(position, at_once)]
+
+    def noise(self, *arguments: Any) -> Tensor:
+        return self.shares.noise(*arguments).double()
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
+    """Put everything into float64, and collect the gradients that each optimizer step is made with."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    monkeypatch.setattr(
+        "gdd.networks.preconditioning.as_sigma", lambda sigma, x: torch.as_tensor(sigma, dtype=torch.float64)
+    )
+    found: list[list[Tensor]] = []
+
+    def note(parameters: Iterable[nn.Parameter]) -> int:
+        given = list(parameters)
+        found.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in given])
+        return 0
+
+    monkeypatch.setattr("gdd.distill.student.replace_nonfinite", note)
+    return found
+
+
+def double_student(world: Any, folder: Path, conditional: bool, **changes: Any) -> Student:
+    recipe = world.recipe(
+        backbones=["one", "two"],
+        lr=RATES,
+        r1={"gamma": RELEASED_GAMMA / GROUP, "every": EVERY},  # as the papers' settings state it
+        **changes,
+    )
+    student, _ = prepare(recipe, SEED, world.inputs(conditional), world.data, folder)
+    assert student.discriminator
+    for network in (student.generator, student.average, student.discriminator):
+        network.double()
+    student.generator.dtype = torch.float64
+    student.shares = DoubleShares(student.shares)  # type: ignore[assignment]
+    student.images = ITERATION * BATCH
+    return student
+
+
+def given(world: Any, conditional: bool) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """Return the images, the labels, and the noise of the generator's and of the discriminator's step."""
+    start = ITERATION * BATCH
+    chosen = EpochOrder(len(world.data), SEED).indices(start, BATCH)
+    images = to_signed(world.data.images[chosen]).double()
+    labels = functional.one_hot(torch.tensor(world.data.labels[chosen]), 4).double() if conditional else None
+    groups = [start // GROUP + number for number in range(BATCH // GROUP)]
+    z = [
+        torch.cat([noise(SEED, purpose, group, (GROUP, 1, 8, 8)) for group in groups]).double()
+        for purpose in ("generator noise", "discriminator noise")
+    ]
+    return images, labels, z
+
+
+def assert_equal(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, other, rtol=EXACT["rtol"], atol=EXACT["atol"])
+
+
+@pytest.mark.parametrize("reuse", [False, True], ids=["fresh fakes", "reused fakes"])
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_iteration_is_the_papers_formulas(
+    world: Any, tmp_path: Path, updates: list[list[Tensor]], loss: str, conditional: bool, reuse: bool
+) -> None:
+    student = double_student(
+        world, tmp_path, conditional, objective={"distributional": loss}, reuse_fakes=reuse
+    )
+    of_generator, of_fake, of_real = LOSSES[loss]
+    x, labels, (z, z_again) = given(world, conditional)
+    unet, discriminator = copy.deepcopy(student.generator.model), copy.deepcopy(student.discriminator)
+    assert discriminator
+    weights, heads = list(unet.parameters()), list(discriminator.heads.parameters())
+    logged = student.step()
+    generator_step, discriminator_step, r1_step = updates
+
+    # L_G = loss(D(G(z)))
+    fakes = one_step(unet, z, labels)
+    loss_generator = released(of_generator, discriminator(fakes, labels))
+    gradients = [gradient / GROUP for gradient in torch.autograd.grad(loss_generator, weights)]
+    assert logged["loss_generator"] == pytest.approx(loss_generator.item() / GROUP, rel=1e-11)
+    assert_equal(generator_step, gradients)
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.copy_(adam(weight, gradient, RATES["generator"], 0.99, []))
+        assert_equal(student.generator.model.parameters(), weights)
+
+        # L_D = loss(D(G(z'))) + loss(D(x)), x the same images, G as it is now
+        if not reuse:
+            fakes = one_step(unet, z_again, labels)
+    loss_discriminator = released(of_fake, discriminator(fakes.detach(), labels))
+    loss_discriminator = loss_discriminator + released(of_real, discriminator(x, labels))
+    gradients = [gradient / GROUP for gradient in torch.autograd.grad(loss_discriminator, heads)]
+    assert logged["loss_discriminator"] == pytest.approx(loss_discriminator.item() / GROUP, rel=1e-11)
+    assert_equal(discriminator_step, gradients)
+    ratio = EVERY / (EVERY + 1)  # of lazy regularisation
+    rate, beta2 = RATES["discriminator"] * ratio, 0.99**ratio
+    with torch.no_grad():
+        for weight, gradient in zip(heads, gradients, strict=True):
+            weight.copy_(adam(weight, gradient, rate, beta2, []))
+
+    # every * gamma / 2 * mean over images of ||d sum D(x) / dx||^2, in a step of its own
+    x.requires_grad_(True)
+    total = sum(logits.sum() for logits in discriminator(x, labels))
+    (slope,) = torch.autograd.grad(total, x, create_graph=True)
+    r1 = EVERY * RELEASED_GAMMA / 2 * slope.square().sum(dim=(1, 2, 3)).mean()
+    found = student.discriminator.heads.parameters()  # type: ignore[union-attr]
+    penalties = torch.autograd.grad(r1, heads, allow_unused=True)  # none for what is only added to the logits
+    assert sum(penalty is not None for penalty in penalties) > len(heads) / 2
+    for one, new, weight, before, penalty in zip(r1_step, found, heads, gradients, penalties, strict=True):
+        expected = torch.zeros_like(weight) if penalty is None else penalty / GROUP
+        assert_equal([one], [expected])
+        moved = weight if penalty is None else adam(weight, expected, rate, beta2, [before])
+        assert_equal([new], [moved])

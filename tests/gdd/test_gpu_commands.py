@@ -1,0 +1,128 @@
+"""`gdd --gpus`: what commands make of the GPUs they are given; made-up ones, so nothing is computed on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gdd import gpus
+from gdd.cli import cli
+from gdd.config.load import load_config
+from gdd.experiments import Experiments
+from gdd.training import launch, spread
+from gdd.training.launch import ONE, Nodes
+from gdd.training.stop import STOPPED
+
+Distill = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _machine(tmp_path: Path) -> Iterator[None]:
+    """A machine of four GPUs."""
+    own = {gpus.LOCKS: str(tmp_path / "locks"), "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    left_out = ("SLURM_JOB_ID", gpus.DEVICE, "RANK", "LOCAL_WORLD_SIZE")
+    rest = {name: value for name, value in os.environ.items() if name not in left_out}
+    with mock.patch.dict(os.environ, rest | own, clear=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def recipe() -> str:
+    """Four groups of 64 images."""
+    return Experiments(load_config("config")).find("cifar10-uncond", "gdd").canonical()
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is started instead of training: (processes, machines, number of descriptors, what they see)."""
+    calls: list[Any] = []
+
+    def start(command: list[str], processes: int, nodes: Nodes, keep: tuple[int, ...]) -> int:
+        assert command[:3] == [sys.executable, "-m", "gdd"]
+        calls.append((processes, nodes, len(keep), os.environ["CUDA_VISIBLE_DEVICES"]))
+        return STOPPED
+
+    monkeypatch.setattr(launch, "launch", start)
+    return calls
+
+
+@pytest.fixture
+def distill(recipe: str, tmp_path: Path) -> Distill:
+    def call(count: int, *options: str) -> Result:
+        files = ["--seed", "0", "--teacher", "t", "--data", str(tmp_path / "none")]
+        command = ["--gpus", str(count), "distill", str(tmp_path / "run"), "--recipe", recipe]
+        return CliRunner().invoke(cli, [*command, *files, *options])
+
+    return call
+
+
+def test_a_process_for_each_gpu_ending_as_they_end(distill: Distill, launched: list[Any]) -> None:
+    assert distill(2).exit_code == STOPPED
+    assert launched == [(2, ONE, 2, "0,1")]
+
+
+def test_as_many_as_can_share_the_batch(distill: Distill, launched: list[Any]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3,4,5"
+    distill(6)
+    assert launched == [(4, ONE, 6, "0,1,2,3,4,5")]
+
+
+def test_a_number_of_processes_counts_more(distill: Distill, launched: list[Any]) -> None:
+    distill(4, "--processes", "2")
+    assert launched[0][0] == 2
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_process_is_this_one(distill: Distill, launched: list[Any], count: int) -> None:
+    assert "none" in str(distill(count).exception)  # it went on to look for the data
+    assert launched == []
+    assert os.environ[gpus.DEVICE] == ("cuda" if count else "cpu")
+
+
+def test_a_process_that_was_started_claims_nothing(
+    distill: Distill, launched: list[Any], tmp_path: Path
+) -> None:
+    os.environ["RANK"] = "1"
+    distill(2)
+    assert launched == []
+    assert not (tmp_path / "locks").exists()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+
+
+def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ["SLURM_JOB_ID"] = "1"  # of eight GPUs, four of them here
+    asked: list[Any] = []
+
+    def begin(command: list[str], nodes: int, here: int) -> None:
+        asked.append((nodes, here))
+        sys.exit(0)
+
+    monkeypatch.setattr(spread, "spread", begin)
+    assert distill(8, "--nodes", "2").exit_code == 0
+    assert asked == [(2, 4)]
+    place = Nodes(2, 1, "first", 1234)
+    monkeypatch.setattr(spread, "own_place", lambda: place)
+    assert distill(8, "--nodes", "2").exit_code == STOPPED
+    assert launched == [(4, place, 0, "0,1,2,3")]
+
+
+def test_two_machines_without_slurm_are_refused(distill: Distill) -> None:
+    assert "this is no SLURM job" in str(distill(2, "--nodes", "2").exception)
+
+
+@pytest.mark.parametrize(("count", "refused"), [(1, True), (0, False)])
+def test_a_claimed_gpu_that_torch_does_not_see_is_an_error(tmp_path: Path, count: int, refused: bool) -> None:
+    evaluation = json.dumps({"extractor": "x", "samples": 10})
+    names = ("--data", "--references")
+    files = [text for name in names for text in (name, str(tmp_path / "none"))]
+    command = ["--gpus", str(count), "evaluate-run", str(tmp_path), "--evaluation", evaluation, *files]
+    with mock.patch("torch.cuda.is_available", return_value=False):
+        assert ("A GPU is asked for" in str(CliRunner().invoke(cli, command).exception)) == refused

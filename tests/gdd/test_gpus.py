@@ -1,0 +1,207 @@
+"""Claiming GPUs: made-up ones, named in CUDA_VISIBLE_DEVICES; locks are told apart inside one process as well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from gdd import gpus
+from gdd.gpus import Claim, claim, visible_devices
+
+UUIDS = {"0": "GPU-11111111-aa", "1": "GPU-22222222-bb"}
+
+
+@pytest.fixture(autouse=True)
+def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine of two GPUs, whose locks are this test's own."""
+    monkeypatch.setattr(gpus, "LOOK", 0.01)
+    own = {gpus.LOCKS: str(tmp_path / "locks"), "CUDA_VISIBLE_DEVICES": "0,1"}
+    left_out = ("SLURM_JOB_ID", "CUDA_DEVICE_ORDER", gpus.DEVICE)
+    rest = {name: value for name, value in os.environ.items() if name not in left_out}
+    with mock.patch.dict(os.environ, rest | own, clear=True):
+        yield
+
+
+def see(devices: str) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices
+
+
+def claim_of(devices: str, count: int = 1) -> Claim:
+    see(devices)
+    return claim(count)
+
+
+def release(claimed: Claim) -> None:
+    for handle in claimed.handles:
+        os.close(handle)
+
+
+def driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put an nvidia-smi in the way that knows both GPUs."""
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n" + "".join(f"echo '{index}, {uuid}'\n" for index, uuid in UUIDS.items()))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+
+def test_two_claims_get_different_ones_and_see_no_other() -> None:
+    first = claim(1)
+    assert (first.devices, os.environ["CUDA_VISIBLE_DEVICES"]) == (("0",), "0")
+    assert os.environ[gpus.DEVICE] == "cuda"
+    second = claim_of("0,1")
+    assert second.devices == ("1",)
+    release(first)
+    assert claim_of("0,1").devices == ("0",)
+
+
+def test_waits_with_a_message_until_one_is_free(caplog: pytest.LogCaptureFixture) -> None:
+    both = claim(2)
+    see("0,1")
+    got: list[Claim] = []
+    waiting = threading.Thread(target=lambda: got.append(claim(1)))
+    waiting.start()
+    while "Waiting for 1 of the GPUs 0, 1" not in caplog.text:
+        assert waiting.is_alive()
+    assert not got
+    release(both)
+    waiting.join(timeout=60)
+    assert got[0].devices == ("0",)
+
+
+def test_who_needs_several_is_not_overtaken(caplog: pytest.LogCaptureFixture) -> None:
+    first = claim(1)
+    see("0,1")
+    order: list[int] = []
+
+    def ask(count: int) -> None:
+        claimed = claim(count)
+        order.append(count)
+        release(claimed)
+
+    wide, narrow = (threading.Thread(target=ask, args=(count,)) for count in (2, 1))
+    wide.start()
+    while "Waiting for 2" not in caplog.text:
+        assert wide.is_alive()
+    see("0,1")
+    narrow.start()
+    while "Waiting for 1" not in caplog.text:  # though GPU 1 was free when it asked
+        assert narrow.is_alive()
+    release(first)
+    for thread in (wide, narrow):
+        thread.join(timeout=60)
+    assert order == [2, 1]
+
+
+def test_who_waits_gives_back_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two with different choices, who could each hold what the other waits for."""
+    monkeypatch.setattr(gpus, "PATIENCE", (0.02, 0.05))
+    held = claim_of("2")
+    see("0,1,2")
+    waiting = threading.Thread(target=lambda: release(claim(3)))
+    waiting.start()
+    for _ in range(3):
+        see("0,1")
+        release(claim(2))  # waits for what the other holds until it gives that back
+    release(held)
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
+
+
+def test_a_claim_ends_with_its_process() -> None:
+    code = "import time; from gdd.gpus import claim; print(claim(2).devices, flush=True); time.sleep(600)"
+    root = str(Path(__file__).resolve().parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "('0', '1')\n"
+        got: list[Claim] = []
+        waiting = threading.Thread(target=lambda: got.append(claim(1)))
+        waiting.start()
+        waiting.join(timeout=0.1)
+        assert not got
+        other.send_signal(signal.SIGKILL)
+    waiting.join(timeout=60)
+    assert got[0].devices == ("0",)
+
+
+def test_a_process_that_is_to_go_on_keeps_the_lock() -> None:
+    first = claim(1)
+    with subprocess.Popen(["sleep", "600"], pass_fds=first.handles) as orphan:
+        release(first)
+        assert claim_of("0,1").devices == ("1",)
+        orphan.kill()
+    assert claim_of("0,1").devices == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "devices"),
+    [
+        ("", []),
+        ("1", ["1"]),
+        ("3, 1", ["3", "1"]),
+        ("GPU-1,GPU-2,MIG-3", ["GPU-1", "GPU-2", "MIG-3"]),
+        ("0,-1,2", ["0"]),
+        ("NoDevFiles", []),
+        ("0,0,1", ["0", "1"]),
+    ],
+)
+def test_what_cuda_would_see(variable: str, devices: list[str]) -> None:
+    see(variable)
+    assert visible_devices() == devices
+
+
+def test_all_of_the_machine_where_nobody_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del os.environ["CUDA_VISIBLE_DEVICES"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert claim(1) == Claim()
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[gpus.DEVICE]) == ("", "cpu")
+    del os.environ["CUDA_VISIBLE_DEVICES"], os.environ[gpus.DEVICE]
+    driver(tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", "/bin:/usr/bin", prepend=os.pathsep)
+    assert claim(2).devices == ("0", "1")
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_a_gpu_by_its_number_and_by_its_name_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(tmp_path, monkeypatch)
+    assert claim_of("GPU-1111").devices == ("GPU-1111",)  # names may be cut short
+    assert claim_of("0,1").devices == ("1",)
+
+
+def test_fewer_than_asked_for_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert claim(4).devices == ("0", "1")
+    assert "4 GPU(s) asked for, 2 here." in caplog.text
+
+
+def test_none_hides_all_and_leaves_a_choice_of_device() -> None:
+    assert claim(0) == Claim()
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[gpus.DEVICE]) == ("", "cpu")
+    os.environ[gpus.DEVICE] = "cpu"
+    claim_of("0", 1)
+    assert os.environ[gpus.DEVICE] == "cpu"
+
+
+def test_what_slurm_gave_is_the_jobs_own(tmp_path: Path) -> None:
+    os.environ["SLURM_JOB_ID"] = "7"
+    for _ in range(2):
+        see("0,1")
+        assert claim(2) == Claim(("0", "1"))
+        see("0,1")
+        assert claim(4) == Claim(("0", "1"))
+    assert not (tmp_path / "locks").exists()
+    # A job that was given more than a command of it asks for runs several of them.
+    assert claim_of("0,1").devices == ("0",)
+    assert claim_of("0,1").devices == ("1",)
+    os.environ["SLURM_JOB_ID"] = "8"  # whose numbers may mean other GPUs
+    assert claim_of("0,1").devices == ("0",)

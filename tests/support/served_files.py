@@ -1,0 +1,104 @@
+"""Small files of the formats that others publish, and a server of them on loopback."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from edm_writer import Foreign
+from inception_stand_in import StandIn
+from python2_pickle import python2
+
+from gdd.config.architecture import Architecture
+from gdd.metrics.inception import InceptionExtractor
+from gdd.networks.preconditioning import Denoiser
+from gdd.networks.seeded import seeded_weights
+
+ARCH: dict[str, Any] = {
+    "model_type": "SongUNet",
+    "img_resolution": 32,
+    "img_channels": 3,
+    "model_channels": 8,
+    "channel_mult": [1, 1],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+    "augment_dim": 9,
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+}
+TEACHER = "edm-cifar10-32x32-uncond-ve"
+IMAGES = 100
+METRICS = ["fid", "inception_score", "kid", "precision", "recall", "density", "coverage", "clean_fid"]
+
+
+class Server:
+    """Serves a folder as `http://127.0.0.1:<port>/<host>/<path>`, and counts what is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                super().do_GET()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        handler = functools.partial(Handler, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+
+    def place(self, url: str) -> Path:
+        """Return the file that is served for a URL."""
+        path = self.folder / (urlsplit(url).netloc + urlsplit(url).path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def write_cifar(path: Path, images: np.ndarray) -> None:
+    files = {"batches.meta": python2({b"label_names": [b"class %d" % number for number in range(10)]})}
+    for index, part in enumerate(np.split(images, 5), start=1):
+        rows = np.ascontiguousarray(part.transpose(0, 3, 1, 2).reshape(len(part), -1))
+        labels = [number % 10 for number in range(len(part))]
+        files[f"data_batch_{index}"] = python2({b"data": rows, b"labels": labels})
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def write_teacher(
+    path: Path, monkeypatch: pytest.MonkeyPatch, class_name: str = "EDMPrecond", seed: int = 0
+) -> None:
+    maker = Foreign(monkeypatch, False)
+    with seeded_weights(seed):
+        denoiser = Denoiser(Architecture.model_validate_json(json.dumps(ARCH)))
+    buffers = {name for name, _ in denoiser.named_buffers()}
+    maker.write(path, maker.network(ARCH, denoiser.state_dict(), buffers, class_name=class_name))
+
+
+def write_inception(path: Path) -> None:
+    with seeded_weights(1):
+        torch.jit.script(StandIn(3, 2, 16).eval()).save(str(path))
+
+
+def write_statistics(path: Path, images: np.ndarray, inception: Path) -> None:
+    features = InceptionExtractor(inception)(torch.from_numpy(images)).double().numpy()
+    np.savez(path, mu=features.mean(0), sigma=np.cov(features, rowvar=False))
