@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from plugin_doubles import FakeCluster, prepared
+from plugin_doubles import prepared
 
 from snakemake_executor_plugin_submitit.attach import Attachment, find
 from snakemake_executor_plugin_submitit.batch import Prepared
@@ -22,7 +22,7 @@ def looked_for(folder: Path, state: str | None, *, job_id: str | None = "7", **c
     now: Prepared = prepared(folder)
     entry = Entry(now.print._replace(**changed), "token", 2, folder, job_id)
     view = {} if state is None else {"7_2": Seen(state, comment="snakemake run token")}
-    return find(now, entry, view, FakeCluster(), started=time.time() - 60)
+    return find(now, entry, view, started=time.time() - 60)
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED"])

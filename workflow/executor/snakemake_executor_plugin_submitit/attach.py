@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.batch import Prepared
-from snakemake_executor_plugin_submitit.cluster import Cluster
 from snakemake_executor_plugin_submitit.queue import Seen
 from snakemake_executor_plugin_submitit.registry import Entry
 from snakemake_executor_plugin_submitit.sbatch import paths
@@ -24,9 +23,7 @@ class Attachment:
     difference: str = ""
 
 
-def find(
-    prepared: Prepared, entry: Entry, view: Mapping[str, Seen], cluster: Cluster, started: float
-) -> Attachment:
+def find(prepared: Prepared, entry: Entry, view: Mapping[str, Seen], started: float) -> Attachment:
     """Look in the queue for `entry`, an earlier submission of the same job.
 
     It counts if it runs, waits, or ended after this Snakemake began (`started`, seconds since the epoch). One
@@ -35,7 +32,7 @@ def find(
     job_id = entry.full_id(entry.job_id) if entry.job_id else _by_token(entry, view)
     if job_id is None:
         return Attachment()
-    seen = view.get(job_id) or cluster.remembered([job_id]).get(job_id)
+    seen = view.get(job_id)
     if seen is None or seen.ended:
         place = paths(entry.folder, job_id)
         result = read_result(place)

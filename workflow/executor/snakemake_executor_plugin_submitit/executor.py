@@ -20,9 +20,9 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from snakemake_executor_plugin_submitit.attach import Attachment, find
 from snakemake_executor_plugin_submitit.batch import LONGEST_WAIT, Batch, Prepared, Submitted, group
-from snakemake_executor_plugin_submitit.cluster import Cluster, Slurm
+from snakemake_executor_plugin_submitit.clusters import choose
 from snakemake_executor_plugin_submitit.judge import Ended, judge
-from snakemake_executor_plugin_submitit.local import Debug, Local
+from snakemake_executor_plugin_submitit.pace import Pace
 from snakemake_executor_plugin_submitit.parameters import ResourceError
 from snakemake_executor_plugin_submitit.preparation import prepare, processors, wait_for_inputs
 from snakemake_executor_plugin_submitit.queue import Queue, Seen
@@ -30,9 +30,6 @@ from snakemake_executor_plugin_submitit.registry import Registry
 from snakemake_executor_plugin_submitit.sbatch import paths
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.submitter import Submitter
-
-SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
-LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
 
 
 class Executor(RemoteExecutor):
@@ -54,7 +51,7 @@ class Executor(RemoteExecutor):
         self.folder = Path(self.settings.folder).absolute()
         self.registry = Registry(self.folder / "submitted.jsonl")
         self.queue = Queue(lambda: not self.wait)
-        self.cluster = self._choose_cluster()
+        self.cluster = choose(self.settings, self.queue)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
         self.submitter = Submitter(
             self.cluster,
@@ -68,25 +65,9 @@ class Executor(RemoteExecutor):
         self.started = time.time()
         self.live: dict[str, Submitted] = {}
         self.arrays: set[str] = set()  # ids of arrays of which every task is ours
-        self.changed = time.monotonic()  # when a job last came or went
+        self.pace = Pace(float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10))
         self.outage = ""
         self.ready.set()
-
-    def _choose_cluster(self) -> Cluster:
-        if self.settings.cluster == "local":
-            return Local(self.settings)
-        if self.settings.cluster == "debug":
-            return Debug()
-        if self.settings.cluster != "slurm":
-            raise WorkflowError(
-                f"--submitit-cluster is 'slurm', 'local' or 'debug', not {self.settings.cluster!r}."
-            )
-        if not any(Path(folder, "sbatch").exists() for folder in os.get_exec_path()):
-            raise WorkflowError(
-                "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
-                "--submitit-cluster local."
-            )
-        return Slurm(self.settings, self.queue)
 
     def run_job(self, job: Any) -> None:
         """Submit one job."""
@@ -105,7 +86,7 @@ class Executor(RemoteExecutor):
                 if entry is None:
                     ready.append(prepared)
                 elif (view := queue()) is not None:
-                    self._take(prepared, find(prepared, entry, view, self.cluster, self.started), ready)
+                    self._take(prepared, find(prepared, entry, view, self.started), ready)
                 else:
                     raise RuntimeError("no answer to whether what was submitted before still runs")
             except ResourceError as error:
@@ -119,9 +100,10 @@ class Executor(RemoteExecutor):
     def _patient_look(self) -> Mapping[str, Seen] | None:
         """Look at the queue, for as long as submitting is tried: not to know is to run something twice."""
         for number in range(self.settings.submit_retries + 1):
-            view = self.cluster.look(self.registry.ids())
+            known = self.registry.ids()
+            view = self.cluster.look(known)
             if view is not None:
-                return view
+                return {**self.cluster.remembered([one for one in known if one not in view]), **view}
             self.logger.warning(f"{self.cluster.title} does not answer ({self.queue.trouble}); asking again")
             time.sleep(min(LONGEST_WAIT, 2.0 ** (number + 1)))
         return None
@@ -165,7 +147,7 @@ class Executor(RemoteExecutor):
     def _follow(self, prepared: Prepared, job_id: str) -> None:
         info = SubmittedJobInfo(prepared.job, external_jobid=job_id, aux={"id": job_id})
         self.live[job_id] = Submitted(prepared, job_id, Path(paths(prepared.folder, job_id).stdout), info)
-        self.changed = time.monotonic()
+        self.pace.changed()
         self.report_job_submission(info)
 
     async def check_active_jobs(
@@ -211,7 +193,7 @@ class Executor(RemoteExecutor):
     def _report(self, one: Submitted, ended: Ended) -> None:
         self.live.pop(one.job_id, None)
         self.registry.ended([one.prepared.print.key])
-        self.changed = time.monotonic()
+        self.pace.changed()
         if ended.success:
             self._tidy(one)
             self.report_job_success(one.info)
@@ -234,33 +216,29 @@ class Executor(RemoteExecutor):
         self.report_job_error(info, msg=f"{words}. ", aux_logs=logs)
 
     async def sleep(self) -> None:
-        """Wait until the next look: a second while jobs come and go, longer when nothing happens."""
+        """Wait until the next look, or until nobody waits for it any more."""
         began = time.monotonic()
-        while self.wait and time.monotonic() - began < self._pause():
+        while self.wait and time.monotonic() - began < self.pace.pause(self.queue.seconds):
             await asyncio.sleep(0.1)
 
-    def _pause(self) -> float:
-        longest = float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10)
-        quiet = (time.monotonic() - self.changed) / 10
-        # A queue that is slow to answer is asked less often: at most a tenth of the time. One that does not
-        # answer says nothing about that, and its return shall not go unnoticed for minutes.
-        return max(min(longest, max(SOONEST, quiet)), min(10 * self.queue.seconds, LONGEST))
-
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
-        """End every job that runs or waits.
-
-        The base class's list misses jobs that are being looked at, so it does not count. sbatch may have been
-        interrupted after the controller took a job: the comment tells which those are.
-        """
+        """End every job that runs or waits; the base class's list misses those that are being looked at."""
         self.wait = False
         self.submitter.drop_postponed()
-        live = list(self.live)
+        self._cancel(list(self.live))
+        self.registry.ended([one.prepared.print.key for one in self.live.values()])
+
+    def cancel(self) -> None:
+        """End all jobs, those too that the controller took while their sbatch was being interrupted."""
+        super().cancel()
+        left = self.cluster.look([]) or {}
+        self._cancel(
+            [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
+        )
+
+    def _cancel(self, job_ids: list[str]) -> None:
         try:
-            self.cluster.cancel(live, {one.split("_")[0] for one in live} & self.arrays)
-            left = self.cluster.look([]) or {}
-            strays = [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
-            if strays:
-                self.cluster.cancel(strays, {one.split("_")[0] for one in strays} & self.arrays)
+            if job_ids:
+                self.cluster.cancel(job_ids, {one.split("_")[0] for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")
-        self.registry.ended([one.prepared.print.key for one in self.live.values()])
