@@ -184,9 +184,9 @@ class Toy:
             processes: of the run.
         """
         steps, interval = self.number(name, "--steps", 20), self.number(name, "--interval", 5)
-        value = ""
+        value, advance = "", trainer().advance
         for step in range(steps):
-            value = trainer().advance(value, step, processes)
+            value = advance(value, step, processes)
         result = json.loads((self.folder / "results" / f"{name}.json").read_text())
         assert result == {"done": steps, "value": value}
         sittings = self.sittings(name)
