@@ -53,7 +53,7 @@ def test_requeued(
 ) -> None:
     layout = ["--nodes", str(nodes), "--processes", str(processes)]
     command = shlex.join([*GDD, "runs/a", *options, *layout]) + " && cp runs/a/run.json results/a.json"
-    flow = toy(a={"command": command, "nodes": nodes, "gpu": processes, "mem_mb": 4000})
+    flow = toy(a={"command": command, "nodes": nodes, "gpu": 2, "mem_mb": 4000})
     folder = flow.folder / "runs" / "a"
     process = flow.start()
     for images in (10 * BATCH, 40 * BATCH):

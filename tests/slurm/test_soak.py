@@ -75,8 +75,7 @@ class Soak:
         del self.away[node]
         if node not in self.cluster.daemons:
             self.cluster.start_node(node)
-        if self.cluster.node_states()[node].startswith(("dr", "down")):
-            self.cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self.cluster.resume(node)
 
     def victim(self) -> tuple[str, str]:
         """Return a run that is being trained, and its job."""

@@ -64,6 +64,7 @@ class Toy:
     runs: dict[str, dict[str, Any]]
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ class Toy:
         command += ["--seconds-between-status-checks", "1", "--latency-wait", "30", "--rerun-incomplete"]
         command += ["--keep-going", *self.arguments, *arguments]
         with (self.folder / "snakemake.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 env=self.environment,
                 cwd=self.folder,
@@ -93,13 +94,21 @@ class Toy:
                 stderr=log,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
+
+    def kill(self) -> None:
+        """Kill every Snakemake that still runs, without a chance to say anything."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def finish(self, process: subprocess.Popen[bytes], status: int = 0, seconds: float = 300) -> str:
         """Wait until Snakemake has ended as expected and return all that it has said."""
         try:
             found = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"not done after {seconds} s:\n{self.said}") from None
         assert found == status, self.said
         return self.said
@@ -184,9 +193,9 @@ class Toy:
             processes: of the run.
         """
         steps, interval = self.number(name, "--steps", 20), self.number(name, "--interval", 5)
-        value = ""
+        value, advance = "", trainer().advance
         for step in range(steps):
-            value = trainer().advance(value, step, processes)
+            value = advance(value, step, processes)
         result = json.loads((self.folder / "results" / f"{name}.json").read_text())
         assert result == {"done": steps, "value": value}
         sittings = self.sittings(name)
