@@ -71,6 +71,7 @@ for command in (
     report.choose,
     report.page,
     project.check,
+    project.plan,
     project.schema,
     project.watch,
 ):

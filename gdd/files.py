@@ -9,11 +9,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gdd.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextlib.contextmanager
@@ -62,6 +63,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Write compressed arrays to `path` atomically."""
+    import numpy as np
+
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 

@@ -12,8 +12,6 @@ from gdd.config.records import Dataset
 from gdd.config.sources import Source
 from gdd.data.expected import archives_above, what_is_expected
 from gdd.errors import UserError
-from gdd.fetch.fetch import Resources
-from gdd.fetch.listing import missing_message
 
 RESOURCES = Path("resources")
 
@@ -143,6 +141,9 @@ def _lost_files(config: Config, noted: Iterable[str], folder: Path) -> list[str]
 
 
 def _missing_files(config: Config, fetches: Iterable[str], folder: Path) -> list[str]:
+    from gdd.fetch.fetch import Resources
+    from gdd.fetch.listing import missing_message
+
     resources = Resources(folder, config.local)
     missing = {}
     for name in sorted(fetches):

@@ -25,6 +25,25 @@ def check(folder: Path, extra: tuple[Path, ...], results: Path) -> None:  # noqa
 
 
 @click.command()
+@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
+@configured
+def plan(names: tuple[str, ...], as_json: bool, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
+    """Say what TARGET (`all`, if left out) takes: jobs, GPU-hours, disk, hours; starts nothing."""
+    import json
+
+    from gdd.plan.plan import make_plan
+    from gdd.plan.show import print_plan
+    from gdd.targets import Targets
+
+    made = make_plan(Targets(load_experiments(folder, extra)), names or ("all",), results)
+    if as_json:
+        click.echo(json.dumps(made.plain(), indent=2))
+    else:
+        print_plan(made)
+
+
+@click.command()
 @click.argument("folder", type=FILE, default=Path("config/schema"))
 def schema(folder: Path) -> None:
     """Write the JSON schemas of the configuration files to FOLDER."""

@@ -33,9 +33,7 @@ class Local(Record):
     gpus: Annotated[int, Field(ge=0)] | None = None  # for a run; None is what its setting says, 0 is the CPU
     nodes: Annotated[int, Field(ge=1)] = 1  # machines that a run's GPUs are spread over evenly, with SLURM
     card: Card = "80 GB"  # the memory of these GPUs
-    longest_job: Annotated[float, Field(gt=0)] = (
-        24.0  # hours; a run that takes longer goes on in the next job
-    )
+    longest_job: Annotated[float, Field(gt=0)] = 24.0  # hours; what takes longer goes on in the next job
     compile: bool = False  # train with torch.compile, where it works
     tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
     partition: str | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given

@@ -31,6 +31,7 @@ class Resources(Record):
 
     gpus: Annotated[int, Field(ge=0)] = 1  # 0 trains and judges on the CPU
     memory: Positive = 8.0  # GB of main memory for each process
+    parameters: Positive | None = None  # millions, of the network; a snapshot has four bytes for each
     rates: dict[Literal[Card, "cpu"], Rate] = {}
 
     @model_validator(mode="after")

@@ -126,3 +126,11 @@ def test_a_claimed_gpu_that_torch_does_not_see_is_an_error(tmp_path: Path, count
     command = ["--gpus", str(count), "evaluate-run", str(tmp_path), "--evaluation", evaluation, *files]
     with mock.patch("torch.cuda.is_available", return_value=False):
         assert ("A GPU is asked for" in str(CliRunner().invoke(cli, command).exception)) == refused
+
+
+def test_threads_are_shared_by_the_processes_of_a_machine() -> None:
+    import torch
+
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    assert CliRunner().invoke(cli, ["--threads", "6", "plan", "--help"]).exit_code == 0
+    assert torch.get_num_threads() == 3

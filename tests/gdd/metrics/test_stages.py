@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judged_runs import EVALUATION, judges_of, make_run, write_references
 
-from gdd.config.evaluation import Evaluation, spaces
+from gdd.config.evaluation import Evaluation
 from gdd.config.recipe import Sampler
 from gdd.data.quantise import quantise
 from gdd.diffusion.sampling import sample_range
@@ -17,16 +18,12 @@ from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.metrics import judging, stages
-from gdd.metrics.by_name import make_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
-from gdd.metrics.judges import open_judges
 from gdd.metrics.outcome import summary
-from gdd.metrics.reference import build_reference
 from gdd.metrics.sources import TeacherSource, open_source
 from gdd.metrics.stages import check_data, evaluate_run, evaluate_teacher
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, load_generator
 
-EVALUATION = Evaluation(extractor="one", pixels=True, samples=80, blocks=2)
 KEYS = {
     *("fid", "precision", "recall", "density", "coverage"),
     *("pixel_fid", "pixel_precision", "pixel_recall", "pixel_density", "pixel_coverage"),
@@ -41,48 +38,12 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("references")
-    # Pixels are 64 features, more than the world has images.
-    data = np.concatenate([np.asarray(world.data.images)] * 2)
-    data[44:] = 255 - data[44:]
-    for name, judge in (("one", world.backbones["one"]), ("pixels", None)):
-        extractor, path = make_extractor(judge, world.data), folder / f"{name}.npz"
-        build_reference(
-            data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path, batch=16
-        )
-    return folder
-
-
-def judges_of(
-    world: Any, folder: Path, evaluation: Evaluation = EVALUATION, judge: str = "one", **options: Any
-) -> Any:
-    wanted = spaces(evaluation.wanted(), "one")
-    weights = {"one": world.backbones[judge]}
-    source = open_source(world.teachers[False], sampler=Sampler(steps=1))
-    return open_judges(
-        source, folder, wanted, weights=weights, config=folder, resources=folder, dataset="blobs", **options
-    )
+    return write_references(world, tmp_path_factory.mktemp("references"))
 
 
 @pytest.fixture
 def references(world: Any, folder: Path) -> Any:
     return judges_of(world, folder)
-
-
-def make_run(
-    world: Any,
-    folder: Path,
-    conditional: bool = False,
-    counts: tuple[int, ...] = (16, 32, 48),
-    scales: tuple[int, ...] = (1, 2, 3),
-) -> Path:
-    """Write snapshots that drift away from the teacher."""
-    for images, scale in zip(counts, scales, strict=False):
-        generator = one_step_from_denoiser(world.teachers[conditional])
-        with torch.no_grad():
-            generator.model.dec["8x8_aux_conv"].weight *= scale
-        save_network(folder / "snapshots" / f"{images:09d}.safetensors", generator)
-    return folder
 
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
@@ -225,36 +186,6 @@ def test_every_metric_that_a_setting_lists(world: Any, tmp_path: Path, folder: P
     assert usual["final"]["mean"]["fid"] == metrics["final"]["mean"]["fid"]
 
 
-def test_an_interrupted_evaluation_goes_on(
-    world: Any, tmp_path: Path, references: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, folder = (make_run(world, tmp_path / name, scales=(1, 3, 2)) for name in ("whole", "killed"))
-    expected, original = evaluate_run(whole, EVALUATION, references), judging.evaluate_block
-    done: list[tuple[str, int]] = []
-    fail_after = 0
-
-    def count(generate: Any, *, start: int, **options: Any) -> Any:
-        if len(done) == fail_after:
-            raise KeyboardInterrupt
-        done.append((Path(generate.__self__.name).stem, start))
-        return original(generate, start=start, **options)
-
-    monkeypatch.setattr(judging, "evaluate_block", count)
-    for fail_after in range(1, 6):  # noqa: B007
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_run(folder, EVALUATION, references)
-    fail_after = -1
-    metrics = evaluate_run(folder, EVALUATION, references)
-    assert {**metrics, "seconds": 0} == {**expected, "seconds": 0}
-    # The last snapshot on both blocks, the others on the first; then the best on both, with every metric.
-    best = f"{metrics['best']['images']:09d}"
-    passes = [("000000048", 0), ("000000048", 80), ("000000016", 0), ("000000032", 0), (best, 0), (best, 80)]
-    assert sorted(done) == sorted(passes)
-    # Once more, nothing is done.
-    evaluate_run(folder, EVALUATION, references)
-    assert len(done) == len(passes)
-
-
 def test_judging_computes_where_it_is_told_to(
     world: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,21 +207,3 @@ def test_judging_computes_where_it_is_told_to(
     sent.clear()
     assert judges_of(world, folder, evaluation, device="cuda:1")
     assert ("SmallClassifier", "cuda:1") in sent
-
-
-def test_judged_again_the_curve_keeps_the_snapshots_that_were_removed(
-    world: Any, tmp_path: Path, folder: Path
-) -> None:
-    run = make_run(world, tmp_path, scales=(1, 3, 2))
-    before = evaluate_run(run, EVALUATION, judges_of(world, folder))
-    (gone,) = {16, 32} - {before["best"]["images"]}
-    (run / "snapshots" / f"{gone:09d}.safetensors").unlink()
-    more = Evaluation(extractor="one", samples=80, blocks=2, metrics=("fid", "kid", "pixel_fid"))
-    after = evaluate_run(run, more, judges_of(world, folder, more))
-    assert after["curve"] == before["curve"]
-    assert after["best"]["images"] == before["best"]["images"]
-    assert "kid" in after["final"]["mean"]
-    # Judged otherwise, the old numbers do not count.
-    fewer = more.model_copy(update={"samples": 70})
-    curve = evaluate_run(run, fewer, judges_of(world, folder, fewer))["curve"]
-    assert gone not in [point["images"] for point in curve]

@@ -1,0 +1,59 @@
+"""A run's snapshots and what judges them, small enough for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdd.config.evaluation import Evaluation, spaces
+from gdd.config.recipe import Sampler
+from gdd.metrics.by_name import make_extractor
+from gdd.metrics.judges import open_judges
+from gdd.metrics.reference import build_reference
+from gdd.metrics.sources import open_source
+from gdd.networks.checkpoint import one_step_from_denoiser, save_network
+
+EVALUATION = Evaluation(extractor="one", pixels=True, samples=80, blocks=2)
+
+
+def write_references(world: Any, folder: Path) -> Path:
+    """Write the data set's features and pixels to `folder`, and return it."""
+    # Pixels are 64 features, more than the world has images.
+    data = np.concatenate([np.asarray(world.data.images)] * 2)
+    data[44:] = 255 - data[44:]
+    for name, judge in (("one", world.backbones["one"]), ("pixels", None)):
+        extractor, path = make_extractor(judge, world.data), folder / f"{name}.npz"
+        build_reference(
+            data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path, batch=16
+        )
+    return folder
+
+
+def judges_of(
+    world: Any, folder: Path, evaluation: Evaluation = EVALUATION, judge: str = "one", **options: Any
+) -> Any:
+    wanted = spaces(evaluation.wanted(), "one")
+    weights = {"one": world.backbones[judge]}
+    source = open_source(world.teachers[False], sampler=Sampler(steps=1))
+    return open_judges(
+        source, folder, wanted, weights=weights, config=folder, resources=folder, dataset="blobs", **options
+    )
+
+
+def make_run(
+    world: Any,
+    folder: Path,
+    conditional: bool = False,
+    counts: tuple[int, ...] = (16, 32, 48),
+    scales: tuple[int, ...] = (1, 2, 3),
+) -> Path:
+    """Write snapshots that drift away from the teacher."""
+    for images, scale in zip(counts, scales, strict=False):
+        generator = one_step_from_denoiser(world.teachers[conditional])
+        with torch.no_grad():
+            generator.model.dec["8x8_aux_conv"].weight *= scale
+        save_network(folder / "snapshots" / f"{images:09d}.safetensors", generator)
+    return folder
