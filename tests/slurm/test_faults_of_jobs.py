@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from daemons import wait_for
 from slurm_cluster import SlurmCluster
 from toy_workflow import Toy
 
@@ -56,3 +57,20 @@ def test_a_job_that_needs_more_memory_than_it_asked_for(
     flow.run()
     flow.check("a", killed=1)
     flow.check_nothing_is_left()
+
+
+def test_a_job_that_gets_no_further(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    """Started again twice without having done anything, it is given up with that reason."""
+    flow = toy(stuck={"options": "--pause 1000"})
+    process = flow.start("--submitit-stalled-restarts", "2")
+    lock = flow.folder / "state" / "stuck" / "lock"
+    for _ in range(2):
+        wait_for("the toy's start", lambda: lock.exists() or process.poll() is not None, 120)
+        lock.unlink()
+        ((job, _),) = cluster.queue()
+        cluster.ask("scontrol", "requeue", job)
+    told = flow.finish(process, status=1)
+    assert "without any progress" in told
+    assert "checkpoint.json" in told
+    assert not flow.trained("stuck")
+    assert not cluster.queue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -15,11 +14,6 @@ from toy_workflow import Toy
 pytestmark = pytest.mark.slurm
 
 LONG = {"options": "--steps 500"}
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.parametrize("reached", ["group", "process"])
@@ -43,10 +37,10 @@ def test_ctrl_c(reached: str, toy: Callable[..., Toy], cluster: SlurmCluster) ->
 
 def test_killed_while_jobs_run(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     flow = toy(a=LONG, b=LONG, c=LONG | {"slurm_extra": "--begin=now+20"})
-    process = flow.start()
+    flow.start()
     flow.wait_for_steps(7, "a", "b")
     before = {job for job, _ in cluster.queue()}
-    kill(process)
+    flow.kill()
     flow.wait_for_steps(12, "a", "b")  # they do not care
 
     flow.unlock()
@@ -62,9 +56,9 @@ def test_killed_while_jobs_run(toy: Callable[..., Toy], cluster: SlurmCluster) -
 
 def test_killed_and_jobs_ended(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     flow = toy(a=LONG, b=LONG)
-    process = flow.start()
+    flow.start()
     flow.wait_for_steps(7)
-    kill(process)
+    flow.kill()
     flow.hurry()
     wait_for("an empty queue", lambda: not cluster.queue(), 60)
 
@@ -78,9 +72,9 @@ def test_killed_and_jobs_ended(toy: Callable[..., Toy], cluster: SlurmCluster) -
 def test_killed_and_a_job_failed(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     """A job that failed while nobody looked is tried again, not believed to be running."""
     flow = toy(a={"options": "--fail-at 12"}, b=LONG)
-    process = flow.start()
+    flow.start()
     flow.wait_for_steps(7)
-    kill(process)
+    flow.kill()
     wait_for("the end of a", lambda: len(cluster.queue()) == 1, 60)
 
     flow.runs["a"] = {"options": "--steps 30"}
@@ -95,10 +89,10 @@ def test_killed_and_a_job_failed(toy: Callable[..., Toy], cluster: SlurmCluster)
 
 def test_a_changed_rule_is_not_taken_for_the_old_one(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     flow = toy(a=LONG, b=LONG)
-    process = flow.start()
+    flow.start()
     flow.wait_for_steps(7)
     old = {name: flow.job(name) for name in flow.runs}
-    kill(process)
+    flow.kill()
 
     flow.runs["a"] = {"options": "--steps 300"}
     flow.write_runs()

@@ -18,7 +18,7 @@ from toy_workflow import Toy, python_environment
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-STEPS = 400
+STEPS = 100
 GDD = [sys.executable, "-m", "gdd", "--threads", "1", "distill"]
 
 
@@ -52,17 +52,17 @@ def test_requeued(
     cluster: SlurmCluster,
 ) -> None:
     layout = ["--nodes", str(nodes), "--processes", str(processes)]
-    command = shlex.join([*GDD, "state/a", *options, *layout]) + " && cp state/a/run.json results/a.json"
-    flow = toy(a={"command": command, "nodes": nodes, "gpu": processes, "mem_mb": 4000})
-    folder = flow.folder / "state" / "a"
+    command = shlex.join([*GDD, "runs/a", *options, *layout]) + " && cp runs/a/run.json results/a.json"
+    flow = toy(a={"command": command, "nodes": nodes, "gpu": 2, "mem_mb": 4000})
+    folder = flow.folder / "runs" / "a"
     process = flow.start()
-    for images in (10 * BATCH, STEPS // 2 * BATCH):
+    for images in (10 * BATCH, 40 * BATCH):
         began = folder.joinpath("lock").stat().st_mtime if folder.exists() else 0
 
         def trained() -> bool:
             return has_begun(folder, began) and logged(folder / "state" / "log.jsonl")[-1:] >= [images]  # noqa: B023
 
-        wait_for(f"{images} images", lambda: trained() or process.poll() is not None, 120, every=0.02)
+        wait_for(f"{images} images", lambda: trained() or process.poll() is not None, 240, every=0.02)
         ((job, state),) = cluster.queue()
         assert state == "RUNNING", flow.said
         cluster.ask("scontrol", "requeue", job)

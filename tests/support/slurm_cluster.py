@@ -142,6 +142,10 @@ class SlurmCluster:
         folder.mkdir(exist_ok=True)
         self.daemons.start(node, ["slurmd", "-D", "-N", node], self.environment, folder)
 
+    def resume(self, node: str) -> None:
+        """End a node's draining; one that was down and came back needs nothing of the kind, and refuses it."""
+        self.try_to("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
     def lose_node(self, node: str) -> int:
         """Take a node's power: its slurmd and every process of its jobs end at once; return their number."""
         jobs = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURMD_NODENAME": node}
@@ -158,9 +162,7 @@ class SlurmCluster:
         for node in self.nodes:
             if node not in self.daemons:
                 self.start_node(node)
-        for node, state in self.node_states().items():
-            if state.startswith(("dr", "down")):
-                self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            self.resume(node)
         wait_for("an empty queue", lambda: not self.queue())
 
     def down(self) -> None:

@@ -49,10 +49,14 @@ def cluster(plain_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture
-def toy(tmp_path: Path, cluster: SlurmCluster) -> Callable[..., Toy]:
-    """Make a workflow of toy runs: `toy(a={...}, b={...})`."""
+def toy(tmp_path: Path, cluster: SlurmCluster) -> Iterator[Callable[..., Toy]]:
+    """Make a workflow of toy runs: `toy(a={...}, b={...})`; its Snakemake ends with the test."""
+    made: list[Toy] = []
 
     def make(**runs: dict[str, Any]) -> Toy:
-        return Toy(tmp_path / "toy", cluster, runs)
+        made.append(Toy(tmp_path / "toy", cluster, runs))
+        return made[-1]
 
-    return make
+    yield make
+    for flow in made:
+        flow.kill()

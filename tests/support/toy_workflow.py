@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,16 @@ from slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / "tests" / "slurm" / "toy"
+
+BROKEN_SBATCH = """#!/bin/sh
+left=$(cat {folder}/left)
+if [ $left -gt 0 ]; then
+  echo $((left - 1)) > {folder}/left
+  echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2
+  exit 1
+fi
+exec {sbatch} "$@"
+"""
 
 
 def python_environment() -> dict[str, str]:
@@ -53,6 +64,7 @@ class Toy:
     runs: dict[str, dict[str, Any]]
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +85,7 @@ class Toy:
         command += ["--seconds-between-status-checks", "1", "--latency-wait", "30", "--rerun-incomplete"]
         command += ["--keep-going", *self.arguments, *arguments]
         with (self.folder / "snakemake.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 env=self.environment,
                 cwd=self.folder,
@@ -82,13 +94,21 @@ class Toy:
                 stderr=log,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
+
+    def kill(self) -> None:
+        """Kill every Snakemake that still runs, without a chance to say anything."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def finish(self, process: subprocess.Popen[bytes], status: int = 0, seconds: float = 300) -> str:
         """Wait until Snakemake has ended as expected and return all that it has said."""
         try:
             found = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"not done after {seconds} s:\n{self.said}") from None
         assert found == status, self.said
         return self.said
@@ -130,6 +150,16 @@ class Toy:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "hurry").touch()
 
+    def break_sbatch(self, times: int) -> None:
+        """Let the next calls of sbatch fail; to be called once, with any number, before Snakemake starts."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / "left").write_text(f"{times}\n")
+        if not (folder / "sbatch").exists():
+            (folder / "sbatch").write_text(BROKEN_SBATCH.format(folder=folder, sbatch=shutil.which("sbatch")))
+            (folder / "sbatch").chmod(0o755)
+            self.environment["PATH"] = f"{folder}{os.pathsep}{self.environment['PATH']}"
+
     def job(self, name: str) -> str:
         """Return the SLURM job that did the last step of a run."""
         return str(self.trained(name)[-1]["job_id"])
@@ -153,25 +183,26 @@ class Toy:
         words = str(self.runs[name].get("options", "")).split()
         return int(words[words.index(option) + 1]) if option in words else default
 
-    def check(self, name: str, killed: int = 0, processes: int = 1) -> list[Sitting]:
+    def check(self, name: str, killed: int | None = 0, processes: int = 1) -> list[Sitting]:
         """Assert that a run's result is right, and that no more was trained than kills can explain.
 
         Args:
             name: the run.
             killed: how often it was ended without being asked to stop first: each may cost the steps since
-                the last checkpoint, nothing else may cost any.
+                the last checkpoint, nothing else may cost any. None: any number of times.
             processes: of the run.
         """
         steps, interval = self.number(name, "--steps", 20), self.number(name, "--interval", 5)
-        value = ""
+        value, advance = "", trainer().advance
         for step in range(steps):
-            value = trainer().advance(value, step, processes)
+            value = advance(value, step, processes)
         result = json.loads((self.folder / "results" / f"{name}.json").read_text())
         assert result == {"done": steps, "value": value}
         sittings = self.sittings(name)
         assert len({(sitting.job, sitting.restart) for sitting in sittings}) == len(sittings)
         assert sittings[0].steps[0] == 0
         assert sittings[-1].steps[-1] == steps - 1
+        killed = len(sittings) - 1 if killed is None else killed
         repeated = 0
         for before, after in itertools.pairwise(sittings):
             assert before.ended < after.began  # never two at once

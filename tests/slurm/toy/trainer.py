@@ -2,7 +2,7 @@
 
 Its result depends on every step having been done once, in order, upon the state that the one before left.
 Started by torchrun it is several processes of which the first one writes. Once there is a file `hurry` beside
-its state it no longer pauses between steps.
+its state it no longer pauses between steps; `fail` and `waste` make it fail or take a gigabyte, once.
 """
 
 from __future__ import annotations
@@ -51,20 +51,33 @@ class Together:
             torch.distributed.destroy_process_group()
 
 
+def told(file: Path) -> bool:
+    """Return whether the file is there, and remove it."""
+    if not file.exists():
+        return False
+    file.unlink()
+    return True
+
+
 def train(options: argparse.Namespace, together: Together) -> int:
     checkpoint, log = options.state / "checkpoint.json", options.state / "steps.jsonl"
     state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"done": 0, "value": ""}
     job = {name: os.environ.get(f"SLURM_{name.upper()}", "") for name in ("job_id", "restart_count")}
     facts = {**job, "node": os.environ.get("SLURMD_NODENAME", ""), "pid": os.getpid()}
     facts["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    for leftover in [*options.state.glob(".*"), *options.result.parent.glob(f".{options.result.stem}.*")]:
+        leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
     waste: list[bytearray] = []
     with StopRequest() as stop:
         while state["done"] < options.steps:
             time.sleep(0.01 if (options.state / "hurry").exists() else options.pause)
             step = state["done"]
-            if step == options.fail_at:
+            if step == options.fail_at or told(options.state / "fail"):
                 sys.exit("the toy was told to fail here")
-            waste.append(bytearray(os.urandom(1024)) * (1024 * options.waste_mb))
+            megabytes = 1000 if told(options.state / "waste") else options.waste_mb
+            waste.append(bytearray(os.urandom(1024)) * (1024 * megabytes))
+            if megabytes == 1000:
+                time.sleep(10)  # until SLURM has seen it
             processes = together.total(1)
             state = {"done": step + 1, "value": advance(state["value"], step, processes)}
             stopping = together.total(int(stop.requested)) > 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.batch import Prepared
-from snakemake_executor_plugin_submitit.cluster import Cluster
-from snakemake_executor_plugin_submitit.registry import Entry, Registry
+from snakemake_executor_plugin_submitit.queue import Seen
+from snakemake_executor_plugin_submitit.registry import Entry
 from snakemake_executor_plugin_submitit.sbatch import paths
 from snakemake_executor_plugin_submitit.verdict import read_result
 
@@ -22,21 +23,16 @@ class Attachment:
     difference: str = ""
 
 
-def find(prepared: Prepared, registry: Registry, cluster: Cluster, started: float) -> Attachment:
-    """Look for a submission of the same job that runs, waits, or ended after this Snakemake began.
+def find(prepared: Prepared, entry: Entry, view: Mapping[str, Seen], started: float) -> Attachment:
+    """Look in the queue for `entry`, an earlier submission of the same job.
 
-    One that had ended before is no answer: Snakemake has looked at its outputs and wants the job to run.
+    It counts if it runs, waits, or ended after this Snakemake began (`started`, seconds since the epoch). One
+    that had ended before is no answer: Snakemake has looked at its outputs and wants the job to run.
     """
-    entry = registry.find(prepared.print.key)
-    if entry is None:
-        return Attachment()
-    view = cluster.look([entry.full_id(entry.job_id)] if entry.job_id else [])
-    if view is None:
-        raise RuntimeError(f"{cluster.title} cannot be asked whether this job, submitted before, still runs")
     job_id = entry.full_id(entry.job_id) if entry.job_id else _by_token(entry, view)
     if job_id is None:
         return Attachment()
-    seen = view.get(job_id) or cluster.remembered([job_id]).get(job_id)
+    seen = view.get(job_id)
     if seen is None or seen.ended:
         place = paths(entry.folder, job_id)
         result = read_result(place)
@@ -50,8 +46,7 @@ def find(prepared: Prepared, registry: Registry, cluster: Cluster, started: floa
     return Attachment(job_id, seen.state, True)
 
 
-def _by_token(entry: Entry, view: object) -> str | None:
-    assert hasattr(view, "items")
+def _by_token(entry: Entry, view: Mapping[str, Seen]) -> str | None:
     for job_id, seen in view.items():
         if entry.token in seen.comment:
             return entry.full_id(job_id.split("_")[0])

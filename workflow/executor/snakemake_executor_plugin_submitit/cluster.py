@@ -19,6 +19,7 @@ class Cluster(ABC):
 
     title: str  # what messages call it
     arrays = False  # whether several jobs can go at once
+    logs = True  # whether what a job prints goes to a file
     environment: Mapping[str, str | None] = {}  # variables its jobs need; None: unset
 
     @abstractmethod

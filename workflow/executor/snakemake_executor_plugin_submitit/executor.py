@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,25 +17,19 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from snakemake_executor_plugin_submitit.attach import Attachment, find
-from snakemake_executor_plugin_submitit.batch import Batch, Prepared, Submitted, group
-from snakemake_executor_plugin_submitit.cluster import Cluster, Slurm
-from snakemake_executor_plugin_submitit.command import Command
-from snakemake_executor_plugin_submitit.fingerprint import fingerprint
+from snakemake_executor_plugin_submitit.batch import LONGEST_WAIT, Batch, Prepared, Submitted, group
+from snakemake_executor_plugin_submitit.clusters import choose
 from snakemake_executor_plugin_submitit.judge import Ended, judge
-from snakemake_executor_plugin_submitit.local import Debug, Local
-from snakemake_executor_plugin_submitit.parameters import ResourceError, request
+from snakemake_executor_plugin_submitit.pace import Pace
+from snakemake_executor_plugin_submitit.parameters import ResourceError
+from snakemake_executor_plugin_submitit.preparation import prepare, processors, wait_for_inputs
 from snakemake_executor_plugin_submitit.queue import Queue, Seen
 from snakemake_executor_plugin_submitit.registry import Registry
 from snakemake_executor_plugin_submitit.sbatch import paths
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.submitter import Submitter
-
-SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
-LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
-MANY_INPUTS = 20  # names of more files than this go through a file
 
 
 class Executor(RemoteExecutor):
@@ -50,11 +45,13 @@ class Executor(RemoteExecutor):
 
     def __post_init__(self) -> None:
         """Open the list of submitted jobs and choose the cluster."""
+        if self.workflow.remote_execution_settings.immediate_submit:
+            raise WorkflowError("--immediate-submit leaves nobody who follows the jobs; this plugin does.")
         self.settings: ExecutorSettings = self.workflow.executor_settings
         self.folder = Path(self.settings.folder).absolute()
         self.registry = Registry(self.folder / "submitted.jsonl")
         self.queue = Queue(lambda: not self.wait)
-        self.cluster = self._choose_cluster()
+        self.cluster = choose(self.settings, self.queue)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
         self.submitter = Submitter(
             self.cluster,
@@ -68,21 +65,9 @@ class Executor(RemoteExecutor):
         self.started = time.time()
         self.live: dict[str, Submitted] = {}
         self.arrays: set[str] = set()  # ids of arrays of which every task is ours
-        self.changed = time.monotonic()  # when a job last came or went
+        self.pace = Pace(float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10))
         self.outage = ""
         self.ready.set()
-
-    def _choose_cluster(self) -> Cluster:
-        if self.settings.cluster == "local":
-            return Local(self.settings)
-        if self.settings.cluster == "debug":
-            return Debug()
-        if not any(Path(folder, "sbatch").exists() for folder in os.get_exec_path()):
-            raise WorkflowError(
-                "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
-                "--submitit-cluster local."
-            )
-        return Slurm(self.settings, self.queue)
 
     def run_job(self, job: Any) -> None:
         """Submit one job."""
@@ -91,11 +76,19 @@ class Executor(RemoteExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Submit jobs that are ready, equal ones together."""
         ready: list[Prepared] = []
+        queue = cache(self._patient_look)  # once a round, and only if a job was submitted before
         for job in jobs:
             self.run_job_pre(job)
             try:
-                prepared = self._prepare(job)
-                self._take(prepared, find(prepared, self.registry, self.cluster, self.started), ready)
+                shell = self.format_job_exec(job)
+                prepared = prepare(job, shell, self.folder, self.cluster, self.settings)
+                entry = self.registry.find(prepared.print.key)
+                if entry is None:
+                    ready.append(prepared)
+                elif (view := queue()) is not None:
+                    self._take(prepared, find(prepared, entry, view, self.started), ready)
+                else:
+                    raise RuntimeError("no answer to whether what was submitted before still runs")
             except ResourceError as error:
                 self._report_error(SubmittedJobInfo(job), f"Its resources cannot be had: {error}", [])
             except Exception as error:
@@ -103,6 +96,17 @@ class Executor(RemoteExecutor):
                 self._report_error(SubmittedJobInfo(job), words, [])
         for batch in group(ready, self.settings.array_size if self.cluster.arrays else 1):
             self.submitter.submit(batch)
+
+    def _patient_look(self) -> Mapping[str, Seen] | None:
+        """Look at the queue, for as long as submitting is tried: not to know is to run something twice."""
+        for number in range(self.settings.submit_retries + 1):
+            known = self.registry.ids()
+            view = self.cluster.look(known)
+            if view is not None:
+                return {**self.cluster.remembered([one for one in known if one not in view]), **view}
+            self.logger.warning(f"{self.cluster.title} does not answer ({self.queue.trouble}); asking again")
+            time.sleep(min(LONGEST_WAIT, 2.0 ** (number + 1)))
+        return None
 
     def _take(self, prepared: Prepared, found: Attachment, ready: list[Prepared]) -> None:
         """Follow what an earlier Snakemake submitted, or put the job among those to submit."""
@@ -117,42 +121,10 @@ class Executor(RemoteExecutor):
         else:
             ready.append(prepared)
 
-    def _prepare(self, job: Any) -> Prepared:
-        rule = str(job.name)
-        wanted = request(job.resources, job.threads, rule)
-        shell = self.format_job_exec(job)
-        # Not where nodes have a Python of their own.
-        shell = shell.replace(" -m snakemake ", " -m snakemake_executor_plugin_submitit.inner ", 1)
-        progress = job.resources.get("progress")
-        command = Command(
-            shell,
-            name=rule,
-            stop_seconds=wanted.stop_seconds(self.settings.stop_seconds),
-            stop_variables=tuple(name for name in re.split(r"[,\s]+", self.settings.stop_variables) if name),
-            progress=str(progress) if progress else None,
-            stalled_restarts=self.settings.stalled_restarts,
-            requeue=not self.settings.no_requeue,
-            minutes=wanted.minutes,
-            environment=self.cluster.environment,
-        )
-        folder = self.folder / re.sub(r"[^\w.-]", "_", rule)
-        return Prepared(job, rule, fingerprint(job, wanted), wanted, folder, command)
-
     def get_job_args(self, job: Any, **_: Any) -> str:
-        """Return Snakemake's arguments on the node.
-
-        Unlike the base class's they do not name this process's temporary folder, which may be gone when the
-        job is started again, and the cores are those the job asked for, not the node's.
-        """
-        cores = max(job.threads, int(job.resources.get("cpus_per_task") or 0), 1)
-        arguments = RealExecutor.get_job_args(self, job, cores=cores)
-        files = [str(file) for file in job.get_wait_for_files()]
-        if len(files) <= MANY_INPUTS:
-            return f"{arguments} {format_cli_arg('--wait-for-files', files)}"
-        listed = self.folder / "inputs" / f"{uuid4().hex}.txt"
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("\n".join(files) + "\n")
-        return f"{arguments} {format_cli_arg('--wait-for-files-file', str(listed))}"
+        """Return Snakemake's arguments on the node."""
+        arguments = RealExecutor.get_job_args(self, job, cores=processors(job))
+        return f"{arguments} {wait_for_inputs(job, self.folder)}"
 
     def additional_general_args(self) -> str:
         """Return what makes Snakemake's start on the node shorter: one job needs no optimal schedule."""
@@ -167,14 +139,15 @@ class Executor(RemoteExecutor):
             words = f"{len(batch.jobs)} jobs of {rule} as {self.cluster.title} array {job_id}"
         else:
             words = f"{rule} as {self.cluster.title} job {job_id}"
-        self.logger.info(f"Submitted {words}; log: {folder}/{job_id}_{'*_' if array else ''}0_log.out")
+        log = f"; logs: {folder}/{job_id}_*" if self.cluster.logs else ""
+        self.logger.info(f"Submitted {words}{log}")
         for index, one in enumerate(batch.jobs):
             self._follow(one, f"{job_id}_{index}" if array else job_id)
 
     def _follow(self, prepared: Prepared, job_id: str) -> None:
         info = SubmittedJobInfo(prepared.job, external_jobid=job_id, aux={"id": job_id})
         self.live[job_id] = Submitted(prepared, job_id, Path(paths(prepared.folder, job_id).stdout), info)
-        self.changed = time.monotonic()
+        self.pace.changed()
         self.report_job_submission(info)
 
     async def check_active_jobs(
@@ -220,13 +193,22 @@ class Executor(RemoteExecutor):
     def _report(self, one: Submitted, ended: Ended) -> None:
         self.live.pop(one.job_id, None)
         self.registry.ended([one.prepared.print.key])
-        self.changed = time.monotonic()
+        self.pace.changed()
         if ended.success:
+            self._tidy(one)
             self.report_job_success(one.info)
             return
         state = f" ({ended.state}{f' on {ended.nodes}' if ended.nodes else ''})" if ended.state else ""
         words = f"{self.cluster.title} job {one.job_id}{state}: {ended.reason}"
         self._report_error(one.info, words, [str(one.log)] if one.log.exists() else [])
+
+    @staticmethod
+    def _tidy(one: Submitted) -> None:
+        """Remove what a job that succeeded leaves beside its log."""
+        base = f"{one.prepared.folder}/{one.job_id}"
+        for ending in ("_submitted.pkl", "_0_result.pkl", "_restarts.json", "_stop"):
+            with suppress(OSError):
+                Path(base + ending).unlink(missing_ok=True)
 
     def _report_error(self, info: SubmittedJobInfo, words: str, logs: list[str]) -> None:
         if info.job.is_group():  # whose error message leaves this out
@@ -234,33 +216,29 @@ class Executor(RemoteExecutor):
         self.report_job_error(info, msg=f"{words}. ", aux_logs=logs)
 
     async def sleep(self) -> None:
-        """Wait until the next look: a second while jobs come and go, longer when nothing happens."""
+        """Wait until the next look, or until nobody waits for it any more."""
         began = time.monotonic()
-        while self.wait and time.monotonic() - began < self._pause():
+        while self.wait and time.monotonic() - began < self.pace.pause(self.queue.seconds):
             await asyncio.sleep(0.1)
 
-    def _pause(self) -> float:
-        longest = float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10)
-        quiet = (time.monotonic() - self.changed) / 10
-        # A queue that takes long to answer is asked less often: at most a tenth of the time. One that does
-        # not answer says nothing about that, and its return shall not go unnoticed for minutes.
-        return max(min(longest, max(SOONEST, quiet)), min(10 * self.queue.seconds, LONGEST))
-
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
-        """End every job that runs or waits.
-
-        The base class's list misses jobs that are being looked at, so it does not count. sbatch may have been
-        interrupted after the controller took a job: the comment tells which those are.
-        """
+        """End every job that runs or waits; the base class's list misses those that are being looked at."""
         self.wait = False
         self.submitter.drop_postponed()
-        live = list(self.live)
+        self._cancel(list(self.live))
+        self.registry.ended([one.prepared.print.key for one in self.live.values()])
+
+    def cancel(self) -> None:
+        """End all jobs, those too that the controller took while their sbatch was being interrupted."""
+        super().cancel()
+        left = self.cluster.look([]) or {}
+        self._cancel(
+            [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
+        )
+
+    def _cancel(self, job_ids: list[str]) -> None:
         try:
-            self.cluster.cancel(live, {one.split("_")[0] for one in live} & self.arrays)
-            left = self.cluster.look([]) or {}
-            strays = [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
-            if strays:
-                self.cluster.cancel(strays, {one.split("_")[0] for one in strays} & self.arrays)
+            if job_ids:
+                self.cluster.cancel(job_ids, {one.split("_")[0] for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")
-        self.registry.ended([one.prepared.print.key for one in self.live.values()])

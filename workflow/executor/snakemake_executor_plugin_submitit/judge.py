@@ -22,6 +22,7 @@ _STUCK = {
     "DependencyNeverSatisfied": "cancel it",
     "JobHeldAdmin": "an administrator holds it",
     "JobHeldUser": "scontrol release {job}",
+    "JobHoldMaxRequeue": "SLURM started it too often by itself; scontrol release {job}",
     "PartitionTimeLimit": "its 'runtime' is more than the partition allows",
     "launch failed requeued held": "its node could not start it; scontrol release {job}",
 }

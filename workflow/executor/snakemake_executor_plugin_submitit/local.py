@@ -89,6 +89,7 @@ class Debug(Cluster):
     """No processes: jobs run one after the other while Snakemake asks how they are."""
 
     title = "debug"
+    logs = False
 
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[Path, Command]] = {}

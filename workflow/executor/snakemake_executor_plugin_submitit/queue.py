@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 PATIENCE = 60.0  # seconds after which a question that is not answered counts as failed
-GRACE = 2.0  # seconds for an answer that nobody waits for any more, but the cancelling
+GRACE = 5.0  # seconds for an answer that nobody waits for any more, but the cancelling
 
 ENDED = frozenset(
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Registry:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._lock = threading.Lock()  # jobs are submitted from two threads
         self._entries: dict[str, Entry] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -54,8 +55,10 @@ class Registry:
         temporary.replace(path)
         self._file = path.open("a", buffering=1)
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def ids(self) -> list[str]:
+        """Return the ids of all jobs that are not known to have ended."""
+        with self._lock:
+            return [entry.full_id(entry.job_id) for entry in self._entries.values() if entry.job_id]
 
     def find(self, key: str) -> Entry | None:
         """Return the newest submission of the job `key` that is not known to have ended."""
@@ -81,8 +84,9 @@ class Registry:
         self._append({"ended": [key for key in keys if key in self._entries]})
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._apply(line)
-        self._file.write(f"{json.dumps(line)}\n")
+        with self._lock:
+            self._apply(line)
+            self._file.write(f"{json.dumps(line)}\n")
 
     def _apply(self, line: dict[str, Any]) -> None:
         if "ended" in line:

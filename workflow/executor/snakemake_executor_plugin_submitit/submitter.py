@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,7 @@ class Submitter:
         self._logger = logger
         self._submitted = submitted
         self._refused = refused
+        self._lock = threading.Lock()  # of the list that follows
         self._postponed: list[Batch] = []
 
     def submit(self, batch: Batch) -> None:
@@ -68,14 +70,16 @@ class Submitter:
     def submit_postponed(self) -> None:
         """Send what is due for another try."""
         now = time.monotonic()
-        due = [batch for batch in self._postponed if batch.due <= now]
-        self._postponed = [batch for batch in self._postponed if batch.due > now]
+        with self._lock:
+            due = [batch for batch in self._postponed if batch.due <= now]
+            self._postponed = [batch for batch in self._postponed if batch.due > now]
         for batch in due:
             self.submit(batch)
 
     def drop_postponed(self) -> None:
         """Forget what was put off."""
-        self._postponed = []
+        with self._lock:
+            self._postponed = []
 
     def _failed(self, batch: Batch, why: str, permanent: bool) -> None:
         if permanent or batch.tries > self._retries:
@@ -90,7 +94,8 @@ class Submitter:
             f"Submitting {len(batch.jobs)} of {batch.jobs[0].rule} failed ({why}); "
             f"try {batch.tries + 1} of {self._retries + 1} in {pause:.0f} s"
         )
-        self._postponed += parts
+        with self._lock:
+            self._postponed += parts
 
     def _find(self, token: str) -> str | None:
         """Return the id of a submission that sbatch reported as failed although the controller took it."""

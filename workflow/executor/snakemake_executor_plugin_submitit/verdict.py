@@ -63,6 +63,7 @@ def failure(rule: str, request: Request, seen: Seen | None, result: Result | Non
         "TIMEOUT": f"it ran into its time limit{limit}. Raise its 'runtime', for example by {example}",
         "CANCELLED": f"somebody cancelled it{why}",
         "NODE_FAIL": f"its node {seen.nodes} was lost and SLURM did not start it again",
+        "ENDED": "its process ended and left no result",
         "COMPLETED": f"it left no result within {LAG:.0f} seconds: is {log.parent} on a shared disk?",
     }
     return words.get(state, f"SLURM says {state}{why}; it left no result")
@@ -73,8 +74,9 @@ def out_of_memory(rule: str, request: Request) -> str:
     name, _, value = request.memory.partition("=")
     if not value.isdigit() or not int(value):
         return f"it exceeded its memory. Ask for more: --set-resources {rule}:mem_mb=MEGABYTES"
+    each = " a processor" if name == "mem_mb_per_cpu" else ""
     return (
-        f"it exceeded its memory, {request.memory} (megabytes). "
+        f"it exceeded its memory, {value} MB{each} ({request.memory}). "
         f"Raise it, for example by --set-resources {rule}:{name}={2 * int(value)}"
     )
 
