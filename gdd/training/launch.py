@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
-FORWARDED = (signal.SIGUSR2, signal.SIGTERM)  # Ctrl-C reaches all processes of a terminal by itself
+FORWARDED = (signal.SIGUSR2, signal.SIGTERM)
 LOOK = 0.1  # seconds between two looks at the processes
 PR_SET_PDEATHSIG = 1  # Linux: a process gets a signal once its parent has ended
 GRACE = 20.0  # seconds that the others have to notice that one has ended
@@ -39,7 +40,7 @@ ONE = Nodes()
 def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE, keep: Sequence[int] = ()) -> int:
     """Run `command` in so many processes on this machine, which make up one run; return their exit status.
 
-    SIGUSR2 and SIGTERM are passed on. Once a process has ended with a status other than 0 the others have 20
+    SIGUSR2 and SIGTERM are passed on, and the first Ctrl-C as SIGUSR2; a second one means now. Once a process has ended with a status other than 0 the others have 20
     seconds to end as well; that first status is returned, 128 + n for one that signal n ended. They are asked
     to stop if this process is killed.
 
@@ -64,7 +65,14 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE, keep: Seq
         for process in running:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        # A terminal's Ctrl-C has reached the processes by itself, and a second SIGINT would end them at once.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        forward(signal.SIGUSR2, frame)
+
+    previous: dict[int, Any] = {number: signal.signal(number, forward) for number in FORWARDED}
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     prepare = _preparation([number for number, handler in previous.items() if handler == signal.SIG_IGN])
     try:
         for local in range(processes):

@@ -104,3 +104,33 @@ def test_passes_a_request_to_stop_on(tmp_path: Path) -> None:
     assert launch(script(obey), 2) == STOPPED
     asking.join()
     assert signal.getsignal(signal.SIGUSR2) is before
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_first_interrupt_is_a_request_to_stop_and_the_second_means_now(
+    tmp_path: Path, times: int
+) -> None:
+    """As Ctrl-C reaches a whole terminal: launcher and processes."""
+    obey = (
+        "asked = []\n"
+        "for number in (signal.SIGINT, signal.SIGUSR2):\n"
+        "    signal.signal(number, lambda number, _: asked.append(number))\n"
+        f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').close()\n"
+        f"while len(set(asked)) < 2 or {times} > 1: time.sleep(0.01)\n"
+        f"sys.exit({STOPPED})"
+    )
+    code = f"import sys; from gdd.training.launch import launch; sys.exit(launch({script(obey)!r}, 2))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as launcher:
+        while len(list(tmp_path.iterdir())) < 2:
+            assert launcher.poll() is None
+            time.sleep(0.01)
+        for _ in range(times):
+            os.killpg(launcher.pid, signal.SIGINT)
+            time.sleep(0.3)
+        assert launcher.wait(timeout=60) == (STOPPED if times == 1 else -signal.SIGINT)
