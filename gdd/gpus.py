@@ -55,6 +55,9 @@ def claim(count: int) -> Claim:
         return Claim(tuple(devices))
     if len(devices) < count:
         log.info("%d GPU(s) asked for, %s here.", count, len(devices) or "none")
+    if not devices:
+        _show(())
+        return Claim()
     names = _names(devices)
     if job:  # which may number its GPUs from 0, whatever others do beside it
         names = {device: f"slurm-{job}-{name}" for device, name in names.items()}
@@ -102,12 +105,12 @@ def _installed() -> list[tuple[str, str]]:
 
 
 def _names(devices: Sequence[str]) -> dict[str, str]:
-    """Return by GPU what its lock is called: its UUID, by whichever name it goes here."""
+    """Return by GPU what its lock is called: its UUID, by whichever name it goes here, as a file's name."""
     known = dict(_installed())
     names = {}
     for device in devices:
         full = next((uuid for uuid in known.values() if uuid.startswith(device)), device)
-        names[device] = known.get(device, full)
+        names[device] = known.get(device, full).replace("/", "-")  # older drivers: MIG-GPU-<UUID>/1/0
     return names
 
 
@@ -173,7 +176,10 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, flags)
     except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o644)
+        handle = os.open(path, flags | os.O_CREAT, 0o644)
+        with contextlib.suppress(PermissionError):  # another user's, made in this instant
+            os.fchmod(handle, 0o644)  # others have to open it as well, whatever the umask is
+        return handle
 
 
 def _locked(handle: int) -> bool:

@@ -160,10 +160,14 @@ def test_what_cuda_would_see(variable: str, devices: list[str]) -> None:
     assert visible_devices() == devices
 
 
-def test_all_of_the_machine_where_nobody_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_the_machine_where_nobody_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     del os.environ["CUDA_VISIBLE_DEVICES"]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert claim(1) == Claim()
+    assert caplog.messages == ["1 GPU(s) asked for, none here."]
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[gpus.DEVICE]) == ("", "cpu")
     del os.environ["CUDA_VISIBLE_DEVICES"], os.environ[gpus.DEVICE]
     driver(tmp_path, monkeypatch)
@@ -176,6 +180,17 @@ def test_a_gpu_by_its_number_and_by_its_name_is_one(tmp_path: Path, monkeypatch:
     driver(tmp_path, monkeypatch)
     assert claim_of("GPU-1111").devices == ("GPU-1111",)  # names may be cut short
     assert claim_of("0,1").devices == ("1",)
+
+
+def test_locks_are_for_everybody_and_have_names_of_files(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert claim_of("MIG-GPU-1/1/0").devices == ("MIG-GPU-1/1/0",)  # as older drivers call it
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "locks").iterdir()}
+    assert modes["MIG-GPU-1-1-0"] == 0o644
+    assert set(modes.values()) == {0o644}
 
 
 def test_fewer_than_asked_for_are_taken(caplog: pytest.LogCaptureFixture) -> None:
