@@ -101,7 +101,9 @@ def reference(
         raise UserError(f"The extractor {extractor} needs its weights; say where they lie with --judge.")
     if (data is None) == (images is None):
         raise UserError("Give either --data, a prepared data set, or --images.")
-    if (images is None) != (name is None):
+    if images is not None and name is None:
+        raise UserError("--images do not say which data set they are; give it a name with --name.")
+    if images is None and name is not None:
         raise UserError("--name belongs to --images; a prepared data set has its name.")
     if images is not None and name is not None:
         found = open_image_set(images)

@@ -137,8 +137,10 @@ def test_misuse_of_reference(folder: Path, tmp_path: Path) -> None:
         call("reference", tmp_path / "r.npz")
     with pytest.raises(UserError, match="The extractor inception needs its weights"):
         call("reference", tmp_path / "inception.npz", "--images", folder / "real.npz", "--name", "r")
-    with pytest.raises(UserError, match="--name belongs to --images"):
+    with pytest.raises(UserError, match="give it a name with --name"):
         call("reference", tmp_path / "r.npz", "--images", folder / "real.npz")
+    with pytest.raises(UserError, match="--name belongs to --images"):
+        call("reference", tmp_path / "r.npz", "--data", folder, "--name", "r")
 
 
 @pytest.mark.slow
