@@ -20,6 +20,13 @@ def _place(value: str) -> str:
     return value
 
 
+def _folder(value: str) -> str:
+    # What a variable stands for, the machine that trains knows.
+    if not value.startswith(("/", "~", "$")):
+        raise ValueError("give an absolute path; $VARIABLES and ~ count")
+    return value
+
+
 class Local(Record):
     """Where things lie on this machine; every key may be left out."""
 
@@ -29,7 +36,8 @@ class Local(Record):
         str, Annotated[str, AfterValidator(_place)]
     ] = {}  # URL prefix -> prefix to fetch from instead
     offline: bool = False
-    scratch: str | None = None  # node-local folder to which image arrays are copied first; $VARIABLES count
+    # Node-local folder to which image arrays are copied first; $VARIABLES count.
+    scratch: Annotated[str, AfterValidator(_folder)] | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None  # for a run; None is what its setting says, 0 is the CPU
     nodes: Annotated[int, Field(ge=1)] = 1  # machines that a run's GPUs are spread over evenly, with SLURM
     card: Card = "80 GB"  # the memory of these GPUs

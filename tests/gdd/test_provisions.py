@@ -152,6 +152,7 @@ def test_an_empty_folder_is_missed(project: Any, tmp_path: Path) -> None:
         ({"raw_data": {"digits": "/x"}}, "no data set is made from raw data of that name"),
         ({"mirrors": {"https://x/": "ftp://y/"}}, "a mirror is an http(s) URL, file: or a path"),
         ({"scratch": 3}, "'scratch' is 3"),
+        ({"scratch": "disk"}, "'scratch' is 'disk': give an absolute path"),
     ],
 )
 def test_slips_in_local_yaml(project: Any, local: dict[str, Any], sentence: str) -> None:
