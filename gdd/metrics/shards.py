@@ -140,4 +140,7 @@ def own_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     if not there:
         raise UserError("A GPU is asked for, but torch sees none; use --device cpu.")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(device)  # or whatever names no device would take memory of the first one
+    return device

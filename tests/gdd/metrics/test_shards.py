@@ -69,8 +69,14 @@ def test_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         own_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own_device("auto") == torch.device("cuda", 0)
+    assert not chosen
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert own_device("auto") == torch.device("cuda", 1)
+    assert chosen == [torch.device("cuda", 1)]
     assert own_device("cpu") == torch.device("cpu")
 
 
