@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from gdd import files
 from gdd.errors import UserError
 from gdd.metrics.extractors import require_bytes
+from gdd.metrics.screening import full_float32
 
 BATCH = 32  # images in one pass, at about 20 MB of activations each; more at once is no faster on a CPU
 SCRIPT_ERRORS = (RuntimeError, torch.jit.Error)
@@ -134,10 +135,12 @@ class InceptionExtractor:
 
 @contextmanager
 def reproducible_float32() -> Iterator[None]:
-    """Let convolutions be float32, and the same for the same images from the first call on."""
+    """Let networks compute in float32, and the same for the same images from the first call on."""
     # The profiling executor compiles in the first calls on a GPU and again for new batch sizes, which takes
-    # longer than it saves; and cuDNN computes convolutions in TF32 unless told otherwise.
+    # longer than it saves; and cuDNN computes convolutions in TF32 unless told otherwise, matrix products if
+    # a variable of NVIDIA's containers or a training with TF32 says so.
     with (
+        full_float32(),
         torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
     ):

@@ -128,7 +128,7 @@ def _screened(
     a: Points, rows: slice, b: Points, columns: slice, limits: list[Tensor], dtype: torch.dtype
 ) -> tuple[list[Tensor], Tensor]:
     """Return the pairs that are surely within each limit, and those of which one cannot say."""
-    with _full_float32():
+    with full_float32():
         lowest, row_slack, column_slack = _lower_bounds(a.tile(rows, dtype), b.tile(columns, dtype), dtype)
     unsure = torch.zeros_like(lowest, dtype=torch.bool)
     found = []
@@ -158,7 +158,7 @@ def _candidates(
     best = _none_yet(len(base), kept, base.norms)
     for rows in tiles(len(base), block):
         for columns in tiles(rows.stop, block):  # distances are symmetric: half of the tiles tell all
-            with _full_float32():
+            with full_float32():
                 lowest, _, _ = _lower_bounds(
                     base.tile(rows, torch.float32), base.tile(columns, torch.float32), torch.float32
                 )
@@ -177,7 +177,7 @@ def _nearest_in(
     best = _none_yet(len(rows), kept, base.norms)
     some = queries.tile(rows, dtype)
     for columns in tiles(len(base), block):
-        with _full_float32():
+        with full_float32():
             lowest, _, _ = _lower_bounds(some, base.tile(columns, dtype), dtype)
         if exclude_self:
             own = ((rows >= columns.start) & (rows < columns.stop)).nonzero()[:, 0]
@@ -222,8 +222,8 @@ def _from_differences(a: Points, rows: Tensor, b: Points, columns: Tensor) -> Te
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
-    """Let no matrix product be rounded to less than float32, on which the bounds rest."""
+def full_float32() -> Iterator[None]:
+    """Let no matrix product be rounded to less than float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
