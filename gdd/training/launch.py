@@ -40,9 +40,9 @@ ONE = Nodes()
 def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE, keep: Sequence[int] = ()) -> int:
     """Run `command` in so many processes on this machine, which make up one run; return their exit status.
 
-    SIGUSR2 and SIGTERM are passed on, and the first Ctrl-C as SIGUSR2; a second one means now. Once a process has ended with a status other than 0 the others have 20
-    seconds to end as well; that first status is returned, 128 + n for one that signal n ended. They are asked
-    to stop if this process is killed.
+    SIGUSR2 and SIGTERM are passed on, and the first Ctrl-C as SIGUSR2; a second one means now. Once a process
+    has ended with a status other than 0 the others have 20 seconds to end as well; that first status is
+    returned, 128 + n for one that signal n ended. They are asked to stop if this process is killed.
 
     Args:
         command: program and arguments; each process gets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
