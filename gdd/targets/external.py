@@ -51,5 +51,9 @@ class ExternalTargets:
             return []
         return [f"{self._folder(wildcards)}/model.safetensors"]
 
+    def external_blocks(self, wildcards: Any) -> str:
+        """Return the folder whose files show how far the evaluation of others' work got, a block each."""
+        return self._folder(wildcards)
+
     def _folder(self, wildcards: Any) -> str:
         return f"results/{external_folder(wildcards.external, wildcards.setting)}"

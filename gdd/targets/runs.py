@@ -134,6 +134,14 @@ class RunTargets:
         """Return how a setting's teacher is judged, as JSON: it has no snapshots to look at besides."""
         return self.setting(wildcards).evaluation.model_copy(update={"also_at": ()}).canonical()
 
+    def run_blocks(self, wildcards: Any) -> str:
+        """Return the folder whose files show how far the evaluation of a run got, a block each."""
+        return f"results/runs/{wildcards.setting}/{wildcards.run}/seed{wildcards.seed}/state/evaluation"
+
+    def teacher_blocks(self, wildcards: Any) -> str:
+        """Return the folder whose files show how far the evaluation of a teacher got, a block each."""
+        return f"results/teachers/{wildcards.teacher}/metrics"
+
     def reference_data(self, wildcards: Any) -> str:
         """Return the data set that a setting's generators are compared with."""
         return dataset_file(self.reference_dataset(wildcards))

@@ -360,6 +360,20 @@ def test_progress_is_looked_for_where_checkpoints_are_written(config_folder: Any
     assert teacher == str(RunDirectory("results/teachers/edm-digits", "").checkpoints.folder)
 
 
+def test_progress_of_judging_is_looked_for_where_blocks_are_written(config_folder: Any) -> None:
+    from gdd.metrics.judging import block_file
+    from gdd.metrics.stages import BLOCKS
+
+    targets = Targets(config_folder.load())
+    run = targets.run_blocks(SimpleNamespace(setting="digits", run="gdd", seed=0))
+    assert Path(run) == Path("results/runs/digits/gdd/seed0") / BLOCKS
+    out = Path("results/teachers/edm-digits/metrics/digits-steps18.json")
+    assert Path(targets.teacher_blocks(SimpleNamespace(teacher="edm-digits"))) == block_file(out, 0).parent
+    out = Path("results/external/digits/sid/metrics.json")
+    others = targets.external_blocks(SimpleNamespace(setting="digits", external="sid"))
+    assert Path(others) == block_file(out, 0).parent
+
+
 def test_no_variable_is_no_extra_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 

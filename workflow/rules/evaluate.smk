@@ -24,6 +24,8 @@ rule evaluate_run:
         gpu=targets.judging.gpu,
         mem_mb=targets.judging.mem_mb,
         runtime=targets.judging.minutes,
+        # What shows a cluster that it got further: a block that is done is not done again.
+        progress=targets.run_blocks,
     params:
         folder=subpath(output[0], parent=True),
         evaluation=targets.evaluation,
@@ -60,6 +62,7 @@ rule evaluate_teacher:
         gpu=targets.judging.gpu,
         mem_mb=targets.judging.mem_mb,
         runtime=targets.judging.minutes,
+        progress=targets.teacher_blocks,
     params:
         sampler=targets.sampler,
         evaluation=targets.teacher_evaluation,

@@ -52,6 +52,7 @@ rule evaluate_external:
         gpu=targets.judging.gpu,
         mem_mb=targets.judging.mem_mb,
         runtime=targets.judging.minutes,
+        progress=targets.external_blocks,
     params:
         record=targets.external_record,
         evaluation=targets.teacher_evaluation,
