@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -40,7 +41,7 @@ class Soak:
         self.notes: list[str] = []
         self.away: dict[str, float] = {}  # lost and drained nodes, and when they come back
         flow.break_sbatch(0)
-        self.process: subprocess.Popen[bytes] = flow.start()
+        self.start()
         self.faults: dict[str, Callable[[], str]] = {
             "a job fails": self.a_job_fails,
             "a job exceeds its memory": self.a_job_exceeds_its_memory,
@@ -69,7 +70,12 @@ class Soak:
                 self.bring_back(node)
         if self.process.poll() is not None:
             self.flow.unlock()
-            self.process = self.flow.start()
+            self.start()
+
+    def start(self) -> None:
+        """Start Snakemake."""
+        self.said_before, self.started = len(self.flow.said), time.monotonic()
+        self.process: subprocess.Popen[bytes] = self.flow.start()
 
     def bring_back(self, node: str) -> None:
         del self.away[node]
@@ -115,11 +121,23 @@ class Soak:
         return f"{name}, job {job}"
 
     def ctrl_c(self) -> str:
-        before = len(self.cluster.queue())
+        # One that has only just started follows no job yet, so it cancels none.
+        wait_for("jobs to follow", lambda: self.keep_going() or self.follows(), PATIENCE, every=1)
+        before = len(self.queued())
         os.killpg(self.process.pid, signal.SIGINT)
         self.process.wait(PATIENCE)
-        wait_for("an empty queue", lambda: not self.cluster.queue(), 60)
+        wait_for("an empty queue", lambda: not self.queued(), 60)
         return f"{before} jobs cancelled"
+
+    def follows(self) -> bool:
+        """Whether the present Snakemake has handed out its jobs: it does so for all that are ready at once."""
+        words = self.flow.said[self.said_before :]
+        handed_out = re.findall(r"Attached to|Submitted .*|Submitting .* failed", words)
+        return bool(handed_out) and time.monotonic() - self.started > 20
+
+    def queued(self) -> list[list[str]]:
+        """Return jobs that are not about to end; on a lost node that takes a while."""
+        return [job for job in self.cluster.queue() if job[1] != "COMPLETING"]
 
     def killed(self) -> str:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -191,7 +209,7 @@ class Soak:
             if self.process.wait(600) == 0:
                 return
             self.flow.unlock()
-            self.process = self.flow.start()
+            self.start()
         raise AssertionError(self.flow.said)
 
     def report(self, checked: dict[str, str]) -> str:

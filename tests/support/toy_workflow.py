@@ -123,7 +123,8 @@ class Toy:
 
     @property
     def said(self) -> str:
-        return (self.folder / "snakemake.log").read_text()
+        log = self.folder / "snakemake.log"
+        return log.read_text() if log.exists() else ""
 
     def trained(self, name: str) -> list[dict[str, Any]]:
         """Return every step that was done for a run, however often."""
