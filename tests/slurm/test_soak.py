@@ -199,6 +199,7 @@ class Soak:
         at = time.monotonic() - self.began
         told = self.faults[name]()
         self.notes.append(f"{len(self.notes) + 1}. {at:.0f} s: {name}{': ' * bool(told)}{told}")
+        (self.flow.folder / "faults").write_text("\n".join(self.notes))  # for those who cannot wait
         time.sleep(self.rng.uniform(1, 8))
 
     def finish(self) -> None:
