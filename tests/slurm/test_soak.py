@@ -226,7 +226,7 @@ def test_fifty_faults(toy: Callable[..., Toy], cluster: SlurmCluster, tmp_path: 
     rng = random.Random(SEED)
     runs = {
         f"run{number:02d}": {
-            "options": f"--steps {4000 if number < ENDLESS else rng.randrange(100, 300)} --interval 10",
+            "options": f"--steps {4000 if number < ENDLESS else rng.randrange(300, 900)} --interval 10",
             "gpu": rng.choice([1, 2]),
             "mem_mb": 500,
         }
