@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,15 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
-SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow"}
+SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow", "thorough"}
+LATER = pytest.mark.skip(reason="takes minutes; GDD_ALL=1 runs it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `unit` what bears no other marker, so that `pytest -m unit` runs just those."""
     for item in items:
+        if item.get_closest_marker("thorough") and not os.environ.get("GDD_ALL"):
+            item.add_marker(LATER)
         if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):
             item.add_marker(pytest.mark.unit)
 

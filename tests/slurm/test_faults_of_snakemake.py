@@ -69,6 +69,7 @@ def test_killed_and_jobs_ended(toy: Callable[..., Toy], cluster: SlurmCluster) -
     flow.check_nothing_is_left()
 
 
+@pytest.mark.thorough
 def test_killed_and_a_job_failed(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     """A job that failed while nobody looked is tried again, not believed to be running."""
     flow = toy(a={"options": "--fail-at 12"}, b=LONG)
@@ -87,6 +88,7 @@ def test_killed_and_a_job_failed(toy: Callable[..., Toy], cluster: SlurmCluster)
     flow.check_nothing_is_left()
 
 
+@pytest.mark.thorough
 def test_a_changed_rule_is_not_taken_for_the_old_one(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     flow = toy(a=LONG, b=LONG)
     flow.start()

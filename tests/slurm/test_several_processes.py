@@ -42,7 +42,7 @@ def whole(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("nodes", "processes"), [pytest.param(1, 2, marks=pytest.mark.thorough), (2, 1)])
 def test_requeued(
     nodes: int,
     processes: int,

@@ -24,7 +24,7 @@ from toy_workflow import Toy
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("GDD_ALL"), reason="takes a quarter of an hour; GDD_ALL=1 runs it"),
+    pytest.mark.thorough,
 ]
 
 FAULTS, SEED = int(os.environ.get("GDD_FAULTS", "50")), int(os.environ.get("GDD_SEED", "1"))

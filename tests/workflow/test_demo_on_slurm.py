@@ -44,7 +44,9 @@ def numbers(results: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["plain_cluster", "accounted_cluster"])
+@pytest.mark.parametrize(
+    "kind", ["plain_cluster", pytest.param("accounted_cluster", marks=pytest.mark.thorough)]
+)
 def test_the_demo_through_slurm(
     kind: str, demo: Any, project: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
