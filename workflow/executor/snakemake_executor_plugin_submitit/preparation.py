@@ -13,7 +13,7 @@ from snakemake_executor_plugin_submitit.batch import Prepared
 from snakemake_executor_plugin_submitit.cluster import Cluster
 from snakemake_executor_plugin_submitit.command import Command
 from snakemake_executor_plugin_submitit.fingerprint import fingerprint
-from snakemake_executor_plugin_submitit.parameters import request
+from snakemake_executor_plugin_submitit.parameters import ResourceError, request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
 MANY_INPUTS = 20  # names of more files than this go through a file
@@ -27,14 +27,13 @@ def prepare(job: Any, shell: str, folder: Path, cluster: Cluster, settings: Exec
     """
     rule = str(job.name)
     wanted = request(job.resources, job.threads, rule)
-    progress = job.resources.get("progress")
     command = Command(
         # Not where nodes have a Python of their own.
         shell.replace(" -m snakemake ", " -m snakemake_executor_plugin_submitit.inner ", 1),
         name=rule,
         stop_seconds=wanted.stop_seconds(settings.stop_seconds),
         stop_variables=tuple(name for name in re.split(r"[,\s]+", settings.stop_variables) if name),
-        progress=str(progress) if progress else None,
+        progress=shows_progress(job.resources.get("progress"), rule),
         stalled_restarts=settings.stalled_restarts,
         requeue=not settings.no_requeue,
         minutes=wanted.minutes,
@@ -42,6 +41,20 @@ def prepare(job: Any, shell: str, folder: Path, cluster: Cluster, settings: Exec
     )
     own = folder / re.sub(r"[^\w.-]", "_", rule)
     return Prepared(job, rule, fingerprint(job, wanted), wanted, own, command)
+
+
+def shows_progress(value: Any, rule: str) -> str | None:
+    """Return the file or folder that shows how far a job got; its name has no wildcards left.
+
+    Raises:
+        ResourceError: it has, so that it would be looked for in vain.
+    """
+    if value and "{" in str(value):
+        raise ResourceError(
+            f"The rule '{rule}' has progress=\"{value}\", but Snakemake fills wildcards into a resource only "
+            "where it is a function; write it as `lambda wildcards: ...`."
+        )
+    return str(value) if value else None
 
 
 def processors(job: Any) -> int:
