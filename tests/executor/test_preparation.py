@@ -11,5 +11,5 @@ from snakemake_executor_plugin_submitit.preparation import shows_progress
 def test_what_shows_progress_has_no_wildcards_left() -> None:
     assert shows_progress("results/runs/a/state", "train") == "results/runs/a/state"
     assert shows_progress(None, "train") is None
-    with pytest.raises(ResourceError, match="rule 'train' has progress=.state/{name}., .* function"):
+    with pytest.raises(ResourceError, match=r"rule 'train' has progress=.state/{name}., .* function"):
         shows_progress("state/{name}", "train")
