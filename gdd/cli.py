@@ -92,7 +92,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), BAD_INPUT)
     except ProcessLost as lost:
-        _fail(str(lost), FAILED)
+        _fail(str(lost), STOPPED)
     except Stopped as stop:
         _fail(f"{stop} The same command resumes it.", STOPPED)
     except (KeyboardInterrupt, click.Abort):

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
 
-    On an exception, a full disk included, the temporary file is removed and `path` stays as it was.
+    On an exception, a full disk included, the temporary file is removed and `path` stays as it was. What need
+    not outlast a crash of the machine is not `lasting`: nobody waits for the disk then.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +32,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if lasting:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~current_umask())
         temporary.replace(final)
     except OSError as error:
@@ -50,15 +52,15 @@ def current_umask() -> int:
     return mask
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, *, lasting: bool = True) -> None:
     """Write `text` to `path` atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, lasting=lasting) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, *, lasting: bool = True) -> None:
     """Write `value` as indented JSON to `path` atomically; NaN is refused because JSON has none."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", lasting=lasting)
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:

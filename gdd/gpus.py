@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdd.errors import UserError
+
 log = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -44,18 +46,26 @@ def claim(count: int) -> Claim:
 
     CUDA_VISIBLE_DEVICES is respected, and changed to what was claimed; for 0 it becomes empty. What SLURM
     gave a job is its own already. Processes that may go on after this one have to inherit the handles.
+
+    Raises:
+        UserError: a SLURM job asked for GPUs and sees none; with GDD_DEVICE=cpu it means to.
     """
     if count == 0:
         _show(())
         return Claim()
     devices = visible_devices()
     job = os.environ.get("SLURM_JOB_ID") if VISIBLE in os.environ else None
-    if job and len(devices) <= count:
+    if job and 0 < len(devices) <= count:
         _show(devices)
         return Claim(tuple(devices))
     if len(devices) < count:
         log.info("%d GPU(s) asked for, %s here.", count, len(devices) or "none")
     if not devices:
+        if "SLURM_JOB_ID" in os.environ and os.environ.get(DEVICE) != "cpu":
+            raise UserError(
+                f"{count} GPU(s) asked for in SLURM job {os.environ['SLURM_JOB_ID']}, but it sees none; look what "
+                f"SLURM gave it, or set {DEVICE}=cpu to compute on the CPU."
+            )
         _show(())
         return Claim()
     names = _names(devices)

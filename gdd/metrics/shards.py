@@ -111,8 +111,14 @@ def join() -> Iterator[Shards]:
     """Take part in the evaluation that this process was started for.
 
     Of several processes with bad input only the main one says so.
+
+    Raises:
+        UserError: WORLD_SIZE is no number.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise UserError(f"WORLD_SIZE is {size!r}, not a number of processes; unset it, or use torchrun.")
+    if int(size) == 1:
         yield ALONE
         return
     dist.init_process_group("gloo", timeout=PATIENCE)
@@ -130,7 +136,7 @@ def join() -> Iterator[Shards]:
 def own_device(wanted: str) -> torch.device:
     """Return where this process's networks run: `cpu`, `cuda`, or `auto` for a GPU wherever there is one.
 
-    Process n of a machine takes GPU n, or shares one where there are fewer.
+    Process n of a machine takes GPU n, or shares one where there are fewer. It computes in float32 there.
 
     Raises:
         UserError: a GPU is asked for where there is none.
@@ -140,6 +146,9 @@ def own_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     if not there:
         raise UserError("A GPU is asked for, but torch sees none; use --device cpu.")
+    # As in training: torch would let convolutions round the factors of products to 10 bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(device)  # or whatever names no device would take memory of the first one

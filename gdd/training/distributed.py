@@ -25,8 +25,9 @@ from torch.distributed.rendezvous import rendezvous
 from gdd.errors import ProcessLost, UserError
 from gdd.training.stop import Stopped
 
-STARTUP = timedelta(minutes=10)  # compiling, and the first touch of every file, differ between processes
-LOST_AFTER = timedelta(seconds=30)  # without an answer from a process, once training has begun
+# Without an answer from a process: compiling, the first touch of every file and a shared disk that hangs take
+# minutes in one process and not in another. A process that ends is found sooner by whoever started it.
+LOST_AFTER = timedelta(minutes=10)
 POLL = (0.01, 0.5)  # seconds between two looks whether the main process has said something, rising
 CPU = torch.device("cpu")
 FAILED = "failed"  # what a process that ends with an error leaves behind for those who wait
@@ -44,7 +45,6 @@ class World:
     size: int = 1
     device: torch.device = CPU
     store: Any = None  # what all processes can write to and read from
-    _groups: list[dist.ProcessGroup] = field(default_factory=list)
     _messages: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -99,19 +99,12 @@ class World:
 
     def neighbours(self, count: int) -> dist.ProcessGroup | None:
         """Return the group of `count` consecutive processes that this one belongs to."""
+        mine = None
         for first in range(0, self.size, count):  # every process has to take part in making each of them
-            group = dist.new_group(list(range(first, first + count)), timeout=STARTUP)
+            group = dist.new_group(list(range(first, first + count)), timeout=LOST_AFTER)
             if isinstance(group, dist.ProcessGroup) and first <= self.rank < first + count:
-                self._groups.append(group)
-        return self._groups[-1]
-
-    def expect_answers(self) -> None:
-        """From now on take a process for lost that does not answer for half a minute."""
-        if self.size > 1:
-            # Public under this name since torch 2.10.
-            change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
-            for group in (None, *self._groups):
-                change(LOST_AFTER, group)
+                mine = group
+        return mine
 
     def _extreme(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         if self.size == 1:
@@ -140,13 +133,13 @@ def join(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(device=chosen)
         return
-    store, rank, size = next(rendezvous("env://", timeout=STARTUP))
+    store, rank, size = next(rendezvous("env://", timeout=LOST_AFTER))
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
         store=PrefixStore("collectives", store),
         rank=rank,
         world_size=size,
-        timeout=STARTUP,
+        timeout=LOST_AFTER,
     )
     world = World(rank, size, chosen, PrefixStore("messages", store))
     try:

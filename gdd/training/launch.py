@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from gdd.training.stop import STOPPED
+
 FORWARDED = (signal.SIGUSR2, signal.SIGTERM)
 LOOK = 0.1  # seconds between two looks at the processes
 PR_SET_PDEATHSIG = 1  # Linux: a process gets a signal once its parent has ended
@@ -42,7 +44,9 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = ONE, keep: Seq
 
     SIGUSR2 and SIGTERM are passed on, and the first Ctrl-C as SIGUSR2; a second one means now. Once a process
     has ended with a status other than 0 the others have 20 seconds to end as well; that first status is
-    returned, 128 + n for one that signal n ended. They are asked to stop if this process is killed.
+    returned, 128 + n for one that signal n ended. The status of a run that can be resumed gives way to any
+    other, as that of a process which only found another one lost. They are asked to stop if this process is
+    killed.
 
     Args:
         command: program and arguments; each process gets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
@@ -117,7 +121,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         ended = [process.poll() for process in processes]
         bad = [status for status in ended if status]
         if bad and not first:
-            first, deadline = bad[0], time.monotonic() + GRACE
+            deadline = time.monotonic() + GRACE
+        if bad and first in {0, STOPPED}:
+            first = next((status for status in bad if status != STOPPED), STOPPED)
         if None not in ended or time.monotonic() >= deadline:
             return 128 - first if first < 0 else first
         time.sleep(LOOK)

@@ -127,7 +127,7 @@ class TrainingProgress(Clock):
         }
         # A full disk must not end a run whose checkpoints still fit.
         with contextlib.suppress(OSError):
-            write_json(self.folder / "progress.json", facts)
+            write_json(self.folder / "progress.json", facts, lasting=False)  # no step waits for the disk
 
     def rate(self) -> float:
         """Return images per second since this start."""

@@ -20,7 +20,7 @@ def spread(command: Sequence[str], nodes: int, gpus: int) -> NoReturn:
     It ends with the highest status of its tasks.
 
     Raises:
-        UserError: this is no SLURM job, or one of fewer machines.
+        UserError: this is no SLURM job, or one of fewer machines, or SLURM does not answer.
     """
     there = int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
     if there < nodes:
@@ -41,11 +41,13 @@ def own_place() -> Nodes | None:
 
 
 def _step(command: Sequence[str], nodes: int, gpus: int) -> list[str]:
-    # `--overlap`: this process is in a step itself, which has all of the job. `--ntasks`: that step's
-    # variables say 1. Nor is its binding to processors any good for other machines.
+    # This process is the batch script, or in a step that has all of the job (`--overlap`), whose variables say
+    # 1 for `--ntasks`, and bind to processors of this machine. Since SLURM 22.05 a step gets one processor a
+    # task unless it is told. The others of a run whose processes have ended on one machine have a minute.
     options = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    if "SLURM_CPU_BIND" in os.environ:
-        options.append("--cpu-bind=none")
+    options += ["--cpu-bind=none", "--wait=60"]
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
+        options.append(f"--cpus-per-task={cores}")
     if gpus:
         options.append(f"--gpus-per-node={gpus}")
     # Tasks start with every signal as usual, and a request to stop would end them before they can obey it.
@@ -60,4 +62,12 @@ def _first_host() -> str:
 
 
 def _told(*question: str) -> str:
-    return subprocess.run(["scontrol", *question], capture_output=True, text=True, check=True).stdout
+    command = ["scontrol", *question]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1].rstrip(".")
+        raise UserError(
+            f"`{' '.join(command)}`, which is to say where the run's machines are, failed ({reason}); start the "
+            f"job again once SLURM answers."
+        ) from None

@@ -18,7 +18,7 @@ from short_recipe import RECIPE
 
 from gdd import cli
 from gdd.config.load import SCHEMAS
-from gdd.errors import UserError
+from gdd.errors import ProcessLost, UserError
 from gdd.training.stop import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +144,7 @@ def test_wrong_usage(call: Call, arguments: list[str], words: str) -> None:
             75,
             "runs/x stopped after 64 images. The same command resumes it.",
         ),
+        (ProcessLost("It does not answer."), 75, "It does not answer."),
         (KeyboardInterrupt(), 130, "interrupted."),
         (click.Abort(), 130, "interrupted."),
         (

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 from gdd import gpus
+from gdd.errors import UserError
 from gdd.gpus import Claim, claim, visible_devices
 
 UUIDS = {"0": "GPU-11111111-aa", "1": "GPU-22222222-bb"}
@@ -220,3 +221,19 @@ def test_what_slurm_gave_is_the_jobs_own(tmp_path: Path) -> None:
     assert claim_of("0,1").devices == ("1",)
     os.environ["SLURM_JOB_ID"] = "8"  # whose numbers may mean other GPUs
     assert claim_of("0,1").devices == ("0",)
+
+
+@pytest.mark.parametrize("variable", ["", None])
+def test_a_job_without_the_gpus_it_asked_for_does_not_go_on_silently(
+    variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if variable is not None:
+        see(variable)
+    with pytest.raises(UserError, match=r"2 GPU\(s\) asked for in SLURM job 7, but it sees none; look"):
+        claim(2)
+    assert claim(0) == Claim()
+    os.environ[gpus.DEVICE] = "cpu"
+    assert claim_of("", 2) == Claim()

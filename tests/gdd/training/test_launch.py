@@ -86,6 +86,13 @@ def test_ends_as_the_first_process_that_fails_and_leaves_none_behind(
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("cause", [0, 1], ids=["the main process", "another"])
+def test_what_went_wrong_counts_more_than_that_others_lost_it(cause: int) -> None:
+    """Also where the one with the error takes longer to end than those who noticed."""
+    text = f"own = os.environ['RANK'] == '{cause}'\ntime.sleep(own)\nsys.exit(2 if own else {STOPPED})"
+    assert launch(script(text), 2) == 2
+
+
 def test_passes_a_request_to_stop_on(tmp_path: Path) -> None:
     obey = (
         f"signal.signal(signal.SIGUSR2, lambda *_: sys.exit({STOPPED}))\n"

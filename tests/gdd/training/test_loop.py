@@ -240,7 +240,6 @@ def test_a_follower_writes_nothing_and_follows(tmp_path: Path, monkeypatch: pyte
     told: list[str] = [str(path), "", "", ""]
     monkeypatch.setattr(World, "hear", lambda self, text="": told.pop(0))
     monkeypatch.setattr(World, "any", lambda self, flag: trainee.images == 96)  # another was asked to stop
-    monkeypatch.setattr(World, "expect_answers", lambda self: None)
     trainee = Counting()
     with pytest.raises(Stopped):
         train(

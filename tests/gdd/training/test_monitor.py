@@ -199,7 +199,6 @@ def test_the_others_wait_without_a_time_limit(
     told = ["", answer, *(["", answer] if answer else [""])]
     monkeypatch.setattr(World, "hear", lambda self, text="": told.pop(0))
     monkeypatch.setattr(World, "any", lambda self, flag: False)
-    monkeypatch.setattr(World, "expect_answers", lambda self: None)
     trainee = Trainee()
 
     def follow() -> None:

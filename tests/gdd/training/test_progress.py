@@ -93,6 +93,13 @@ def test_progress_is_what_watching_needs(tmp_path: Path) -> None:
         assert part in shown
 
 
+def test_no_step_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = TrainingProgress("run", tmp_path, start=0, total=64, every=16, seconds=0)
+    monkeypatch.setattr("gdd.files.os.fsync", lambda _: pytest.fail("waits"))
+    progress.step(8, {"loss": 1.0})
+    assert json.loads((tmp_path / "progress.json").read_text())["images"] == 8
+
+
 def test_a_diverged_loss_neither_ends_the_run_nor_breaks_the_log(tmp_path: Path) -> None:
     progress = follow(tmp_path / "state")
     progress.step(20, {"loss_generator": math.nan, "loss_discriminator": math.inf, "logits_real": 1.0})

@@ -39,6 +39,7 @@ def test_the_step_has_a_task_on_each_machine_and_ends_as_they_do(tmp_path: Path)
         "PYTHONPATH": str(ROOT),
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_CPUS_PER_TASK": "6",
     }
     code = "from gdd.training.spread import spread; spread(['gdd', 'distill'], 2, 4)"
     done = subprocess.run(
@@ -47,9 +48,8 @@ def test_the_step_has_a_task_on_each_machine_and_ends_as_they_do(tmp_path: Path)
     assert done.returncode == 75, done.stderr
     command, meeting = json.loads(done.stdout)
     assert command[-4:] == ["env", "--ignore-signal=USR2", "gdd", "distill"]
-    assert {"--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gpus-per-node=4"} <= set(
-        command
-    )
+    assert {"--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gpus-per-node=4"} <= {*command}
+    assert {"--cpus-per-task=6", "--cpu-bind=none"} <= {*command}
     host, port = meeting.split()
     assert host == "10.0.0.1"
     assert 1024 < int(port) < 65536
@@ -61,6 +61,21 @@ def test_too_few_machines_are_refused(monkeypatch: pytest.MonkeyPatch, there: st
     if there:
         monkeypatch.setenv("SLURM_JOB_NUM_NODES", there)
     with pytest.raises(UserError, match=f"spread over 2 machines, but {has}"):
+        spread(["gdd"], 2, 0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_scontrol_that_fails_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    if there:
+        (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    reason = "Unable to contact slurm controller" if there else "No such file or directory: 'scontrol'"
+    with pytest.raises(UserError, match=rf"^`scontrol show hostnames n\[1-2\]`, .* failed \(.*{reason}\); start"):
         spread(["gdd"], 2, 0)
 
 
