@@ -63,8 +63,8 @@ def claim(count: int) -> Claim:
     if not devices:
         if "SLURM_JOB_ID" in os.environ and os.environ.get(DEVICE) != "cpu":
             raise UserError(
-                f"{count} GPU(s) asked for in SLURM job {os.environ['SLURM_JOB_ID']}, but it sees none; look what "
-                f"SLURM gave it, or set {DEVICE}=cpu to compute on the CPU."
+                f"{count} GPU(s) asked for in SLURM job {os.environ['SLURM_JOB_ID']}, but it sees none; see "
+                f"what SLURM gave it, or set {DEVICE}=cpu to compute on the CPU."
             )
         _show(())
         return Claim()

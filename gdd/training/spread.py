@@ -41,7 +41,7 @@ def own_place() -> Nodes | None:
 
 
 def _step(command: Sequence[str], nodes: int, gpus: int) -> list[str]:
-    # This process is the batch script, or in a step that has all of the job (`--overlap`), whose variables say
+    # This process is the batch script, or in a step that has all of the job (`--overlap`); its variables say
     # 1 for `--ntasks`, and bind to processors of this machine. Since SLURM 22.05 a step gets one processor a
     # task unless it is told. The others of a run whose processes have ended on one machine have a minute.
     options = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
@@ -68,6 +68,6 @@ def _told(*question: str) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1].rstrip(".")
         raise UserError(
-            f"`{' '.join(command)}`, which is to say where the run's machines are, failed ({reason}); start the "
-            f"job again once SLURM answers."
+            f"`{' '.join(command)}`, which is to say where the run's machines are, failed ({reason}); start "
+            "the job again once SLURM answers."
         ) from None

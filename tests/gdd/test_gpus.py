@@ -232,7 +232,7 @@ def test_a_job_without_the_gpus_it_asked_for_does_not_go_on_silently(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if variable is not None:
         see(variable)
-    with pytest.raises(UserError, match=r"2 GPU\(s\) asked for in SLURM job 7, but it sees none; look"):
+    with pytest.raises(UserError, match=r"2 GPU\(s\) asked for in SLURM job 7, but it sees none; see what"):
         claim(2)
     assert claim(0) == Claim()
     os.environ[gpus.DEVICE] = "cpu"

@@ -112,7 +112,7 @@ def test_a_diverged_loss_neither_ends_the_run_nor_breaks_the_log(tmp_path: Path)
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write_json", full)

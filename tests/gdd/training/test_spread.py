@@ -69,13 +69,17 @@ def test_a_scontrol_that_fails_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
 ) -> None:
     if there:
-        (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+        (tmp_path / "scontrol").write_text(
+            "#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n"
+        )
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     reason = "Unable to contact slurm controller" if there else "No such file or directory: 'scontrol'"
-    with pytest.raises(UserError, match=rf"^`scontrol show hostnames n\[1-2\]`, .* failed \(.*{reason}\); start"):
+    with pytest.raises(
+        UserError, match=rf"^`scontrol show hostnames n\[1-2\]`, .* failed \(.*{reason}\); start"
+    ):
         spread(["gdd"], 2, 0)
 
 
