@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdd.config.evaluation import PIXELS
+from gdd.config.evaluation import METRICS, PIXELS
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
 
@@ -138,6 +138,19 @@ def _check_tables(config: Config) -> None:
         for setting_name in ablation.setting_names():
             key = "setting" if ablation.setting else "settings"
             known(config, "settings", setting_name, config.where("ablations", name), key)
+        _check_columns(config, name)
+
+
+def _check_columns(config: Config, ablation: str) -> None:
+    """Refuse a column that would be empty because no setting of the table judges by it."""
+    where, settings = config.where("ablations", ablation), config.ablations[ablation].setting_names()
+    judged = {metric for name in settings for metric in config.settings[name].evaluation.wanted()}
+    for column in config.ablations[ablation].columns:
+        if column in METRICS and column not in judged:
+            raise UserError(
+                f"{where}: 'columns' has {column}, by which {', '.join(settings)} is not judged; "
+                "add it to 'evaluation.metrics' there, or leave it out."
+            )
 
 
 def _known_source(config: Config, name: str, where: str, key: str) -> None:

@@ -258,6 +258,12 @@ UNKNOWN_NAMES = [
         "x",
         "row 'Teacher': 'teacher' is 'x': no such file in teachers/;",
     ),
+    (
+        TABLE,
+        ("columns",),
+        ["fid", "clip_fid"],
+        "'columns' has clip_fid, by which digits is not judged; add it to 'evaluation.metrics' there, or leave",
+    ),
 ]
 MISTAKES = [*UNKNOWN_KEYS, *WRONG_VALUES, *MISSING_KEYS, *IMPOSSIBLE, *UNKNOWN_NAMES]
 
