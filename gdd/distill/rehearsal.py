@@ -22,7 +22,11 @@ def compile_passes(student: Student, count: int) -> None:
     z = student.shares.noise("compiling", part, student.generator.latent_shape)
     student.generate = compiled(student.generator, z, part.class_labels)
     if student.discriminator:
-        student.look = compiled(student.discriminator.extract, part.images.requires_grad_(True))
+        # In the precision and layout of `Student.extract`, or the first step would compile anew.
+        images = part.images.contiguous(memory_format=student.memory_format).requires_grad_(True)
+        low = student.recipe.backbone_precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+            student.look = compiled(student.discriminator.extract, images)
     student.optimizer.zero_grad(set_to_none=True)
 
 
