@@ -37,6 +37,16 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_claim_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim of GPUs writes into the environment, where the next test would take it for its own."""
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "GDD_DEVICE"):
+        # Set and taken back at the end, to what it was, also where a test changes it without asking.
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+
+
 SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow", "thorough"}
 LATER = pytest.mark.skip(reason="takes minutes; GDD_ALL=1 runs it")
 
