@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -38,13 +40,10 @@ def _single_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_claim_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment_is_put_back() -> Iterator[None]:
     """A claim of GPUs writes into the environment, where the next test would take it for its own."""
-    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "GDD_DEVICE"):
-        # Set and taken back at the end, to what it was, also where a test changes it without asking.
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-        if not os.environ[name]:
-            monkeypatch.delenv(name)
+    with patch.dict(os.environ):
+        yield
 
 
 SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow", "thorough"}

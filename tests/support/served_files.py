@@ -43,6 +43,12 @@ IMAGES = 100
 METRICS = ["fid", "inception_score", "kid", "precision", "recall", "density", "coverage", "clean_fid"]
 
 
+def one_setting(table: dict[str, Any]) -> None:
+    """Cut a table down to the one setting that is made small, and to what that is judged by."""
+    table["settings"] = ["cifar10-uncond"]
+    table["columns"] = [name for name in table["columns"] if name not in ("clip_fid", "fd_dinov2")]
+
+
 class Server:
     """Serves a folder as `http://127.0.0.1:<port>/<host>/<path>`, and counts what is asked for."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served_files import METRICS, write_teacher
+from served_files import METRICS, one_setting, write_teacher
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
@@ -24,7 +24,7 @@ def others(published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     write_teacher(theirs / "gdd.pkl", monkeypatch, class_name="GDDPrecond")
     images = np.random.default_rng(1).integers(0, 256, (250, 32, 32, 3), dtype=np.uint8)
     np.savez(theirs / "samples.npz", arr_0=images)
-    published.edit("ablations/external.yaml", lambda data: data.update(settings=[SETTING]))
+    published.edit("ablations/external.yaml", one_setting)
     published.edit(
         "external/stylegan-xl.yaml",
         lambda data: data["settings"].update({SETTING: {"where": "its repository"}}),
