@@ -74,7 +74,7 @@ def evaluate_external(
     from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import GeneratorSource, ImageSource
-    from gdd.metrics.stages import evaluate_external as run
+    from gdd.metrics.stages import evaluate_source
 
     with join() as shards:
         wanted, device = parse_record(External, record), own_device(options["device"])
@@ -88,9 +88,9 @@ def evaluate_external(
             )
             images.evaluations = wanted.evaluations
         evaluation, judges = of_setting(images, **options)
-        metrics = run(images, evaluation, judges, out, samples, device=device, shards=shards)
+        metrics = evaluate_source(images, evaluation, judges, out, samples, device=device, shards=shards)
         if shards.main:
-            write_json(out, {**metrics, "licence": wanted.licence})
+            write_json(out, {"kind": "external", **metrics, "licence": wanted.licence})
             fid, blocks = metrics["final"]["mean"]["fid"], len(metrics["final"]["blocks"])
             say(f"{out}: FID {fid:.3f} (mean of {blocks} x {evaluation.samples:,} images).")
 

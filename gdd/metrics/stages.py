@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from gdd.config.evaluation import Evaluation
-from gdd.config.recipe import Sampler
 from gdd.data.image_array import ImageArray
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES
 from gdd.errors import DivergedError, UserError
@@ -21,7 +20,7 @@ from gdd.metrics.judges import Judge, only
 from gdd.metrics.judging import block_file, judge_block, results_of_gone
 from gdd.metrics.outcome import context, summary
 from gdd.metrics.shards import ALONE, Shards
-from gdd.metrics.sources import GeneratorSource, ImageSource, TeacherSource
+from gdd.metrics.sources import GeneratorSource, ImageSource
 from gdd.provenance import environment
 
 log = logging.getLogger(__name__)
@@ -135,29 +134,7 @@ def snapshots(folder: Path) -> list[Path]:
     return files
 
 
-def evaluate_teacher(
-    source: TeacherSource,
-    sampler: Sampler,
-    evaluation: Evaluation,
-    judges: Judges,
-    out: Path,
-    samples: Path,
-    *,
-    device: torch.device | str = "cpu",
-    shards: Shards = ALONE,
-) -> dict[str, Any]:
-    """Judge a teacher sampled as `sampler` says, on every latent block, and keep its first images.
-
-    Returned in every process. Each block's result is a file beside `out`.
-
-    Raises:
-        DivergedError: an image holds NaN or infinity.
-    """
-    found = _whole(source, evaluation, judges, evaluation.blocks, out, samples, device, shards)
-    return {"kind": "teacher", "sampler": sampler.model_dump(mode="json"), **found}
-
-
-def evaluate_external(
+def evaluate_source(
     source: ImageSource,
     evaluation: Evaluation,
     judges: Judges,
@@ -167,9 +144,10 @@ def evaluate_external(
     device: torch.device | str = "cpu",
     shards: Shards = ALONE,
 ) -> dict[str, Any]:
-    """Judge what others published on every block of latents, of images on as many as there are.
+    """Judge what has no snapshots on every block of latents, of images on as many as there are.
 
-    Returned in every process. Each block's result is a file beside `out`.
+    The first images are kept in `samples`. Returned in every process; each block's result is a file beside
+    `out`.
 
     Raises:
         UserError: fewer images than in a block.
@@ -183,20 +161,6 @@ def evaluate_external(
             f"{source.name} holds {source.count:,} images, but the setting judges {evaluation.samples:,} at "
             "once, on whose number most metrics depend; provide as many."
         )
-    return {"kind": "external", **_whole(source, evaluation, judges, count, out, samples, device, shards)}
-
-
-def _whole(
-    source: ImageSource,
-    evaluation: Evaluation,
-    judges: Judges,
-    count: int,
-    out: Path,
-    samples: Path,
-    device: torch.device | str,
-    shards: Shards,
-) -> dict[str, Any]:
-    """Judge what has no snapshots by all metrics on `count` blocks, and keep its first images."""
     began = time.monotonic()
     if shards.main:
         write_npz(samples, images=source.images(0, min(SAMPLES, source.count or SAMPLES)).cpu().numpy())
