@@ -8,17 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gdd.adversary import winograd
+
 
 class FrozenConv2d(nn.Conv2d):
     """A convolution that passes gradients to its input alone.
 
-    The results are an ordinary convolution's. That one keeps its input for the weights' gradient, and
-    computes one in the second derivative, whether or not its weights are frozen; in R1 that is about as much
-    work again as the pass through a frozen network.
+    The results are an ordinary convolution's, up to rounding. That one keeps its input for the weights'
+    gradient, and computes one in the second derivative, whether or not its weights are frozen; in R1 that is
+    about as much work again as the pass through a frozen network.
 
     Args:
         other: of zero padding; its weights are taken over.
     """
+
+    filters: Tensor | None
+    mirrored: Tensor | None
 
     def __init__(self, other: nn.Conv2d) -> None:
         with torch.device("meta"):
@@ -34,10 +39,27 @@ class FrozenConv2d(nn.Conv2d):
             )
         self.weight, self.bias = other.weight, other.bias
         self.requires_grad_(False)
+        # Buffers, so that what counts a network's memory counts them too.
+        self.register_buffer("filters", None, persistent=False)
+        self.register_buffer("mirrored", None, persistent=False)
+        self._transformed: object = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride, padding, dilation = self.stride, cast(tuple[int, int], self.padding), self.dilation
+        usual = (stride, padding, dilation, self.groups) == ((1, 1), (1, 1), (1, 1), 1)
+        if usual and self.kernel_size == (3, 3) and winograd.is_worth_it(input, weight):
+            return winograd.convolve(input, *self._transformed_filters(), bias)
         return frozen_convolution(input, weight, bias, stride, padding, dilation, self.groups)
+
+    def _transformed_filters(self) -> tuple[Tensor, Tensor]:
+        """Return the weights' transforms, made again where other weights have taken their place."""
+        version = self.weight.data_ptr(), self.weight._version
+        if self._transformed != version:
+            self.filters, self.mirrored = winograd.transformed_filters(self.weight)
+            self._transformed = version
+        assert self.filters is not None
+        assert self.mirrored is not None
+        return self.filters, self.mirrored
 
 
 def frozen_convolution(

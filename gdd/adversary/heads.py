@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
 from gdd.adversary.batch_norm import GroupedBatchNorm2d
+from gdd.adversary.spectral_norm import SpectralNormConv2d
 from gdd.errors import UserError
 from gdd.networks.seeded import seeded_weights
 
@@ -165,7 +166,7 @@ class _Downsampling(nn.Module):
     def __init__(self, inputs: int, outputs: int, group: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)),
+            SpectralNormConv2d(inputs, outputs, 4, stride=2, padding=1),
             GroupedBatchNorm2d(outputs, group),
             nn.LeakyReLU(0.2, inplace=True),
         )
