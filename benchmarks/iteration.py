@@ -32,6 +32,7 @@ from gdd.adversary.discriminator import build_discriminator
 from gdd.config.load import load_config
 from gdd.distill.freeze import freeze
 from gdd.networks.preconditioning import OneStepGenerator
+from gdd.training.host_memory import keep_freed_memory, set_thresholds
 
 Trainer = PlainTrainer | OwnTrainer
 PLAIN, OWN, FROZEN = "plain eager, GDD", "GDD", "GDD-I"
@@ -166,6 +167,14 @@ def held_memory(trainer: Trainer) -> int:
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
+def set_memory(name: str) -> None:
+    """Let the process treat freed memory as the contender's own processes do."""
+    if name == PLAIN:
+        set_thresholds(32 * 2**20, 64 * 2**20)
+    else:
+        keep_freed_memory()
+
+
 def measure(
     trainers: dict[str, Trainer], batch: Batch, rounds: int, new_clock: Callable[[], Stopwatch]
 ) -> list[dict[str, dict[str, float]]]:
@@ -175,6 +184,7 @@ def measure(
         names = list(trainers) if number % 2 == 0 else list(reversed(trainers))
         found = {}
         for name in names:
+            set_memory(name)
             clock = new_clock()
             with clock("iteration"):
                 trainers[name].iteration(batch, clock)

@@ -25,7 +25,10 @@ COST = {"dinov2": 14}
 
 @dataclass(frozen=True)
 class Need:
-    """What a job needs: GPUs in all, cores and megabytes on each machine; its hours, None if nobody knows."""
+    """What a job needs: GPUs in all, cores and megabytes on each machine; its hours, None if nobody knows.
+
+    `stretch` is the longest it goes without saving what it did, in hours, where that may be long.
+    """
 
     gpus: int
     cores: int
@@ -33,6 +36,7 @@ class Need:
     hours: float | None
     rate: Rate | None = None  # that the hours come from
     nodes: int = 1
+    stretch: float = 0.0
 
 
 def run_need(config: Config, setting: Setting, recipe: Recipe) -> Need:
@@ -85,15 +89,16 @@ def judging_need(config: Config, setting: Setting, of: Recipe | Sampler) -> Need
         # all of them known beforehand, so that their first block is the curve's.
         curve, blocks = len(recipe.snapshots()) - 1 - also, evaluation.blocks * (2 + also)
     rate = rate_of(config, setting)
-    hours = None
+    hours, stretch = None, 0.0
     if rate:
-        looked = curve + blocks * sum(COST.get(name, 1) for name in evaluation.extractors() if name != PIXELS)
-        generated = (curve + blocks) * evaluations
-        hours = evaluation.samples * (generated / rate.generating + looked / rate.judging) / HOUR
+        looks = sum(COST.get(name, 1) for name in evaluation.extractors() if name != PIXELS)
+        generating = evaluations / rate.generating
+        stretch = evaluation.samples * (generating + looks / rate.judging) / HOUR  # a block is judged at once
+        hours = blocks * stretch + evaluation.samples * curve * (generating + 1 / rate.judging) / HOUR
     # 50,000 x 2048 features, twice, in float64.
     memory = 12_000 if EXTRACTORS.keys() & evaluation.extractors() else 2000
     gpus = int(on_gpu(config, setting))
-    return Need(gpus, JUDGING_CORES if gpus else 1, memory, hours, rate)
+    return Need(gpus, JUDGING_CORES if gpus else 1, memory, hours, rate, stretch=stretch)
 
 
 def pairs_need(config: Config, teacher: str, steps: int, count: int) -> Need:

@@ -71,8 +71,10 @@ def fits(student: Student, count: int) -> bool:
     before = copy.deepcopy(student.state())
     try:
         rehearse(student, count)
-        limit = FULL * torch.cuda.get_device_properties(student.world.device).total_memory
-        return torch.cuda.max_memory_reserved(student.world.device) < limit
+        device = student.world.device
+        free, total = torch.cuda.mem_get_info(device)
+        others = total - free - torch.cuda.memory_reserved(device)  # this process's CUDA itself is among them
+        return torch.cuda.max_memory_reserved(device) + others < FULL * total
     except torch.OutOfMemoryError:
         return False
     finally:

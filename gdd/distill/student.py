@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class Student:
         self.optimizer = torch.optim.Adam(self.trainable, recipe.lr.generator, betas, fused=True)
         self.discriminator_optimizer: torch.optim.Adam | None = None
         self.generate: Callable[..., Tensor] = self.generator
-        self._compiled = False
+        self._settled = False
         if self.discriminator:
             # Lazy regularisation: the R1 step is an update of its own (StyleGAN2, App. B).
             ratio = recipe.r1.every / (recipe.r1.every + 1)
@@ -114,14 +114,9 @@ class Student:
 
     def step(self) -> dict[str, float]:
         """Train generator and discriminator on one batch of the data."""
-        recipe = self.recipe
-        if self.images_at_once is None:
-            self.images_at_once = choose_images_at_once(self)
-        if self.execution.compile and not self._compiled:
-            compile_passes(self, self.images_at_once)
-            self._compiled = True
+        recipe, images_at_once = self.recipe, self._settle()
         iteration = self.images // recipe.batch
-        parts = self.shares.parts(self.images, self.images_at_once)
+        parts = self.shares.parts(self.images, images_at_once)
         scalars: Scalars = {}
         fakes, replaced = self.generator_step(parts, scalars)
         if self.discriminator:
@@ -136,6 +131,19 @@ class Student:
             self.augmentation.observe(found.pop("real_signs"), recipe.batch * self._logits_per_image)
             found["augment_p"] = self.augmentation.p
         return {**found, "replaced_gradients": float(replaced)}
+
+    def _settle(self) -> int:
+        """Return how many images go through the networks at once, which the first step chooses."""
+        found = self.images_at_once
+        if not self._settled:
+            # On unlike GPUs some processes may know it from a checkpoint, but all choose together.
+            if self.world.any(found is None):
+                found = self.images_at_once = choose_images_at_once(self)
+            self._settled = True
+            if self.execution.compile:
+                compile_passes(self, cast(int, found))
+        assert found is not None
+        return found
 
     def generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
         """Update the generator; return the projected features of the fakes it was judged by."""

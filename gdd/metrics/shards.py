@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gdd.errors import DivergedError, UserError
+from gdd.training.distributed import launched
+from gdd.training.host_memory import keep_freed_memory
 
 BAD_INPUT = 2  # the status in which the command line ends
 PATIENCE = timedelta(hours=12)  # the first process may be done with its part long before another
@@ -115,10 +117,8 @@ def join() -> Iterator[Shards]:
     Raises:
         UserError: WORLD_SIZE is no number.
     """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if not size.isdecimal():
-        raise UserError(f"WORLD_SIZE is {size!r}, not a number of processes; unset it, or use torchrun.")
-    if int(size) == 1:
+    size = launched("WORLD_SIZE", 1)
+    if size == 1:
         yield ALONE
         return
     dist.init_process_group("gloo", timeout=PATIENCE)
@@ -143,13 +143,14 @@ def own_device(wanted: str) -> torch.device:
     """
     there = torch.cuda.is_available()
     if wanted == "cpu" or (wanted == "auto" and not there):
+        keep_freed_memory()
         return torch.device("cpu")
     if not there:
         raise UserError("A GPU is asked for, but torch sees none; use --device cpu.")
     # As in training: torch would let convolutions round the factors of products to 10 bits.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    device = torch.device("cuda", launched("LOCAL_RANK", 0) % torch.cuda.device_count())
     if "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(device)  # or whatever names no device would take memory of the first one
     return device

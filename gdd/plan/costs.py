@@ -42,12 +42,16 @@ SECONDS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job takes. None is what nobody knows; `known` says what hours come from, if they count."""
+    """What a job takes. None is what nobody knows; `known` says what hours come from, if they count.
+
+    `stretch` is the longest it goes without saving what it did, in hours, where that may be long.
+    """
 
     gpus: int = 0
     hours: float | None = 0.0
     known: str = ""
     disk: float | None = 0.0  # bytes that stay
+    stretch: float = 0.0
 
     @property
     def gpu_hours(self) -> float | None:
@@ -182,7 +186,8 @@ class Costs:
 
 
 def _cost(need: Need, disk: float | None, *, training: bool = False) -> Cost:
-    return Cost(need.gpus, need.hours, _known(need.rate, training=training) if need.rate else UNKNOWN, disk)
+    known = _known(need.rate, training=training) if need.rate else UNKNOWN
+    return Cost(need.gpus, need.hours, known, disk, need.stretch)
 
 
 def _known(rate: Rate, *, training: bool) -> str:

@@ -31,6 +31,7 @@ class Plan:
     all_jobs: Counter[str]  # by rule, with those that are done
     chain: tuple[Step, ...]
     checkpoints: float | None  # bytes that the largest run holds while it is trained
+    longest_job: float  # hours that local.yaml allows a job
 
     @property
     def jobs(self) -> Counter[str]:
@@ -44,6 +45,11 @@ class Plan:
     def cpu_hours(self) -> float:
         """Return the hours of all jobs without a GPU of which they are known."""
         return sum(cost.hours or 0.0 for cost in self.costs.values() if not cost.gpus)
+
+    def endless(self) -> dict[str, float]:
+        """Return the jobs that save nothing within the hours a job may last, with those they need for it."""
+        stretches = {_name(job): cost.stretch for job, cost in self.costs.items()}
+        return {name: hours for name, hours in stretches.items() if hours > self.longest_job}
 
     def by_rule(self) -> dict[str, list[Cost]]:
         """Return the costs of the jobs of each rule."""
@@ -82,6 +88,7 @@ class Plan:
                 "hours": round(sum(step.hours for step in self.chain), 3),
                 "jobs": [{"job": step.job, "hours": round(step.hours, 3)} for step in self.chain],
             },
+            "endless": {name: round(hours, 3) for name, hours in self.endless().items()},
         }
 
 
@@ -107,6 +114,7 @@ def make_plan(targets: Targets, names: Iterable[str], results: Path) -> Plan:
         Counter(job.rule for job in found.makers),
         _longest(costs, {job: list(found.makers[job]) for job in costs}),
         max(sizes, default=None),
+        targets.config.local.longest_job,
     )
 
 

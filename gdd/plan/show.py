@@ -97,6 +97,11 @@ def _sums(plan: Plan) -> list[str]:
     hours = sum(step.hours for step in steps)
     lines.append(f"longest chain  {hours:,.3g} hours, downloads not counted: ")
     lines += [f"{SPACE}{step.hours:8.3g}  {step.job}" for step in steps if step.hours >= hours / 1000]
+    for job, hours in plan.endless().items():
+        lines.append(
+            f"{job} cannot end: it saves nothing for about {hours:,.3g} hours, but a job lasts "
+            f"{plan.longest_job:g} at most; raise 'longest_job' in config/local.yaml, or leave its row out."
+        )
     lines.append("Whether something that is there has to be made again, `snakemake -n` tells.")
     return lines
 

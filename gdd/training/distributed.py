@@ -23,6 +23,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from gdd.errors import ProcessLost, UserError
+from gdd.training.host_memory import keep_freed_memory
 from gdd.training.stop import Stopped
 
 # Without an answer from a process: compiling, the first touch of every file and a shared disk that hangs take
@@ -126,10 +127,13 @@ def join(device: str = "auto") -> Iterator[World]:
         device: `cpu`, `cuda`, or `auto` for a GPU wherever there is one; GPU n belongs to local rank n.
 
     Raises:
-        UserError: a GPU is asked for where there is none, or fewer than processes.
+        UserError: a GPU is asked for where there is none, or fewer than processes; or what starts processes
+            left something else than a number.
     """
-    size, local_rank = (int(os.environ.get(name, default)) for name, default in _VARIABLES.items())
+    size, local_rank = launched("WORLD_SIZE", 1), launched("LOCAL_RANK", 0)
     chosen = _device(device, local_rank)
+    if chosen == CPU:
+        keep_freed_memory()
     if size == 1:
         yield World(device=chosen)
         return
@@ -162,7 +166,16 @@ def _part(world: World) -> None:
     dist.destroy_process_group()
 
 
-_VARIABLES = {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+def launched(variable: str, default: int) -> int:
+    """Return a number that `torchrun` leaves in the environment.
+
+    Raises:
+        UserError: it is no number.
+    """
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise UserError(f"{variable} is {text!r}, not a whole number; unset it, or use torchrun.")
+    return int(text)
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:

@@ -107,6 +107,14 @@ def test_limits_of_time(experiments: Experiments) -> None:
     assert targets.judging.minutes(DIGITS) == 60
 
 
+def test_judging_saves_what_it_did_after_every_block(experiments: Experiments) -> None:
+    need = asked(experiments).judging.need(SimpleNamespace(setting="cifar10-uncond", teacher="t", steps="18"))
+    assert need.hours == pytest.approx(3 * need.stretch)
+    run = asked(experiments).judging.need(RUN)
+    assert run.stretch < need.stretch < need.hours
+    assert asked(experiments).training.need(RUN).stretch == 0
+
+
 def test_judging_takes_a_gpu_where_training_does(experiments: Experiments) -> None:
     judging = asked(experiments).judging
     teacher = SimpleNamespace(setting="cifar10-uncond", teacher="t", steps="18")

@@ -9,10 +9,11 @@ import torch
 
 from gdd.adversary.power_iterations import PowerIterations
 from gdd.distill.distill import prepare
-from gdd.distill.memory import memory_needed, most_that_fit
+from gdd.distill.memory import fits, memory_needed, most_that_fit
 from gdd.distill.rehearsal import rehearse
 from gdd.distill.student import Student
 from gdd.errors import UserError
+from gdd.training.distributed import World
 from gdd.training.execution import Execution
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,45 @@ def test_the_choice_is_kept_with_the_state_and_for_the_same_machine_only(world: 
     given = student_with(world, tmp_path, Execution(images_at_once=4))
     given.load(state)
     assert given.images_at_once == 4
+
+
+def test_all_choose_where_one_process_does_not_know(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On unlike GPUs some find their own name in the state and some do not."""
+    first = student_with(world, tmp_path, Execution(images_at_once=8))
+    first.step()
+    asked: list[bool] = []
+
+    def another_does_not(_: World, flag: bool) -> bool:
+        asked.append(flag)
+        return True
+
+    monkeypatch.setattr(World, "any", another_does_not)
+    resumed = student_with(world, tmp_path, Execution())
+    resumed.load(first.state())
+    assert resumed.images_at_once == 8
+    resumed.step()
+    assert resumed.images_at_once == resumed.layout.piece == 4
+    resumed.step()
+    assert asked == [False]  # and only once
+
+
+@pytest.mark.parametrize(("by_others", "fitting"), [(0, True), (20, False)])
+def test_what_others_hold_of_a_gpu_is_not_there(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_others: int, fitting: bool
+) -> None:
+    student = student_with(world, tmp_path, Execution())
+    known = {
+        "mem_get_info": lambda _: (100 - 10 - by_others, 100),
+        "memory_reserved": lambda _: 10,
+        "max_memory_reserved": lambda _: 80,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda _: None,
+    }
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    assert fits(student, 4) is fitting
 
 
 def test_a_pass_iterates_once_in_however_many_parts(world: Any, tmp_path: Path) -> None:

@@ -189,3 +189,16 @@ def test_the_command_says_when_all_is_there(called: Any, targets: Targets, resul
         for output in job.outputs:
             write(results.parent / output, {})
     assert "small: everything is there (16 jobs)." in called("small").output
+
+
+def test_what_a_jobs_time_would_never_be_enough_for_is_told(
+    called: Any, config_folder: Any, results: Path
+) -> None:
+    assert "cannot end" not in called("small").output
+    config_folder.write("local.yaml", "longest_job: 0.0001\n")
+    plan = make_plan(Targets(config_folder.load()), ["small"], results)
+    assert {name.split()[0] for name in plan.endless()} == {"evaluate_run", "evaluate_teacher"}
+    told = " ".join(called("small").output.split())
+    name, hours = next(iter(plan.endless().items()))
+    assert f"{name} cannot end: it saves nothing for about {hours:.3g} hours, but a job lasts 0.0001" in told
+    assert json.loads(called("small", "--json").output)["endless"].keys() == plan.endless().keys()

@@ -104,3 +104,13 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="has 2 GPUs, but more processes were started"), join():
         pass
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "LOCAL_RANK"])
+def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "")
+    with (
+        pytest.raises(UserError, match=f"{variable} is '', not a whole number; unset it"),
+        join(),
+    ):
+        pass
