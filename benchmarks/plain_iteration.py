@@ -96,7 +96,7 @@ def _by_pytorch(own: SpectralNormConv2d) -> nn.Module:
     size, stride, padding = own.kernel_size, own.stride, own.padding
     conv = spectral_norm(nn.Conv2d(own.in_channels, own.out_channels, size, stride, padding))  # type: ignore[arg-type]
     conv.load_state_dict(own.state_dict())
-    return conv.to(own.weight_orig.device)
+    return conv.to(own.weight_orig)
 
 
 class PlainTrainer:
