@@ -194,3 +194,19 @@ def downloader(witness: Witness, patience: Patience) -> Iterator[Downloader]:
 def source(server: Server) -> Source:
     """The server's file, of which nothing is known."""
     return Source(use="a test", url=server.url, path="file.bin", bytes=None, checksum=None, licence="none")
+
+
+@pytest.fixture
+def folder(witness: Any) -> Path:
+    path: Path = witness.final.parent
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a socket was opened")
+
+    for name in ("socket", "create_connection", "getaddrinfo", "socketpair"):
+        monkeypatch.setattr(socket, name, refuse)

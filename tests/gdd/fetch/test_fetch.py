@@ -1,25 +1,15 @@
-"""Trust on first use, mirrors, offline mode and the command itself."""
+"""Trust on first use, mirrors and offline mode."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
-from rich.progress import Progress as RichProgress
 
 import gdd.fetch.fetch as module
 from gdd.config.local import Local
@@ -28,18 +18,11 @@ from gdd.errors import UserError
 from gdd.fetch.fetch import Resources, choose, fetch
 from gdd.fetch.listing import listing
 from gdd.fetch.lock_file import Entry, read_lock, record
-from gdd.fetch.progress import Bar, Lines, readable
+from gdd.fetch.progress import Lines
 
 pytestmark = pytest.mark.slow  # real connections, broken in many ways
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture
-def folder(witness: Any) -> Path:
-    path: Path = witness.final.parent
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -50,15 +33,6 @@ def run(folder: Path, witness: Any, patience: Any) -> Any:
         return fetch(sources, Resources(folder, local or Local()), witness, patience=patience, **options)
 
     return call
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("a socket was opened")
-
-    for name in ("socket", "create_connection", "getaddrinfo", "socketpair"):
-        monkeypatch.setattr(socket, name, refuse)
 
 
 def sha256(content: bytes) -> str:
@@ -324,141 +298,3 @@ def test_the_listing_shows_how_far_each_is(source: Source, folder: Path) -> None
     assert lines[5] == "b: begun (3 kB are there)"
     assert lines[10] == "c: missing"
     assert len(lines) == 15
-
-
-# Progress without a terminal
-
-
-def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    lines = Lines(iter([0.0, 1.0, 11.0, 12.0]).__next__)
-    caplog.set_level("INFO", "gdd")
-    lines.name("x")
-    lines.begin(500, 2000)
-    for done in (600, 1000, 1500):
-        lines.update(done)
-    assert [entry.message for entry in caplog.records] == ["x: 2 kB, 500 bytes are there", "x: 1 kB (50%)"]
-
-
-def test_a_bar_on_a_terminal() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with RichProgress(console=console) as bars:
-        bar = Bar(bars)
-        for name in ("one.bin", "two.bin"):
-            bar.name(name)
-            bar.begin(500, 2000)
-            bar.update(2000)
-        bar.say("a [sentence]")
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert shown.index("a [sentence]") < shown.rindex("two.bin")
-    assert [(task.description, task.completed, task.total) for task in bars.tasks] == [
-        ("one.bin", 2000, 2000),
-        ("two.bin", 2000, 2000),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(None, "size unknown"), (999, "999 bytes"), (170498071, "170 MB"), (1.2e12, "1.2e+03 GB")],
-)
-def test_readable(count: float | None, text: str) -> None:
-    assert readable(count) == text
-
-
-# The command
-
-
-@pytest.fixture
-def config(tmp_path: Path, source: Source) -> Path:
-    path = tmp_path / "config"
-    path.mkdir()
-    (path / "sources.yaml").write_text(yaml.safe_dump({"sources": {"x": source.model_dump()}}))
-    return path
-
-
-@pytest.fixture
-def gdd(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """Call `gdd fetch` in this process; returns its status and what it says."""
-    from gdd import cli
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        options = ["--config", str(config), "--resources", str(folder)]
-        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
-        monkeypatch.setattr(logging, "captureWarnings", lambda _: None)
-        monkeypatch.setattr(sys, "argv", ["gdd", "fetch", *options, *arguments])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
-
-    return call
-
-
-def test_ctrl_c_leaves_what_the_same_command_goes_on_from(
-    config: Path, server: Any, folder: Path, gdd: Any
-) -> None:
-    server.next(slow=0.1)
-    command = [sys.executable, "-m", "gdd.cli", "fetch", "x", "--config", str(config)]
-    process = subprocess.Popen(
-        [*command, "--resources", str(folder)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background has them ignore Ctrl-C, which a child inherits.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )
-    part = folder / "file.bin.part"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 500_000):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.endswith("gdd: interrupted.\n")
-    assert {path.name for path in folder.iterdir()} == {"file.bin.part", "file.bin.part.json"}
-    status, _, err = gdd("--all")
-    assert status == 0
-    assert err.endswith("1 fetched, 0 were there; all verified.\n")
-    assert (folder / "file.bin").read_bytes() == server.content
-    assert int((server.requests[1][1] or "").removeprefix("bytes=").removesuffix("-")) > 500_000
-
-
-@pytest.mark.parametrize("how", ["flag", "local"])
-def test_the_command_offline(config: Path, how: str, gdd: Any, folder: Path, no_network: None) -> None:
-    if how == "local":
-        (config / "local.yaml").write_text("offline: true\n")
-    status, out, err = gdd("--all", *(["--offline"] if how == "flag" else []))
-    assert (status, out) == (2, "")
-    assert err.startswith("gdd: Offline, and 1 file is missing. Put each where its first line says")
-    assert f"\n  {folder / 'file.bin'}\n" in err
-
-
-def test_the_command_leaves_a_note_that_depends_on_the_content_alone(
-    gdd: Any, folder: Path, tmp_path: Path, source: Source
-) -> None:
-    note = tmp_path / "x.json"
-    assert gdd("x", "--note", str(note))[0] == 0
-    told = json.loads(note.read_text())
-    assert told == {"x": {"path": source.path, "sha256": sha256((folder / source.path).read_bytes())}}
-    first = note.read_bytes()
-    (folder / source.path).unlink()
-    note.unlink()
-    assert gdd("x", "--note", str(note))[0] == 0
-    assert note.read_bytes() == first
-
-
-def test_the_command_without_a_configuration(gdd: Any, config: Path) -> None:
-    (config / "sources.yaml").unlink()
-    assert gdd("x") == (2, "", f"gdd: {config}/sources.yaml does not exist; --config says where it lies.\n")
-
-
-def test_the_command_lists(gdd: Any, no_network: None) -> None:
-    status, out, err = gdd("--list")
-    assert (status, err) == (0, "")
-    assert out.startswith("x: missing\n    a test\n")
-
-
-def test_nothing_asked_for(gdd: Any) -> None:
-    sentence = "gdd: Name what to fetch, or use --all; --list shows what there is.\n"
-    assert gdd() == (2, "", sentence)
