@@ -5,8 +5,12 @@
 `plain eager` is the released order of operations (plain_iteration.py), the others are this project's parts as
 its students are trained. All have the same weights, which are random, and take turns, so that what else the
 machine does hits them alike; what counts is the ratio within a round. With `--threads 1` on a CPU the time is
-the processor's. R1 counts for a sixteenth, as it is due every 16 iterations. Losses are compared first; where
-they differ by more than TOLERANCE nothing is measured.
+the processor's. R1 counts for a sixteenth, as it is due every 16 iterations. The losses of plain eager and
+GDD are compared first; where they differ by more than TOLERANCE nothing is measured.
+
+On a CPU this project's processes keep the memory they free (gdd/training/host_memory.py). Plain eager has the
+C library's usual thresholds, as they are once a process has used large tensors; what it then finds free of
+the others' memory is in its favour.
 """
 
 from __future__ import annotations
@@ -261,7 +265,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     on_gpu = device.type == "cuda"
     options.precision = options.precision or ("bfloat16" if on_gpu else "float32")
-    options.channels_last = on_gpu if options.channels_last is None else options.channels_last
+    if options.channels_last is None:  # as a run chooses for the papers' networks
+        options.channels_last = True
     torch.backends.cudnn.benchmark = True
     makers, batch = make_trainers(options, device)
     if options.only is not None:

@@ -107,7 +107,7 @@ def pairs_need(config: Config, teacher: str, steps: int, count: int) -> Need:
     rate = rate_of(config, setting) if setting else None
     hours = count * sampler_evaluations(Sampler(steps=steps)) / rate.generating / HOUR if rate else None
     gpus = int(on_gpu(config, setting)) if setting else 0
-    return Need(gpus, CORES if gpus else 1, 8000 if gpus else 2000, hours, rate)
+    return Need(gpus, CORES if gpus else 1, 8000 if gpus else 2000, hours, rate, stretch=hours or 0.0)
 
 
 def reference_need(config: Config, dataset: str, extractor: str) -> Need:
@@ -119,7 +119,7 @@ def reference_need(config: Config, dataset: str, extractor: str) -> Need:
     looked = config.datasets[dataset].images * COST.get(extractor, 1)
     hours = looked / rate.judging / HOUR if rate else None
     gpus = int(config.local.gpus != 0)
-    return Need(gpus, JUDGING_CORES if gpus else 1, 12_000, hours, rate)
+    return Need(gpus, JUDGING_CORES if gpus else 1, 12_000, hours, rate, stretch=hours or 0.0)
 
 
 def setting_of(config: Config, dataset: str) -> Setting | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,17 @@ class FrozenConv2d(nn.Conv2d):
             return winograd.convolve(input, *self._transformed_filters(), bias)
         return frozen_convolution(input, weight, bias, stride, padding, dilation, self.groups)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Forget the transforms, which other weights are about to replace, perhaps on a GPU."""
+        self.filters = self.mirrored = self._transformed = None
+        return super()._apply(fn, recurse)
+
     def _transformed_filters(self) -> tuple[Tensor, Tensor]:
         """Return the weights' transforms, made again where other weights have taken their place."""
         version = self.weight.data_ptr(), self.weight._version
         if self._transformed != version:
-            self.filters, self.mirrored = winograd.transformed_filters(self.weight)
+            with torch.inference_mode(False):  # whose tensors no later backward pass could use
+                self.filters, self.mirrored = winograd.transformed_filters(self.weight)
             self._transformed = version
         assert self.filters is not None
         assert self.mirrored is not None

@@ -31,6 +31,7 @@ def is_worth_it(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
+        and x.ndim == 4
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and min(channels) >= 128

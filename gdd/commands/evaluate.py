@@ -81,13 +81,13 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     from gdd.files import write_json
     from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import TeacherSource
-    from gdd.metrics.stages import evaluate_source
+    from gdd.metrics.stages import evaluate_in_setting
 
     with join() as shards:
         how, device = parse_record(Sampler, sampler), own_device(options["device"])
         source = TeacherSource(model, how, device=device)
         evaluation, judges = of_setting(source, **options)
-        metrics = evaluate_source(source, evaluation, judges, out, samples, device=device, shards=shards)
+        metrics = evaluate_in_setting(source, evaluation, judges, out, samples, device=device, shards=shards)
         if shards.main:
             write_json(out, {"kind": "teacher", "sampler": how.model_dump(mode="json"), **metrics})
             fid, steps = metrics["final"]["mean"]["fid"], metrics["evaluations"]

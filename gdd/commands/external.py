@@ -74,7 +74,7 @@ def evaluate_external(
     from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import GeneratorSource, ImageSource
-    from gdd.metrics.stages import evaluate_source
+    from gdd.metrics.stages import evaluate_in_setting
 
     with join() as shards:
         wanted, device = parse_record(External, record), own_device(options["device"])
@@ -88,7 +88,7 @@ def evaluate_external(
             )
             images.evaluations = wanted.evaluations
         evaluation, judges = of_setting(images, **options)
-        metrics = evaluate_source(images, evaluation, judges, out, samples, device=device, shards=shards)
+        metrics = evaluate_in_setting(images, evaluation, judges, out, samples, device=device, shards=shards)
         if shards.main:
             write_json(out, {"kind": "external", **metrics, "licence": wanted.licence})
             fid, blocks = metrics["final"]["mean"]["fid"], len(metrics["final"]["blocks"])

@@ -101,6 +101,8 @@ def memory_needed(student: Student, images: int, probe: int = 2) -> int:
     Weights, gradients, Adam's moments and what the generator's backward pass keeps; kernels need room
     besides. The student stays as it is.
     """
+    with torch.no_grad():
+        generator_loss(student, probe)  # networks make what they keep for themselves in their first pass
     networks = [student.generator, student.average, student.discriminator]
     tensors = [t for net in networks if net for t in (*net.parameters(), *net.buffers())]
     fixed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)

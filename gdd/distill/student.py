@@ -74,7 +74,7 @@ class Student:
         self.recipe = recipe
         self.world = world
         self.execution = execution
-        self.memory_format = execution.memory_format(world.device)
+        self.memory_format = execution.memory_format(world.device, generator.arch.model_channels)
         self.generator = self._placed(generator).train()
         self.average = averaged_copy(self.generator)
         self.discriminator = self._placed(discriminator).train() if discriminator else None

@@ -134,7 +134,7 @@ def snapshots(folder: Path) -> list[Path]:
     return files
 
 
-def evaluate_source(
+def evaluate_in_setting(
     source: ImageSource,
     evaluation: Evaluation,
     judges: Judges,

@@ -99,8 +99,9 @@ def _sums(plan: Plan) -> list[str]:
     lines += [f"{SPACE}{step.hours:8.3g}  {step.job}" for step in steps if step.hours >= hours / 1000]
     for job, hours in plan.endless().items():
         lines.append(
-            f"{job} cannot end: it saves nothing for about {hours:,.3g} hours, but a job lasts "
-            f"{plan.longest_job:g} at most; raise 'longest_job' in config/local.yaml, or leave its row out."
+            f"{job} cannot end on a cluster: it saves nothing for about {hours:,.3g} hours, but a job lasts "
+            f"{plan.longest_job:g} at most; raise 'longest_job' in config/local.yaml, or leave out the row "
+            "that wants it."
         )
     lines.append("Whether something that is there has to be made again, `snakemake -n` tells.")
     return lines

@@ -9,6 +9,8 @@ import torch
 
 from gdd.training.distributed import World
 
+WIDE = 128  # channels from which on a CPU, too, is faster with a pixel's side by side; the papers' networks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
@@ -20,7 +22,7 @@ class Execution:
             batch norm group; the rest of a device's share follows. None finds the most that fit into a GPU's
             memory, and is one group on a CPU.
         compile: use `torch.compile`, and go on without it where it fails.
-        channels_last: the memory format of images and weights; None is yes on a GPU.
+        channels_last: the memory format of images and weights; None is yes on a GPU, and for wide networks.
         tf32: let a GPU round the factors of float32 products to 10 bits. The papers' runs do not.
         patience: steps in a row with a loss that is no number, after which a run ends.
     """
@@ -32,9 +34,10 @@ class Execution:
     tf32: bool = False
     patience: int = 500
 
-    def memory_format(self, device: torch.device) -> torch.memory_format:
-        """Return the memory format of images and weights."""
-        wanted = device.type == "cuda" if self.channels_last is None else self.channels_last
+    def memory_format(self, device: torch.device, channels: int = 0) -> torch.memory_format:
+        """Return the memory format of images and weights, for a generator of so many channels."""
+        faster = device.type == "cuda" or channels >= WIDE
+        wanted = faster if self.channels_last is None else self.channels_last
         return torch.channels_last if wanted else torch.contiguous_format
 
     def set_up(self, device: torch.device) -> None:

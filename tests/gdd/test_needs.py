@@ -113,6 +113,12 @@ def test_judging_saves_what_it_did_after_every_block(experiments: Experiments) -
     run = asked(experiments).judging.need(RUN)
     assert run.stretch < need.stretch < need.hours
     assert asked(experiments).training.need(RUN).stretch == 0
+    pairs = SimpleNamespace(teacher="edm-cifar10-32x32-cond-ve", steps="18", pairs="3000")
+    for nothing_before_the_end in (
+        asked(experiments).solving.need(pairs),
+        asked(experiments).describing.need(SimpleNamespace(dataset="cifar10", name="inception")),
+    ):
+        assert nothing_before_the_end.stretch == nothing_before_the_end.hours > 0
 
 
 def test_judging_takes_a_gpu_where_training_does(experiments: Experiments) -> None:

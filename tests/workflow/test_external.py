@@ -61,6 +61,7 @@ def test_from_others_files_to_the_table(others: Any, tmp_path: Path) -> None:
         metrics = json.loads((folder / name / "metrics.json").read_text())
         cells, blocks = lines[title]["cells"], metrics["final"]["blocks"]
         assert set(METRICS) <= metrics["final"]["mean"].keys()
+        assert metrics["kind"] == "external"
         assert [block["start"] for block in blocks] == [0, 100]
         assert cells["fid"]["mean"] == metrics["final"]["mean"]["fid"]
         assert cells["fid"]["sampling_std"] > 0

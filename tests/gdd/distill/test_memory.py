@@ -86,6 +86,25 @@ def test_the_memory_grows_with_the_images(world: Any, tmp_path: Path) -> None:
     assert memory_needed(frozen, 4) < few
 
 
+def test_what_networks_keep_for_themselves_counts_once(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformed filters belong to a network and not to an image, also before its first pass."""
+    student = student_with(world, tmp_path, Execution())
+    look, filters = student.look, torch.zeros(0)
+
+    def keeping(images: torch.Tensor) -> Any:
+        nonlocal filters
+        if not len(filters):
+            filters = torch.ones(10**7)
+            student.discriminator.register_buffer("filters", filters, persistent=False)  # type: ignore[union-attr]
+        return [[tap * filters[0] for tap in taps] for taps in look(images)]
+
+    without = memory_needed(student, 8)
+    monkeypatch.setattr(student, "look", keeping)
+    assert memory_needed(student, 8) - without < 2 * 4 * 10**7
+
+
 @pytest.mark.parametrize(
     ("count", "sentence"),
     [

@@ -21,7 +21,7 @@ from gdd.metrics import judging, stages
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.outcome import summary
 from gdd.metrics.sources import TeacherSource, open_source
-from gdd.metrics.stages import check_data, evaluate_run, evaluate_source
+from gdd.metrics.stages import check_data, evaluate_in_setting, evaluate_run
 from gdd.networks.checkpoint import load_denoiser, load_generator
 
 KEYS = {
@@ -109,7 +109,7 @@ def test_a_teacher_is_judged_at_its_steps(
     model, sampler = world.teachers[conditional], Sampler(steps=3)
     source = TeacherSource(model, sampler)
     out, samples = tmp_path / "metrics.json", tmp_path / "samples.npz"
-    metrics = evaluate_source(source, EVALUATION, references, out, samples)
+    metrics = evaluate_in_setting(source, EVALUATION, references, out, samples)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert metrics["evaluations"] == 5
     assert metrics["final"]["weights_sha256"] == sha256(model)

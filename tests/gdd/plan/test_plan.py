@@ -200,5 +200,8 @@ def test_what_a_jobs_time_would_never_be_enough_for_is_told(
     assert {name.split()[0] for name in plan.endless()} == {"evaluate_run", "evaluate_teacher"}
     told = " ".join(called("small").output.split())
     name, hours = next(iter(plan.endless().items()))
-    assert f"{name} cannot end: it saves nothing for about {hours:.3g} hours, but a job lasts 0.0001" in told
+    assert (
+        f"{name} cannot end on a cluster: it saves nothing for about {hours:.3g} hours, but a job lasts 0.0001"
+        in told
+    )
     assert json.loads(called("small", "--json").output)["endless"].keys() == plan.endless().keys()
