@@ -51,7 +51,7 @@ def test_requeued_by_hand(toy: Callable[..., Toy], cluster: SlurmCluster) -> Non
     flow.wait_for_steps(7)
     assert all(len(line["gpus"].split(",")) == 2 for line in flow.trained("a"))
     for restarts in (1, 2):
-        cluster.ask("scontrol", "requeue", flow.job("a"))
+        cluster.ask("scontrol", "requeue", cluster.one(flow.job("a")))
         wait_for("another start", lambda: len(flow.sittings("a")) > restarts)  # noqa: B023
     finish(flow, process, {"a": 2, "b": 0})
 
@@ -89,7 +89,7 @@ def test_drained_nodes(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
     drained = {flow.node(name) for name in flow.runs}
     for node in drained:
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
-    cluster.ask("scontrol", "requeue", flow.job("a"))
+    cluster.ask("scontrol", "requeue", cluster.one(flow.job("a")))
     wait_for("another start", lambda: len(flow.sittings("a")) == 2)
     assert flow.node("a") not in drained
     assert flow.node("b") in drained

@@ -156,15 +156,14 @@ class Soak:
 
     def time_limit(self) -> str:
         name, job = self.victim()
-        # Not of `-j`: asked for an array's last task, which bears the array's own number, it tells of all.
         elapsed = dict(self.cluster.queue("%A %M")).get(job, "").split(":")[-2:]
         limit = int(elapsed[0]) + 1 if len(elapsed) == 2 else 1
-        self.cluster.try_to("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        self.cluster.try_to("scontrol", "update", f"JobId={self.cluster.one(job)}", f"TimeLimit={limit}")
         return f"{name}, job {job}: {limit} min"
 
     def requeued(self) -> str:
         name, job = self.victim()
-        self.cluster.try_to("scontrol", "requeue", job)
+        self.cluster.try_to("scontrol", "requeue", self.cluster.one(job))
         return f"{name}, job {job}"
 
     def preempted(self) -> str:

@@ -126,6 +126,10 @@ class SlurmCluster:
         """Return the jobs that are waiting or running, array tasks one by one; default: id and state."""
         return [line.split() for line in self.ask("squeue", "-h", "-r", "-o", what).splitlines()]
 
+    def one(self, job: str) -> str:
+        """Return what names this job alone: the number that an array's last task has means all of the array."""
+        return dict(self.queue("%A %i")).get(job, job)
+
     def start_controller(self) -> None:
         """Start slurmctld with the state it left."""
         self.daemons.start("slurmctld", ["slurmctld", "-D"], self.environment)
