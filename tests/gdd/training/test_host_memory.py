@@ -16,11 +16,12 @@ from gdd.training.host_memory import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 images = torch.ones(10 * 2**20)  # 40 MiB
-images + 1
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(40):  # until what small blocks have left of large ones is large enough
     images + 1
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / (5 * 40 * 2**20))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    images + 1
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / (40 * 40 * 2**20))
 """
 
 
@@ -36,8 +37,8 @@ def fresh_memory(how: str) -> float:
 def test_large_tensors_are_given_memory_that_was_freed() -> None:
     if tuple(map(int, platform.libc_ver()[1].split("."))) < (2, 35):
         pytest.skip("this glibc gives large blocks back whatever it is told")
-    assert fresh_memory("kept") < 0.1
-    assert fresh_memory("not kept") > 0.1  # or there would be nothing to gain
+    assert fresh_memory("kept") < 0.5
+    assert fresh_memory("not kept") > 0.9  # or there would be nothing to gain
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
