@@ -36,7 +36,7 @@ from gdd.adversary.discriminator import build_discriminator
 from gdd.config.load import load_config
 from gdd.distill.freeze import freeze
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.training.host_memory import keep_freed_memory, set_thresholds
+from gdd.training.host_memory import USUAL, keep_freed_memory, set_thresholds
 
 Trainer = PlainTrainer | OwnTrainer
 PLAIN, OWN, FROZEN = "plain eager, GDD", "GDD", "GDD-I"
@@ -174,7 +174,7 @@ def held_memory(trainer: Trainer) -> int:
 def set_memory(name: str) -> None:
     """Let the process treat freed memory as the contender's own processes do."""
     if name == PLAIN:
-        set_thresholds(32 * 2**20, 64 * 2**20)
+        set_thresholds(USUAL, 2 * USUAL)
     else:
         keep_freed_memory()
 
@@ -255,7 +255,12 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16"], help="Of the generator; bfloat16 on a GPU."
     )
-    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction)
+    parser.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="As runs choose for the papers' networks.",
+    )
     parser.add_argument("--low", action="store_true", help="Measure bfloat16 backbones on a CPU too.")
     parser.add_argument("--only", nargs="+", help="These contenders beside plain eager and GDD.")
     parser.add_argument("--out", type=Path, help="A JSON file.")
@@ -265,8 +270,6 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     on_gpu = device.type == "cuda"
     options.precision = options.precision or ("bfloat16" if on_gpu else "float32")
-    if options.channels_last is None:  # as a run chooses for the papers' networks
-        options.channels_last = True
     torch.backends.cudnn.benchmark = True
     makers, batch = make_trainers(options, device)
     if options.only is not None:
