@@ -27,7 +27,7 @@ from gdd.networks.checkpoint import save_network
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.seeded import seeded_weights
-from gdd.training.distributed import join
+from gdd.training.world import join
 
 pytestmark = pytest.mark.slow
 

@@ -93,7 +93,7 @@ def reference(
     from gdd.metrics.by_name import make_extractor
     from gdd.metrics.image_sets import open_image_set
     from gdd.metrics.reference import build_reference
-    from gdd.metrics.shards import own_device
+    from gdd.training.world import own_device
 
     if extractor is None and out.stem in EXTRACTORS:
         extractor = out.stem

@@ -48,16 +48,15 @@ def evaluate_run(run_folder: Path, **options: Any) -> None:
     """
     from gdd.distill.snapshots import keep_only
     from gdd.files import read_json, write_json
-    from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import GeneratorSource
     from gdd.metrics.stages import evaluate_run as run
     from gdd.metrics.stages import snapshots
+    from gdd.training.world import join
 
-    with join() as shards:
-        device = own_device(options["device"])  # said first, if there is none
+    with join(options["device"]) as shards:
         last = GeneratorSource(snapshots(run_folder)[-1])
         evaluation, judges = of_setting(last, **options)
-        metrics = run(run_folder, evaluation, judges, device=device, shards=shards)
+        metrics = run(run_folder, evaluation, judges, device=shards.device, shards=shards)
         if not shards.main:
             return
         write_json(run_folder / "metrics.json", metrics)
@@ -79,12 +78,12 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     from gdd.config.load import parse_record
     from gdd.config.recipe import Sampler
     from gdd.files import write_json
-    from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import TeacherSource
     from gdd.metrics.stages import evaluate_in_setting
+    from gdd.training.world import join
 
-    with join() as shards:
-        how, device = parse_record(Sampler, sampler), own_device(options["device"])
+    with join(options["device"]) as shards:
+        how, device = parse_record(Sampler, sampler), shards.device
         source = TeacherSource(model, how, device=device)
         evaluation, judges = of_setting(source, **options)
         metrics = evaluate_in_setting(source, evaluation, judges, out, samples, device=device, shards=shards)
@@ -144,9 +143,9 @@ def evaluate(
     from gdd.config.evaluation import spaces
     from gdd.metrics.judges import open_judges
     from gdd.metrics.judging import evaluate_source, settle_counts
-    from gdd.metrics.shards import join
+    from gdd.training.world import join
 
-    with join() as shards:
+    with join(options["device"]) as shards:
         source, device = opened(generator, **options)
         wanted = spaces([name.strip() for name in metrics.split(",") if name.strip()], judge)
         count, number = settle_counts(source, samples, blocks)
@@ -188,8 +187,8 @@ def of_setting(
     from gdd.config.load import parse_record
     from gdd.data.image_array import ImageArray
     from gdd.metrics.judges import open_judges
-    from gdd.metrics.shards import own_device
     from gdd.metrics.stages import check_data
+    from gdd.training.world import own_device
 
     how, real = parse_record(Evaluation, evaluation), ImageArray.open(data)
     judges = open_judges(

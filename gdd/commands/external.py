@@ -72,12 +72,12 @@ def evaluate_external(
     from gdd.config.load import parse_record
     from gdd.files import write_json
     from gdd.metrics.image_sets import open_image_set
-    from gdd.metrics.shards import join, own_device
     from gdd.metrics.sources import GeneratorSource, ImageSource
     from gdd.metrics.stages import evaluate_in_setting
+    from gdd.training.world import join
 
-    with join() as shards:
-        wanted, device = parse_record(External, record), own_device(options["device"])
+    with join(options["device"]) as shards:
+        wanted, device = parse_record(External, record), shards.device
         images: ImageSource
         if model is not None:
             images = GeneratorSource(model, device=device)

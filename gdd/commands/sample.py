@@ -30,8 +30,8 @@ def opened(
     """Return the source of images at `path`, and the device that networks run on."""
     from gdd.config.load import parse_record
     from gdd.config.recipe import Sampler
-    from gdd.metrics.shards import own_device
     from gdd.metrics.sources import open_source
+    from gdd.training.world import own_device
 
     how = parse_record(Sampler, sampler) if sampler else None
     chosen = own_device(device)
@@ -54,9 +54,9 @@ def sample(generator: Path, num: int, start: int, only_class: int | None, out: P
     """
     from gdd.metrics.export import BATCH, export
     from gdd.metrics.meter import meter
-    from gdd.metrics.shards import join
+    from gdd.training.world import join
 
-    with join() as shards:
+    with join(options["device"]) as shards:
         source, _ = opened(generator, only_class=only_class, **options)
         mine = sum(size for _, size in shards.batches(start, num, BATCH))
         with meter(str(out), mine, shown=shards.main) as progress:

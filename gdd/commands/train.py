@@ -53,7 +53,7 @@ def pairs(out: Path, model: Path, sampler: str, count: int, device: str) -> None
     from gdd.config.load import parse_record
     from gdd.config.recipe import Sampler
     from gdd.diffusion.sampling import make_pairs
-    from gdd.metrics.shards import own_device
+    from gdd.training.world import own_device
 
     make_pairs(out, model, parse_record(Sampler, sampler), count, device=own_device(device))
 

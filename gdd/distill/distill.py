@@ -28,12 +28,12 @@ from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.provenance import environment
-from gdd.training.distributed import ALONE, World, join
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.loop import train
 from gdd.training.monitor import Monitor
 from gdd.training.progress import peak_memory
 from gdd.training.run_directory import RunDirectory
+from gdd.training.world import ALONE, World, join
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ def distill(
     folder = Path(folder)
     data = ImageArray.open(inputs.data)
     with contextlib.ExitStack() as stack:
-        world = stack.enter_context(join(execution.device))
+        world = stack.enter_context(join(execution.device, training=True))
         execution.set_up(world.device)
         hashes = inputs.hashes(data) if world.main else {}
         fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
         run = stack.enter_context(RunDirectory(folder, fingerprint)) if world.main else None
-        if not world.hear("finished" if run and run.finished else ""):
+        if not world.broadcast("finished" if run and run.finished else ""):
             watched = {"monitor": monitor.open(data, world.device)} if run and monitor else {}
             session = {**execution.describe(world), **watched}
             sessions = _note_session(run.state / "sessions.json", session) if run else []

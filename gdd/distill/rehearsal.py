@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from gdd.distill.shares import Part
 from gdd.training.compiled import compiled
-from gdd.training.distributed import World
+from gdd.training.world import World
 
 if TYPE_CHECKING:
     from gdd.distill.student import Student

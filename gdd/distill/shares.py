@@ -13,8 +13,8 @@ from gdd.data.image_array import ImageArray, to_signed
 from gdd.data.loader import Batch, Batches
 from gdd.distill.objectives import RealImages
 from gdd.randomness import noise, stream
-from gdd.training.distributed import World
 from gdd.training.layout import Layout
+from gdd.training.world import World
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from gdd.errors import UserError
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.training.distributed import ALONE, World
 from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.gradients import load_optimizer, replace_nonfinite, sum_gradients
 from gdd.training.layout import lay_out
+from gdd.training.world import ALONE, World
 
 Features = list[list[Tensor]]
 Scalars = dict[str, Tensor]
@@ -260,7 +260,7 @@ class Student:
     def _over_the_batch(self, scalars: Scalars) -> dict[str, float]:
         """Bring what was added up here together with what other processes have, in one transfer."""
         values = torch.stack(list(scalars.values()))
-        self.world.sum([values])
+        self.world.all_reduce([values])
         return dict(zip(scalars, values.tolist(), strict=True))
 
     # --- where it runs --------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class Student:
         from gdd.adversary.spanning_norm import span_processes
 
         if self.discriminator:
-            span_processes(self.discriminator, self.world.neighbours(self.layout.span), self.layout.span)
+            span_processes(self.discriminator, self.world.subgroup(self.layout.span), self.layout.span)
 
     # --- what is kept ---------------------------------------------------------------------------------
 

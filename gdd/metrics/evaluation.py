@@ -16,7 +16,7 @@ from gdd.metrics.inception_score import inception_score
 from gdd.metrics.kid import kernel_distance
 from gdd.metrics.neighbours import nearest_distance, neighbour_metrics
 from gdd.metrics.reference import Reference, check_extractor
-from gdd.metrics.shards import ALONE, Shards
+from gdd.training.world import ALONE, World
 
 NEIGHBOUR_METRICS = ("precision", "recall", "density", "coverage")
 FEATURE_METRICS = ("kid", *NEIGHBOUR_METRICS)  # for which every image's features are kept
@@ -41,7 +41,7 @@ def evaluate_block(
     batch: int,
     references: Mapping[str, tuple[FeatureExtractor, Reference]],
     metrics: set[str] | Mapping[str, set[str]],
-    shards: Shards = ALONE,
+    shards: World = ALONE,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Generate the images `start` to `start + count - 1` once and compare them with each reference.
@@ -66,7 +66,7 @@ def evaluate_block(
     for key in references:
         _check_request(key, references[key], wanted[key], count)
     collected = {key: _Collected(Moments(extractor.dimension)) for key, (extractor, _) in references.items()}
-    with shards.together():
+    with shards.same_error():
         for first, size in shards.batches(start, count, batch):
             images = generate(first, size)
             require_bytes(images)
@@ -130,18 +130,18 @@ def _collect(into: _Collected, extractor: FeatureExtractor, images: Tensor, metr
         into.features.append(features)
 
 
-def _gathered(seen: _Collected, shards: Shards) -> _Collected:
+def _gathered(seen: _Collected, shards: World) -> _Collected:
     """Return what all processes have seen, in the order of images, in the main one; else nothing."""
     dimension = seen.moments.packed().shape[1]
     total = _Collected(Moments(dimension))
     for packed in shards.gather(seen.moments.packed()):
         total.moments.merge(Moments.unpacked(packed))
     # Whether there are any is the same in all processes that have seen an image; the main one has.
-    if shards.hear(bool(seen.features)):
+    if shards.broadcast(bool(seen.features)):
         parts = shards.gather(_rows(seen.features, dimension))
         # Back to where neighbours are searched in an evaluation of one process.
         total.features = [part.to(seen.features[0].device) for part in parts]
-    width = shards.hear(seen.probabilities[0].shape[1] if seen.probabilities else 0)
+    width = shards.broadcast(seen.probabilities[0].shape[1] if seen.probabilities else 0)
     if width:
         total.probabilities = shards.gather(_rows(seen.probabilities, width))
     return total

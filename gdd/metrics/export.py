@@ -14,8 +14,8 @@ from PIL import Image
 from gdd.errors import UserError
 from gdd.files import atomic_path, write_npz
 from gdd.metrics.meter import Advance
-from gdd.metrics.shards import ALONE, Shards
 from gdd.metrics.sources import ImageSource
+from gdd.training.world import ALONE, World
 
 BATCH = 250
 PER_FOLDER = 1000  # PNGs, as EDM lays out its samples
@@ -28,7 +28,7 @@ def export(
     *,
     start: int,
     count: int,
-    shards: Shards = ALONE,
+    shards: World = ALONE,
     progress: Advance | None = None,
 ) -> None:
     """Write the images `start` to `start + count` of a source.
@@ -42,7 +42,7 @@ def export(
     out = Path(out)
     write = _writer(out, count)
     parts = []
-    with shards.together():
+    with shards.same_error():
         for first, size in shards.batches(start, count, BATCH):
             parts.append(source.images(first, size).cpu())
             if progress:

@@ -16,9 +16,9 @@ from gdd.metrics.evaluation import NEAREST, evaluate_block
 from gdd.metrics.judges import Judge
 from gdd.metrics.meter import meter
 from gdd.metrics.outcome import context, machine, summary
-from gdd.metrics.shards import ALONE, Shards
 from gdd.metrics.sources import BATCH, ImageSource
 from gdd.provenance import environment
+from gdd.training.world import ALONE, World
 
 USUAL_SAMPLES, USUAL_BLOCKS = 50_000, 3
 # Images that extractors are given together, whatever a generator is told to make at once: the same ones
@@ -56,7 +56,7 @@ def evaluate_source(
     *,
     samples: int,
     blocks: int,
-    shards: Shards = ALONE,
+    shards: World = ALONE,
 ) -> dict[str, Any]:
     """Judge `blocks` x `samples` images and write the outcome to `out` (JSON).
 
@@ -102,7 +102,7 @@ def judge_block(
     file: Path,
     start: int,
     samples: int,
-    shards: Shards = ALONE,
+    shards: World = ALONE,
 ) -> dict[str, Any]:
     """Return the results of `samples` images from `start` on, in every process.
 
@@ -113,14 +113,14 @@ def judge_block(
         DivergedError: an image holds NaN or infinity.
     """
     inputs = _inputs(source, judges, start, samples)
-    with shards.together():
+    with shards.same_error():
         known = _known(file, inputs) if shards.main else None
-    known = shards.hear(known)
+    known = shards.broadcast(known)
     if known is not None:
         return known
     mine = sum(size for _, size in shards.batches(start, samples, EXTRACTION_BATCH))
     name = f"{Path(source.name).name}, images {start:,} to {start + samples - 1:,}"
-    with shards.together(), meter(name, mine, shown=shards.main) as progress:
+    with shards.same_error(), meter(name, mine, shown=shards.main) as progress:
         block = evaluate_block(
             source.images,
             start=start,
@@ -132,11 +132,11 @@ def judge_block(
             progress=progress,
         )
     result = None
-    with shards.together():
+    with shards.same_error():
         if shards.main:
             result = _flat(block, judges, start)
             write_json(file, {"inputs": inputs, "result": result})
-    return shards.hear(result) or {}
+    return shards.broadcast(result) or {}
 
 
 def results_of_gone(

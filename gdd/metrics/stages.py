@@ -19,9 +19,9 @@ from gdd.files import sha256, write_npz
 from gdd.metrics.judges import Judge, only
 from gdd.metrics.judging import block_file, judge_block, results_of_gone
 from gdd.metrics.outcome import context, summary
-from gdd.metrics.shards import ALONE, Shards
 from gdd.metrics.sources import GeneratorSource, ImageSource
 from gdd.provenance import environment
+from gdd.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def evaluate_run(
     judges: Judges,
     *,
     device: torch.device | str = "cpu",
-    shards: Shards = ALONE,
+    shards: World = ALONE,
 ) -> dict[str, Any]:
     """Judge every snapshot of a run: all by FID on latent block 0, the last and the best by all on every one.
 
@@ -142,7 +142,7 @@ def evaluate_in_setting(
     samples: Path,
     *,
     device: torch.device | str = "cpu",
-    shards: Shards = ALONE,
+    shards: World = ALONE,
 ) -> dict[str, Any]:
     """Judge what has no snapshots on every block of latents, of images on as many as there are.
 
@@ -179,7 +179,7 @@ def evaluate_in_setting(
 
 
 def _snapshot_block(
-    source: ImageSource, judges: Judges, outcome: Path, index: int, evaluation: Evaluation, shards: Shards
+    source: ImageSource, judges: Judges, outcome: Path, index: int, evaluation: Evaluation, shards: World
 ) -> dict[str, Any]:
     start = index * evaluation.samples
     try:
@@ -191,7 +191,7 @@ def _snapshot_block(
 
 
 def _context(
-    evaluation: Evaluation, judges: Judges, blocks: int, device: torch.device | str, shards: Shards
+    evaluation: Evaluation, judges: Judges, blocks: int, device: torch.device | str, shards: World
 ) -> dict[str, Any]:
     """Return what the numbers mean and what they were made from."""
     judge = judges[evaluation.extractor].reference.description

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from gdd.training.distributed import World
+from gdd.training.world import World
 
 WIDE = 128  # channels from which on a CPU, too, is faster with a pixel's side by side; the papers' networks
 

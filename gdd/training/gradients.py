@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdd.training.distributed import World
+from gdd.training.world import World
 
 LARGEST = 1e5  # what infinite entries become, as in the released GDD code
 
@@ -16,7 +16,7 @@ LARGEST = 1e5  # what infinite entries become, as in the released GDD code
 @torch.no_grad()
 def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
     """Sum the gradients of every process's share of a batch; what takes no gradient costs nothing."""
-    world.sum([parameter.grad for parameter in parameters if parameter.grad is not None])
+    world.all_reduce([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 @torch.no_grad()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gdd.training.distributed import ALONE, World
 from gdd.training.execution import PLAIN
 from gdd.training.monitor import Monitor
 from gdd.training.run_directory import RunDirectory
 from gdd.training.session import Session, Trained, Trainee
 from gdd.training.stop import Stopped, StopRequest
+from gdd.training.world import ALONE, World
 
 
 def train(

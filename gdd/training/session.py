@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 from gdd.errors import DivergedError
 from gdd.training.checkpoints import all_finite, load
-from gdd.training.distributed import World
 from gdd.training.monitor import Monitor
 from gdd.training.progress import Silence, TrainingProgress
 from gdd.training.run_directory import RunDirectory
 from gdd.training.stop import Stopped, StopRequest
+from gdd.training.world import World
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Session:
             if before < due <= self.trainee.images:
                 if self.run:
                     self.trainee.snapshot(due)
-                self.world.hear()
+                self.world.broadcast(None)
 
     def measure(self, stop: StopRequest, before: int | None = None) -> None:
         """Measure what is due after the step which began at `before` images, or what was left over.
@@ -126,7 +126,7 @@ class Session:
             values = self.monitor.measure(interrupted) if self.monitor.measure else None
             if values is not None:
                 self.progress.measured(self.trainee.images, values)
-            self.unmeasured = not self.world.hear("done" if values is not None else "")
+            self.unmeasured = not self.world.broadcast("done" if values is not None else "")
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -143,7 +143,7 @@ class Session:
                     self.name,
                     f"{self.trainee.images:,}",
                 )
-        self.world.hear()
+        self.world.broadcast(None)
 
     def stopped(self) -> Stopped:
         """Write a checkpoint and return what is to be raised."""
@@ -162,7 +162,7 @@ class Session:
     def _resume(self) -> dict[str, Any]:
         """Load the newest whole checkpoint, which the main process names, in every process."""
         newest = self.run.checkpoints.newest() if self.run else None
-        path = self.world.hear(str(newest or ""))
+        path = self.world.broadcast(str(newest or ""))
         fresh = {"seconds": 0.0, "device_seconds": 0.0, "nonfinite_steps": 0, "unmeasured": False}
         if not path:
             return fresh

@@ -13,8 +13,8 @@ from gdd.distill.memory import fits, memory_needed, most_that_fit
 from gdd.distill.rehearsal import rehearse
 from gdd.distill.student import Student
 from gdd.errors import UserError
-from gdd.training.distributed import World
 from gdd.training.execution import Execution
+from gdd.training.world import World
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,8 @@ import torch
 
 from gdd.distill.distill import distill
 from gdd.distill.student import Student
-from gdd.errors import UserError
+from gdd.errors import ProcessLost, UserError
 from gdd.networks.checkpoint import load_generator
-from gdd.training.distributed import ProcessLost
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED, Stopped
 

@@ -12,8 +12,8 @@ import torch
 
 from gdd.distill.distill import prepare
 from gdd.distill.student import Student
-from gdd.training.distributed import World
 from gdd.training.execution import PLAIN, Execution
+from gdd.training.world import World
 
 pytestmark = pytest.mark.slow
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gdd.training.distributed import World
 from gdd.training.execution import Execution
+from gdd.training.world import World
 
 GPU = torch.device("cuda", 0)
 

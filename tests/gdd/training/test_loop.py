@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from gdd.errors import DivergedError
-from gdd.training.distributed import World
 from gdd.training.loop import train
 from gdd.training.run_directory import RunDirectory
 from gdd.training.session import Trained
 from gdd.training.stop import SIGNALS, STOP_FILE_VARIABLE, Stopped
+from gdd.training.world import World
 
 BATCH = 8
 
@@ -238,7 +238,7 @@ def test_a_follower_writes_nothing_and_follows(tmp_path: Path, monkeypatch: pyte
     with RunDirectory(tmp_path, "a") as directory:
         path = directory.checkpoints.save(64, {"trainee": {"images": 64, "steps": [1]}, "seconds": 5.0})
     told: list[str] = [str(path), "", "", ""]
-    monkeypatch.setattr(World, "hear", lambda self, text="": told.pop(0))
+    monkeypatch.setattr(World, "broadcast", lambda self, value: told.pop(0))
     monkeypatch.setattr(World, "any", lambda self, flag: trainee.images == 96)  # another was asked to stop
     trainee = Counting()
     with pytest.raises(Stopped):

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from gdd.training.clock import Clock
-from gdd.training.distributed import World
 from gdd.training.loop import train
 from gdd.training.monitor import Monitor
 from gdd.training.run_directory import RunDirectory
 from gdd.training.session import Trained
 from gdd.training.stop import Stopped
+from gdd.training.world import World
 from gdd.watch import progress_table, read_progress
 
 BATCH, TOTAL, EVERY = 8, 100, 30
@@ -197,7 +197,7 @@ def test_the_others_wait_without_a_time_limit(
 ) -> None:
     # Heard: where to resume; whether it was measured, after each of two steps; the snapshot or the checkpoint.
     told = ["", answer, *(["", answer] if answer else [""])]
-    monkeypatch.setattr(World, "hear", lambda self, text="": told.pop(0))
+    monkeypatch.setattr(World, "broadcast", lambda self, value: told.pop(0))
     monkeypatch.setattr(World, "any", lambda self, flag: False)
     trainee = Trainee()
 
