@@ -1,13 +1,15 @@
-"""Writing files so that nothing half-written ever stands under its final name."""
+"""Files that are written whole or not at all, and locks that one process holds at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,11 @@ from gdd.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger(__name__)
+
+LOCK_POLL = 0.2  # seconds between two attempts
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems (some NFS and Lustre mounts) without
 
 
 @contextlib.contextmanager
@@ -89,3 +96,46 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(
+    path: str | Path,
+    *,
+    patience: float | None = None,
+    waiting: Callable[[], None] = lambda: None,
+    everybody: bool = False,
+) -> Iterator[None]:
+    """Hold the lock file `path`; the kernel releases it however this process ends.
+
+    The file is made if it does not exist, and stays. Where the file system has no locks, a warning says so,
+    and nothing is held.
+
+    Args:
+        patience: seconds to wait for another holder; None is as long as it takes.
+        waiting: called once if there is one and `patience` is not 0.
+        everybody: let all users of the machine take the lock.
+
+    Raises:
+        TimeoutError: another process still holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, mode=0o666 if everybody else 0o666 & ~current_umask(), thread_local=False)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if patience == 0:
+                raise
+            waiting()
+            lock.acquire(timeout=-1 if patience is None else patience, poll_interval=LOCK_POLL)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s cannot be locked on this file system; going on without.", path)
+    try:
+        yield
+    finally:
+        lock.release()

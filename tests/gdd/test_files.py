@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import pytest
 
 from gdd import files
 from gdd.errors import UserError
-from gdd.files import atomic_path, current_umask, read_json, sha256, write_json, write_npz, write_text
+from gdd.files import atomic_path, current_umask, locked, read_json, sha256, write_json, write_npz, write_text
 
 
 @pytest.fixture
@@ -174,3 +176,77 @@ def test_sha256(tmp_path: Path) -> None:
     content = json.dumps(list(range(50_000))).encode()
     (tmp_path / "some").write_bytes(content)
     assert sha256(tmp_path / "some") == hashlib.sha256(content).hexdigest()
+
+
+# Locks
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    path, told = tmp_path / "new" / "lock", []
+    with locked(path):
+        with pytest.raises(TimeoutError), locked(path, patience=0, waiting=lambda: told.append("no")):
+            pass
+        with pytest.raises(TimeoutError), locked(path, patience=0.01, waiting=lambda: told.append("yes")):
+            pass
+    with locked(path, patience=0):
+        pass
+    assert told == ["yes"]
+
+
+def test_the_next_one_waits(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with locked(tmp_path / "lock", waiting=lambda: order.append("waits")):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with locked(tmp_path / "lock"):
+        thread.start()
+        while not order:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["waits", "first", "second"]
+
+
+def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
+    forking = multiprocessing.get_context("fork")
+    held = forking.Event()
+
+    def hold() -> None:
+        with locked(tmp_path / "lock"):
+            held.set()
+            time.sleep(60)
+
+    holder = forking.Process(target=hold)
+    holder.start()
+    assert held.wait(30)
+    with pytest.raises(TimeoutError), locked(tmp_path / "lock", patience=0):
+        pass
+    holder.kill()
+    holder.join()
+    with locked(tmp_path / "lock", patience=0):
+        pass
+
+
+@pytest.mark.parametrize(("everybody", "mode"), [(False, 0o600), (True, 0o666)])
+def test_who_may_take_a_lock(tmp_path: Path, everybody: bool, mode: int) -> None:
+    previous = os.umask(0o077)
+    try:
+        with locked(tmp_path / "lock", everybody=everybody):
+            pass
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == mode
+
+
+def test_a_file_system_without_locks_is_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / "lock"):
+        assert f"{tmp_path / 'lock'} cannot be locked on this file system" in caplog.text
