@@ -53,13 +53,13 @@ def sample(generator: Path, num: int, start: int, only_class: int | None, out: P
     `torchrun ... -m -- gdd sample ...`, each process makes a part.
     """
     from gdd.metrics.export import BATCH, export
-    from gdd.metrics.meter import meter
+    from gdd.progress import progress_bar
     from gdd.training.world import join
 
     with join(options["device"]) as shards:
         source, _ = opened(generator, only_class=only_class, **options)
         mine = sum(size for _, size in shards.batches(start, num, BATCH))
-        with meter(str(out), mine, shown=shards.main) as progress:
+        with progress_bar(str(out), mine, shown=shards.main) as progress:
             export(source, out, start=start, count=num, shards=shards, progress=progress)
         if shards.main:
             say(f"{out}: {num:,} images of {source.shape} from {generator}.")

@@ -13,7 +13,6 @@ from PIL import Image
 
 from gdd.errors import UserError
 from gdd.files import atomic_path, write_npz
-from gdd.metrics.meter import Advance
 from gdd.metrics.sources import ImageSource
 from gdd.training.world import ALONE, World
 
@@ -29,7 +28,7 @@ def export(
     start: int,
     count: int,
     shards: World = ALONE,
-    progress: Advance | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write the images `start` to `start + count` of a source.
 

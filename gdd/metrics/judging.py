@@ -14,9 +14,9 @@ from gdd.errors import UserError
 from gdd.files import read_json, write_json
 from gdd.metrics.evaluation import NEAREST, evaluate_block
 from gdd.metrics.judges import Judge
-from gdd.metrics.meter import meter
 from gdd.metrics.outcome import context, machine, summary
 from gdd.metrics.sources import BATCH, ImageSource
+from gdd.progress import progress_bar
 from gdd.provenance import environment
 from gdd.training.world import ALONE, World
 
@@ -120,7 +120,7 @@ def judge_block(
         return known
     mine = sum(size for _, size in shards.batches(start, samples, EXTRACTION_BATCH))
     name = f"{Path(source.name).name}, images {start:,} to {start + samples - 1:,}"
-    with shards.same_error(), meter(name, mine, shown=shards.main) as progress:
+    with shards.same_error(), progress_bar(name, mine, shown=shards.main) as progress:
         block = evaluate_block(
             source.images,
             start=start,

@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from gdd.files import write_json, write_text
+from gdd.progress import Display
 from gdd.training.clock import Clock
 
-PROGRESS_VARIABLE = "GDD_PROGRESS"  # "plain": lines instead of a bar, also on a terminal
-PLAIN_INTERVAL = 10.0  # seconds between two lines where nobody watches
 WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
 MEASUREMENT = "measurement"  # `event` of the lines that no losses stand in
 
@@ -73,16 +70,11 @@ class TrainingProgress(Clock):
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = 0
         self._latest: dict[str, float] = {}
-        self._watched = self._spoken = 0.0
+        self._watched = 0.0
         self._measured = _last_measured(_drop_lines_after(folder / "log.jsonl", start))
         self._board = _tensorboard(folder / "tensorboard", start + 1)  # forgets what comes again
-        self._bar: Progress | None = None
-        console = Console(stderr=True)
-        if console.is_terminal and os.environ.get(PROGRESS_VARIABLE) != "plain":
-            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")]
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task(name, total=total, completed=start, facts="")
-            self._bar.start()
+        self._display = Display()
+        self._bar = self._display.__enter__().bar(name, total, done=start)
 
     def step(self, images: int, scalars: dict[str, float]) -> None:
         """Note that `images` have been seen, and the step's losses and counters."""
@@ -93,14 +85,14 @@ class TrainingProgress(Clock):
         if images // self.every > self._logged // self.every or images >= self.total:
             self._write_line()
         self.alive()
-        self._show(time.monotonic())
+        self._show()
 
     def measured(self, images: int, values: dict[str, float]) -> None:
         """Note what was measured after `images` images, in a line of its own: the others hold means."""
         rounded = {key: _rounded(value) for key, value in values.items()}
         self._measured = {key: value for key, value in rounded.items() if value is not None}
         self._append({"images": images, "event": MEASUREMENT, **rounded, "seconds": round(self.seconds, 2)})
-        self._show(time.monotonic())
+        self._show()
 
     def alive(self) -> None:
         """Say that the run goes on, to whoever watches."""
@@ -137,8 +129,7 @@ class TrainingProgress(Clock):
     def close(self, status: str) -> None:
         """Take the bar away and say how the run ended."""
         self.publish(status)
-        if self._bar:
-            self._bar.stop()
+        self._display.__exit__(None, None, None)
         if self._board:
             self._board.close()
         print(
@@ -169,17 +160,10 @@ class TrainingProgress(Clock):
                     self._board.add_scalar(key, value, line["images"])
             self._board.flush()
 
-    def _show(self, now: float) -> None:
-        rate = self.rate()
-        left = (self.total - self.images) / rate if rate else 0.0
-        losses = " ".join(f"{key} {value:.3f}" for key, value in self._latest.items() if "loss" in key)
-        losses = " ".join([losses, *(f"{key} {value:.4g}" for key, value in self._measured.items())])
-        facts = f"{self.images:,}/{self.total:,} {rate:,.0f} img/s {losses} {left:,.0f} s left"
-        if self._bar:
-            self._bar.update(self._task, completed=self.images, facts=facts)
-        elif now - self._spoken >= PLAIN_INTERVAL:
-            self._spoken = now
-            print(f"{self.name}: {facts}", file=sys.stderr, flush=True)
+    def _show(self) -> None:
+        losses = [f"{key} {value:.3f}" for key, value in self._latest.items() if "loss" in key]
+        measured = [f"{key} {value:.4g}" for key, value in self._measured.items()]
+        self._bar.update(self.images, " ".join([*losses, *measured]))
 
 
 def _tensorboard(folder: Path, first: int) -> Any:
