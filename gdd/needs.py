@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gdd.config.evaluation import PIXELS
 from gdd.config.load import Config
+from gdd.config.metrics import PIXELS
 from gdd.config.pretrained import EXTRACTORS
 from gdd.config.recipe import Recipe, Sampler
 from gdd.config.records import Setting

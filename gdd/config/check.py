@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdd.config.evaluation import METRICS, PIXELS
+from gdd.config.metrics import METRICS, PIXELS
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
-from gdd.config.evaluation import Evaluation, Metric
+from gdd.config.evaluation import Evaluation
+from gdd.config.metrics import ColumnName
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
 from gdd.config.resources import Resources
@@ -15,22 +16,6 @@ from gdd.config.resources import Resources
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
 Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
-
-Column = Literal[
-    Metric,
-    "fid_minimum",  # the lowest over blocks of latents, which is what EDM and others report
-    "reported_fid",  # what others report of it, from reported.yaml
-    "reported_recall",
-    "reported_clip_fid",
-    "fid_difference",  # to the row above, with its uncertainty
-    "best_fid",  # of the best snapshot, on the block it was chosen on
-    "best_fid_fresh",  # of the same snapshot, on the other blocks
-    "final_fid_fresh",  # of the last snapshot, on those other blocks
-    "evaluations",
-    "trainable",
-    "images",
-    "seconds",
-]
 
 
 class Part(Record):
@@ -241,7 +226,7 @@ class Ablation(Record):
     settings: Annotated[tuple[str, ...], Distinct] = ()
     rows: dict[str, Row] = {}
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1), Distinct]] = {}
-    columns: Annotated[tuple[Column, ...], Field(min_length=1), Distinct]
+    columns: Annotated[tuple[ColumnName, ...], Field(min_length=1), Distinct]
     curve: Curve | None = None
     seeds: Seeds | None = None
     teachers: Annotated[tuple[str, ...], Distinct] = ()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from gdd.config.evaluation import PIXELS
+from gdd.config.metrics import PIXELS
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.metrics.by_name import HasShape, fetched_extractor, make_extractor

@@ -103,6 +103,15 @@ def nearest_distance(queries: Tensor, base: Tensor, exclude_self: bool = False, 
     return _compared(base if exclude_self else queries, base, block).nearest(exclude_self)
 
 
+def nearest_ratio(real: Tensor, fake: Tensor) -> float | None:
+    """Return the median distance to the nearest real image over that between real images.
+
+    Far below 1 means copies. None where the real images are copies of each other.
+    """
+    between_real = nearest_distance(real, real, exclude_self=True).quantile(0.5)
+    return float(nearest_distance(fake, real).quantile(0.5) / between_real) if between_real > 0 else None
+
+
 def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return two sets on the first one's device."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gdd.config.evaluation import PIXELS
 from gdd.config.load import Config
+from gdd.config.metrics import PIXELS
 from gdd.config.pretrained import BACKBONES, CLASS_EMBEDDINGS, EXTRACTORS, LPIPS
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.records import Setting

@@ -130,7 +130,12 @@ WRONG_VALUES = [
     (TABLE, (*ROW, "freeze"), None, "'rows.GDD.freeze' is empty: give it a value or leave the key out."),
     (TABLE, ROW, None, "'rows.GDD' is empty: input should be keys and values."),
     (TABLE, ROW, "gdd", "'rows.GDD' is 'gdd': input should be keys and values."),
-    (TABLE, ("columns",), ["fid", "fidd"], "'columns.1' is 'fidd': input should be 'fid', "),
+    (
+        TABLE,
+        ("columns",),
+        ["fid", "fidd"],
+        "'columns.1' is 'fidd': there is no column 'fidd'; did you mean 'fid'?",
+    ),
     (TABLE, ("columns",), [], "'columns' is []: it needs at least one entry."),
     (TABLE, ("curve",), {"y": "seconds"}, "'curve.y' is 'seconds': input should be 'fid'"),
     (TABLE, ("seeds",), [], "'seeds' is []: it needs at least one entry."),

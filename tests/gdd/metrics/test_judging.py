@@ -260,7 +260,7 @@ def test_how_many_images(tmp_path: Path, setup: Setup) -> None:
 
 def test_misuse(setup: Setup, tmp_path: Path, world: Any) -> None:
     source = open_source(setup.generator)
-    with pytest.raises(UserError, match="no metric 'lpips'; choose from fid, kid"):
+    with pytest.raises(UserError, match="no metric 'lpips'; there are: fid, kid"):
         spaces(["lpips"], "inception")
     with pytest.raises(UserError, match="is one file, but inception and pixels are needed"):
         setup.judges(source, "fid,pixel_fid", reference=setup.references / "inception.npz")
