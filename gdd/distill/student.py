@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gdd.adversary.augment import build_augmentation
+from gdd.adversary.augmentation import build_augmentation
 from gdd.adversary.discriminator import ProjectedDiscriminator
 from gdd.adversary.losses import r1_penalty
 from gdd.adversary.power_iterations import PowerIterations
