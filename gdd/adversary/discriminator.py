@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from gdd.adversary.feature_network import FeatureNetwork
-from gdd.adversary.heads import DownsamplingHead, Head, LocalHead
+from gdd.adversary.heads import Head, downsampling_head, local_head
 from gdd.adversary.projection import RandomProjection
 from gdd.errors import UserError
 from gdd.networks.seeded import derived_seed
 
+Features = list[list[Tensor]]  # projected, [B, C, H, W] by backbone and tap
 HeadKind = Literal["downsampling", "local"]
 START_SIZES = (128, 64, 32, 16)
 END_SIZE = 8
@@ -50,14 +51,14 @@ class ProjectedDiscriminator(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self.requires_grad_(True)
 
-    def extract(self, images: Tensor) -> list[list[Tensor]]:
-        """Return the projected features of images [B, C, H, W] in [-1, 1], by backbone and tap.
+    def extract(self, images: Tensor) -> Features:
+        """Return the projected features of images [B, C, H, W] in [-1, 1].
 
         They depend on no trained weight, so those of one batch of images serve several calls of `judge`.
         """
         return [self.projections[name](backbone(images)) for name, backbone in self.backbones.items()]
 
-    def judge(self, features: Sequence[Sequence[Tensor]], class_labels: Tensor | None = None) -> list[Tensor]:
+    def judge(self, features: Features, class_labels: Tensor | None = None) -> list[Tensor]:
         """Return logits [B, n] per backbone for what `extract` gave; high means real."""
         pairs = zip(self.heads.values(), features, strict=True)
         return [heads(of_backbone, class_labels) for heads, of_backbone in pairs]
@@ -86,20 +87,10 @@ class ProjectedDiscriminator(nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(from_files)}
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `trainable_state` gave.
-
-        Raises:
-            UserError: the names or shapes are those of another discriminator.
-        """
-        expected = {name: tensor.shape for name, tensor in self.trainable_state().items()}
-        given = {name: tensor.shape for name, tensor in state.items()}
-        if expected != given:
-            wrong = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
-            raise UserError(
-                f"The saved discriminator does not fit this one: {len(wrong)} tensors differ, "
-                f"the first is '{wrong[0]}'; build it with the configuration it was saved with."
-            )
-        self.load_state_dict(state, strict=False)
+        """Take over what `trainable_state` gave, for the same backbones."""
+        own, trainable = self.state_dict(), self.trainable_state()
+        frozen = {name: tensor for name, tensor in own.items() if name not in trainable}
+        self.load_state_dict({**frozen, **state})
 
 
 def build_discriminator(
@@ -115,7 +106,7 @@ def build_discriminator(
     start_sizes: Sequence[int] = START_SIZES,
     end_size: int = END_SIZE,
 ) -> ProjectedDiscriminator:
-    """Put a discriminator together; every backbone gets random weights of its own, by `seed` and its name.
+    """Build a discriminator; every backbone gets random weights of its own, by `seed` and its name.
 
     Args:
         backbones: by name.
@@ -130,10 +121,8 @@ def build_discriminator(
         end_size: nominal size at which they end.
 
     Raises:
-        UserError: there is no backbone, or the sizes do not fit the taps.
+        UserError: a backbone does not have a tap for every downsampling head.
     """
-    if not backbones:
-        raise UserError("A projected discriminator needs at least one backbone.")
     projections, heads = {}, {}
     for name, backbone in backbones.items():
         projections[name] = RandomProjection(
@@ -144,29 +133,23 @@ def build_discriminator(
         )
         channels = projections[name].out_channels
         if head == "downsampling" and len(start_sizes) != len(channels):
-            raise UserError(f"{name} has {len(channels)} taps, but {len(start_sizes)} start sizes are given.")
-        heads[name] = MultiScaleHeads(
-            [
-                LocalHead(
-                    count,
-                    head_channels,
-                    group=group,
-                    seed=derived_seed(seed, name, "head", tap),
-                    label_dim=label_dim,
-                    embedding=embedding,
-                )
+            raise UserError(
+                f"The backbone '{name}' gives features at {len(channels)} depths, but heads of the kind "
+                f"'downsampling' need {len(start_sizes)}; choose 'local' heads or another backbone."
+            )
+        made = []
+        for tap, count in enumerate(channels):
+            options: dict[str, Any] = {
+                "head_channels": head_channels,
+                "group": group,
+                "seed": derived_seed(seed, name, "head", tap),
+                "label_dim": label_dim,
+                "embedding": embedding,
+            }
+            made.append(
+                local_head(count, **options)
                 if head == "local"
-                else DownsamplingHead(
-                    count,
-                    start_sizes[tap],
-                    end_size,
-                    group=group,
-                    seed=derived_seed(seed, name, "head", tap),
-                    head_channels=head_channels,
-                    label_dim=label_dim,
-                    embedding=embedding,
-                )
-                for tap, count in enumerate(channels)
-            ]
-        )
+                else downsampling_head(count, start_sizes[tap], end_size, **options)
+            )
+        heads[name] = MultiScaleHeads(made)
     return ProjectedDiscriminator(backbones, projections, heads)

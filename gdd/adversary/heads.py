@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
-from gdd.adversary.batch_norm import GroupedBatchNorm2d
-from gdd.adversary.spectral_norm import SpectralNormConv2d
+from gdd.adversary.normalisation import GroupedBatchNorm2d
 from gdd.errors import UserError
 from gdd.networks.seeded import seeded_weights
 
@@ -35,9 +34,6 @@ class Head(nn.Module):
         kernel: size of the last convolution.
         label_dim: number of classes; 0 is unconditional.
         embedding: [rows >= label_dim, width] to start the classes' embedding from; None starts it at random.
-
-    Raises:
-        UserError: the embedding has fewer rows than there are classes.
     """
 
     def __init__(
@@ -53,11 +49,6 @@ class Head(nn.Module):
         if label_dim == 0:
             self.main = nn.Sequential(*blocks, spectral_norm(nn.Conv2d(channels, 1, kernel, bias=False)))
             return
-        if embedding is not None and (embedding.ndim != 2 or len(embedding) < label_dim):
-            raise UserError(
-                f"The class embedding has shape {tuple(embedding.shape)}; "
-                f"{label_dim} classes need a row each."
-            )
         width = EMBEDDING_CHANNELS if embedding is None else embedding.shape[1]
         self.main = nn.Sequential(*blocks)
         self.cls = spectral_norm(nn.Conv2d(channels, CLASS_CHANNELS, kernel, bias=False))
@@ -70,7 +61,7 @@ class Head(nn.Module):
     def forward(self, features: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Return logits [B, n] for projected features [B, C, H, W].
 
-        `class_labels` are one-hot [B, label_dim] or indices [B]; unconditional heads pass them over.
+        `class_labels` are one-hot [B, label_dim] or indices [B]; unconditional heads ignore them.
 
         Raises:
             UserError: a class-conditional head gets no labels.
@@ -85,8 +76,18 @@ class Head(nn.Module):
         return x.flatten(1)
 
 
-class DownsamplingHead(Head):
-    """Halves features by 4x4 convolutions of stride 2, from a nominal start size to the end size.
+def downsampling_head(
+    in_channels: int,
+    start_size: int,
+    end_size: int,
+    *,
+    group: int,
+    seed: int,
+    head_channels: int = 64,
+    label_dim: int = 0,
+    embedding: Tensor | None = None,
+) -> Head:
+    """Return a head that halves features by 4x4 convolutions of stride 2.
 
     Args:
         in_channels: of the projected tap.
@@ -95,84 +96,59 @@ class DownsamplingHead(Head):
         group: images per group of batch norm.
         seed: of the weights.
         head_channels: 64 gives the published channels, other values scale them.
-        label_dim: number of classes; 0 is unconditional.
-        embedding: see `Head`.
-
-    Raises:
-        UserError: the sizes are not in the table of channels or in the wrong order.
+        label_dim: as in `Head`.
+        embedding: as in `Head`.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        start_size: int,
-        end_size: int,
-        *,
-        group: int,
-        seed: int,
-        head_channels: int = 64,
-        label_dim: int = 0,
-        embedding: Tensor | None = None,
-    ) -> None:
-        if start_size not in CHANNELS_BY_SIZE or end_size not in CHANNELS_BY_SIZE or start_size < end_size:
-            raise UserError(
-                f"A downsampling head goes from a larger to a smaller size of {tuple(CHANNELS_BY_SIZE)}; "
-                f"got {start_size} to {end_size}."
-            )
-        sizes = [size for size in CHANNELS_BY_SIZE if end_size <= size < start_size]
-        channels = [in_channels, *(CHANNELS_BY_SIZE[size] * head_channels // 64 for size in sizes)]
-        kernel = 4 if end_size >= 8 else end_size // 2
-        with seeded_weights(seed):
-            blocks = [
-                _Downsampling(inputs, outputs, group) for inputs, outputs in itertools.pairwise(channels)
-            ]
-            super().__init__(blocks, channels[-1], kernel, label_dim, embedding)
-
-
-class LocalHead(Head):
-    """Two 3x3 convolutions at the features' own resolution, for images too tiny to halve any further.
-
-    Args:
-        in_channels: of the projected tap.
-        head_channels: of the hidden layers.
-        group: images per group of batch norm.
-        seed: of the weights.
-        label_dim: number of classes; 0 is unconditional.
-        embedding: see `Head`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        head_channels: int,
-        *,
-        group: int,
-        seed: int,
-        label_dim: int = 0,
-        embedding: Tensor | None = None,
-    ) -> None:
-        def layer(inputs: int) -> list[nn.Module]:
-            # No bias: batch norm would take it out again.
-            convolution = nn.Conv2d(inputs, head_channels, 3, padding=1, bias=False)
-            norm = GroupedBatchNorm2d(head_channels, group)
-            return [spectral_norm(convolution), norm, nn.LeakyReLU(0.2, inplace=True)]
-
-        with seeded_weights(seed):
-            blocks = [*layer(in_channels), *layer(head_channels)]
-            super().__init__(blocks, head_channels, 1, label_dim, embedding)
+    sizes = [size for size in CHANNELS_BY_SIZE if end_size <= size < start_size]
+    channels = [in_channels, *(CHANNELS_BY_SIZE[size] * head_channels // 64 for size in sizes)]
+    kernel = 4 if end_size >= 8 else end_size // 2
+    with seeded_weights(seed):
+        blocks = [_Downsampling(inputs, outputs, group) for inputs, outputs in itertools.pairwise(channels)]
+        return Head(blocks, channels[-1], kernel, label_dim, embedding)
 
 
 class _Downsampling(nn.Module):
     def __init__(self, inputs: int, outputs: int, group: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            SpectralNormConv2d(inputs, outputs, 4, stride=2, padding=1),
+            spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)),
             GroupedBatchNorm2d(outputs, group),
             nn.LeakyReLU(0.2, inplace=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.main(x)
+
+
+def local_head(
+    in_channels: int,
+    head_channels: int,
+    *,
+    group: int,
+    seed: int,
+    label_dim: int = 0,
+    embedding: Tensor | None = None,
+) -> Head:
+    """Return a head of two 3x3 convolutions at the features' resolution, for images too tiny to halve.
+
+    Args:
+        in_channels: of the projected tap.
+        head_channels: of the hidden layers.
+        group: images per group of batch norm.
+        seed: of the weights.
+        label_dim: as in `Head`.
+        embedding: as in `Head`.
+    """
+
+    def layer(inputs: int) -> list[nn.Module]:
+        # No bias: batch norm would take it out again.
+        convolution = nn.Conv2d(inputs, head_channels, 3, padding=1, bias=False)
+        norm = GroupedBatchNorm2d(head_channels, group)
+        return [spectral_norm(convolution), norm, nn.LeakyReLU(0.2, inplace=True)]
+
+    with seeded_weights(seed):
+        blocks = [*layer(in_channels), *layer(head_channels)]
+        return Head(blocks, head_channels, 1, label_dim, embedding)
 
 
 class EqualisedLinear(nn.Module):

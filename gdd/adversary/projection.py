@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.adversary.frozen_convolution import frozen_convolution
 from gdd.networks.seeded import seeded_weights
 
 
@@ -47,56 +46,19 @@ class RandomProjection(nn.Module):
 
         Upsampled outputs have the size of the next shallower tap, the shallowest twice its own tap's size.
         """
-        if self.upsampled:
-            return self._upsampled(taps)
         outputs: list[Tensor] = []
-        from_below: Tensor | None = None
+        below: Tensor | None = None  # the deeper output, upsampled
         for depth in reversed(range(len(taps))):
             x = self.get_submodule(f"layer{depth}_ccm")(taps[depth])
-            if from_below is not None:
-                x = x + from_below
-            # Mixed before it is upsampled, as in `_upsampled`.
-            x = self.get_submodule(f"layer{depth}_csm.out_conv")(x)
-            if depth:
-                from_below = _enlarge(x, taps[depth - 1].shape[2:])
-            outputs.append(x)
-        return outputs[::-1]
-
-    def _upsampled(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """Project as published, with what is linear in another order.
-
-        As published, level i gives S_i U(C_i t_i + o_{i+1}), with its tap t, the level below's output o, the
-        mixing C across channels and S across scales, and the upsampling U. Interpolation weights sum to one,
-        so S_i, bias included, commutes with U, and only has a quarter of the pixels to mix. Then S_i C_i is
-        one convolution, from the tap to half the channels. And S_i o_{i+1} is mixed before o was upsampled.
-        """
-        outputs: list[Tensor] = []
-        below: Tensor | None = None
-        for depth in reversed(range(len(taps))):
-            tap = taps[depth]
-            scales, weight, bias = self._mixings(depth)
-            x = frozen_convolution(tap, weight, bias)
             if below is not None:
-                x = x + _enlarge(frozen_convolution(below, scales, None), tap.shape[2:])
-            below = x
-            size = taps[depth - 1].shape[2:] if depth else [2 * side for side in tap.shape[2:]]
-            outputs.append(_enlarge(x, size))
+                x = x + below
+            # As published, upsampling comes first. Interpolation weights sum to one, so the order does not
+            # matter, and before it there is a quarter of the pixels to mix.
+            x = self.get_submodule(f"layer{depth}_csm.out_conv")(x)
+            outputs.append(x)
+            if depth or self.upsampled:
+                size = taps[depth - 1].shape[2:] if depth else [2 * side for side in taps[0].shape[2:]]
+                below = functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+                if self.upsampled:
+                    outputs[-1] = below
         return outputs[::-1]
-
-    def _mixings(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the weight of S_i, and weight and bias of S_i C_i, which costs little beside its use."""
-        channels = self.get_submodule(f"layer{depth}_ccm")
-        scales = self.get_submodule(f"layer{depth}_csm.out_conv")
-        assert isinstance(channels, nn.Conv2d)
-        assert isinstance(scales, nn.Conv2d)
-        assert channels.bias is not None
-        assert scales.bias is not None
-        outer = scales.weight.flatten(1).double()  # in which autocast leaves it, too
-        weight = outer @ channels.weight.flatten(1).double()
-        bias = outer @ channels.bias.double() + scales.bias.double()
-        dtype = scales.weight.dtype
-        return scales.weight, weight.to(dtype)[:, :, None, None], bias.to(dtype)
-
-
-def _enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
-    return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)

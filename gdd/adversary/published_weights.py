@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,30 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsProblem("holds no tensors by name")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def read_augreg(path: Path, whole: Any) -> dict[str, Tensor]:
+    """Read a vision transformer's .npz in JAX's names (AugReg, arXiv:2106.10270) by timm's loader.
+
+    Args:
+        path: the file.
+        whole: timm's network of this architecture; its weights are replaced.
+
+    Raises:
+        WeightsProblem: the file is damaged or holds something else.
+    """
+    net = whole.to_empty(device="cpu")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            positions = arrays["Transformer/posembed_input/pos_embedding"].shape
+        # timm would interpolate positions and patches of another size.
+        if positions == net.pos_embed.shape:
+            net.load_pretrained(str(path))
+    except Exception as error:  # numpy's readers fail in every way on a stream of nonsense
+        raise WeightsProblem(f"cannot be read as a vision transformer ({type(error).__name__})") from None
+    if positions != net.pos_embed.shape:
+        raise WeightsProblem(f"is another network's (its position embedding has the shape {positions})")
+    return dict(net.state_dict())
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], unneeded: tuple[str, ...]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gdd.adversary.augmentation import build_augmentation
 from gdd.adversary.discriminator import ProjectedDiscriminator
-from gdd.adversary.losses import r1_penalty
-from gdd.adversary.power_iterations import PowerIterations
+from gdd.adversary.normalisation import PowerIterations, span_processes
+from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.data.quantise import quantise
@@ -214,16 +214,14 @@ class Student:
         assert self.discriminator_optimizer
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
 
-        def judge(images: Tensor, class_labels: Tensor | None) -> list[Tensor]:
-            # Not the compiled one, which has no second derivative.
-            return discriminator.judge(self.extract(images, discriminator.extract), class_labels)
+        def extract(images: Tensor) -> Features:
+            return self.extract(images, discriminator.extract)  # the compiled one has no forward mode
 
         self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         for part in parts:
             with self.iterations.of_pass("reals"):
-                penalty = r1_penalty(judge, part.images, part.class_labels)
-            (weight * penalty.mean() * part.weight).backward()
+                r1_backward(discriminator, part.images, part.class_labels, weight * part.weight, extract)
         return self._update(self.discriminator_optimizer, list(discriminator.trainable_parameters()))
 
     def _update(self, optimizer: torch.optim.Adam, parameters: list[torch.nn.Parameter]) -> int:
@@ -281,8 +279,6 @@ class Student:
                 f"{self.layout.group}; an instance-based objective needs whole groups, so use at most "
                 f"{self.layout.batch // self.layout.group} processes."
             )
-        from gdd.adversary.spanning_norm import span_processes
-
         if self.discriminator:
             span_processes(self.discriminator, self.world.subgroup(self.layout.span), self.layout.span)
 

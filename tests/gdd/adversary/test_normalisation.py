@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from gdd.adversary.batch_norm import GroupedBatchNorm2d
-from gdd.errors import UserError
+from gdd.adversary.heads import local_head
+from gdd.adversary.normalisation import GroupedBatchNorm2d, PowerIterations
+
+# That a group may span processes is shown by `test_r1.py`.
 
 
 def pair(group: int) -> tuple[GroupedBatchNorm2d, GroupedBatchNorm2d]:
@@ -40,14 +41,23 @@ def test_one_group_is_plain_batch_norm() -> None:
     assert torch.equal(grouped.eval()(x[:5]), plain.eval()(x[:5]))
 
 
-def test_can_be_differentiated_twice() -> None:
-    norm = GroupedBatchNorm2d(2, 2).double()
-    x = torch.randn(4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(norm, (x,), atol=1e-4)
-
-
-def test_a_batch_that_is_no_multiple_of_the_group_is_refused() -> None:
-    with pytest.raises(UserError, match="groups of 4 images, but got 6"):
-        GroupedBatchNorm2d(3, 4)(torch.randn(6, 3, 2, 2))
-    with pytest.raises(UserError, match="at least one"):
-        GroupedBatchNorm2d(3, 0)
+def test_a_pass_in_parts_makes_one_power_iteration() -> None:
+    images = torch.randn(6, 3, 4, 4)
+    whole, parted = (local_head(3, 4, group=2, seed=0).train() for _ in range(2))
+    iterations = PowerIterations(parted)
+    for _ in range(2):  # steps of two passes
+        iterations.begin(3)
+        expected = [whole(images), whole(images.flip(0))]
+        found = {}
+        for part in range(3):
+            for name, given in (("fakes", images), ("reals", images.flip(0))):
+                with iterations.of_pass(name):
+                    found[name, part] = parted(given[2 * part : 2 * part + 2])
+        for name, logits in zip(("fakes", "reals"), expected, strict=True):
+            pieces = torch.cat([found[name, part] for part in range(3)])
+            torch.testing.assert_close(pieces, logits, rtol=1e-5, atol=1e-6)
+        sum(logits.sum() for logits in found.values()).backward()  # no vector was changed in place since
+        for name, value in whole.state_dict().items():
+            if name.endswith(("weight_u", "weight_v")):
+                assert torch.equal(parted.state_dict()[name], value), name
+    assert all(module.training for module in parted.modules())

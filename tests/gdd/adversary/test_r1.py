@@ -1,0 +1,201 @@
+"""R1 in forward mode against ordinary double differentiation, in float64, through every kind of backbone."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+from random_weights import published_state, random_state
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gdd.adversary.backbones import BLOCKS, PUBLISHED, TransformerBackbone, published_backbone
+from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
+from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone, TeacherEncoder
+from gdd.adversary.normalisation import span_processes
+from gdd.adversary.r1 import r1_backward
+from gdd.config.architecture import Architecture
+from gdd.networks.classifier import SmallClassifier
+from gdd.networks.preconditioning import Denoiser
+from gdd.networks.seeded import seeded_weights
+
+WEIGHT = 0.3
+
+
+def published(name: str) -> FeatureNetwork:
+    """Return a published backbone for small images; the transformers are narrow."""
+    if PUBLISHED[name].taps == BLOCKS:
+        net = timm.create_model(
+            PUBLISHED[name].timm,
+            features_only=True,
+            out_indices=BLOCKS,
+            embed_dim=12,
+            num_heads=2,
+            img_size=32,
+        )
+        net.load_state_dict(random_state(net.state_dict()))
+        return TransformerBackbone(net, seed=0, resolution=32)
+    backbone = published_backbone(name, published_state(name), seed=0)
+    backbone.resolution = 32
+    return backbone
+
+
+def small(architecture: str) -> FeatureNetwork:
+    with seeded_weights(0):
+        return SmallBackbone(SmallClassifier(architecture, 4, 3, 10, 8))
+
+
+def encoder(kind: str, label_dim: int) -> FeatureNetwork:
+    """Return the encoder of a teacher with attention and random weights."""
+    width = 8 if kind == "SongUNet" else 32  # ADM's attention heads have 64 channels
+    shape = {"img_resolution": 8, "model_channels": width, "channel_mult": (1, 2), "num_blocks": 1}
+    with seeded_weights(0):
+        teacher = Denoiser(Architecture(model_type=kind, attn_resolutions=(4,), label_dim=label_dim, **shape))
+        for parameter in teacher.parameters():  # fresh layers that end a branch are zero
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return TeacherEncoder(teacher)
+
+
+BACKBONES: dict[str, Callable[[], FeatureNetwork]] = {
+    **{name: lambda name=name: published(name) for name in PUBLISHED},  # type: ignore[misc]
+    "small plain": lambda: small("plain"),
+    "small residual": lambda: small("residual"),
+    "encoder of NCSN++ or DDPM++": lambda: encoder("SongUNet", 0),
+    "encoder of ADM": lambda: encoder("DhariwalUNet", 3),
+}
+
+
+def discriminator(
+    backbone: FeatureNetwork, *, group: int, label_dim: int = 0, head: str = "local"
+) -> ProjectedDiscriminator:
+    return (
+        build_discriminator(
+            {"one": backbone},
+            head=head,  # type: ignore[arg-type]
+            projection_channels=4,
+            head_channels=8,
+            group=group,
+            seed=0,
+            label_dim=label_dim,
+            start_sizes=(16, 8, 4, 4),
+            end_size=4,
+        )
+        .double()
+        .train()
+    )
+
+
+def ordinary(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Differentiate the gradient's squared norm, as R1 is defined; return the penalties."""
+    images = images.clone().requires_grad_(True)
+    with sdpa_kernel(SDPBackend.MATH):
+        total = torch.cat(net(images, labels), dim=1).sum()
+        (gradient,) = torch.autograd.grad(total, images, create_graph=True)
+        penalties = gradient.square().sum(dim=(1, 2, 3))
+        (WEIGHT * penalties.mean()).backward()
+    return penalties.detach()
+
+
+def gradients(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(name.startswith("heads.") for name in found)
+    norm = torch.stack([value.norm() for value in expected.values()]).norm()
+    assert norm > 0
+    for name, value in expected.items():
+        assert (found[name] - value).norm() < 1e-12 * norm, name
+
+
+def batch(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, 8, 8, dtype=torch.float64, generator=generator) * 2 - 1
+    return images, torch.arange(count) % 3
+
+
+def check(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> None:
+    reference = copy.deepcopy(net)
+    expected = ordinary(reference, images, labels)
+    found = r1_backward(net, images, labels, WEIGHT)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert_same(gradients(net), gradients(reference))
+    for (name, value), other in zip(net.state_dict().items(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-14, msg=name)
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone(name: str) -> None:
+    head = "downsampling" if name in PUBLISHED else "local"
+    images, _ = batch(2)
+    check(discriminator(BACKBONES[name](), group=2, head=head), images, None)
+
+
+@pytest.mark.parametrize("head", ["local", "downsampling"])
+def test_groups_and_classes(head: str) -> None:
+    backbone = published("tf_efficientnet_lite0") if head == "downsampling" else small("plain")
+    check(discriminator(backbone, group=2, label_dim=3, head=head), *batch(4))
+
+
+def test_gradients_are_added_to_what_is_there() -> None:
+    net, (images, _) = discriminator(small("plain"), group=2).eval(), batch(2)  # without power iterations
+    r1_backward(net, images, None, WEIGHT)
+    once = {name: value.clone() for name, value in gradients(net).items()}
+    r1_backward(net, images, None, 2 * WEIGHT)
+    assert_same(gradients(net), {name: 3 * value for name, value in once.items()})
+
+
+def test_features_in_another_form_are_taken() -> None:
+    """As in training: another memory format, or a lower precision, in which the penalty is only near."""
+    images, _ = batch(2)
+    net = discriminator(small("plain"), group=2).float()
+    images = images.float()
+
+    def in_bfloat16(x: Tensor) -> list[list[Tensor]]:
+        with torch.autocast("cpu", torch.bfloat16):
+            features = net.extract(x.contiguous(memory_format=torch.channels_last))
+        return [[tap.float() for tap in taps] for taps in features]
+
+    exact = r1_backward(copy.deepcopy(net), images, None, WEIGHT)
+    near = r1_backward(net, images, None, WEIGHT, in_bfloat16)
+    torch.testing.assert_close(near, exact, rtol=0.1, atol=0)
+    assert not torch.equal(near, exact)
+
+
+def in_a_process(rank: int, folder: Path) -> None:
+    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    net = discriminator(small("plain"), group=4, label_dim=3)
+    span_processes(net, dist.group.WORLD, 2)
+    images, labels = batch(4)
+    piece = slice(2 * rank, 2 * rank + 2)
+    penalties = r1_backward(net, images[piece], labels[piece], WEIGHT / 2)
+    torch.save((penalties, gradients(net), net.trainable_state()), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_group_that_two_processes_hold(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=in_a_process, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    alone = discriminator(small("plain"), group=4, label_dim=3)
+    expected = ordinary(alone, *batch(4))
+    torch.testing.assert_close(torch.cat([found[0][0], found[1][0]]), expected, rtol=1e-12, atol=0)
+    sums = {name: found[0][1][name] + found[1][1][name] for name in found[0][1]}
+    assert_same(sums, gradients(alone))
+    for _, _, state in found:
+        for name, value in alone.trainable_state().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-12, atol=1e-14, msg=name)
