@@ -9,7 +9,8 @@ from stages import Batch, Losses, Stopwatch
 from torch import Tensor
 
 from gdd.adversary.discriminator import ProjectedDiscriminator
-from gdd.adversary.losses import r1_penalty, softplus_discriminator_loss, softplus_generator_loss
+from gdd.adversary.losses import softplus_discriminator_loss, softplus_generator_loss
+from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.ema import averaged_copy, update_average
@@ -113,17 +114,12 @@ class OwnTrainer:
     def r1(self, batch: Batch) -> Losses:
         """Make the step of lazy R1."""
         self.allow_tf32()
-        recipe = self.recipe.r1
-
-        def judge(images: Tensor, labels: Tensor | None) -> list[Tensor]:
-            return self.discriminator.judge(self.features(images), labels)
-
+        weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        penalty = r1_penalty(judge, batch.reals, batch.labels).mean()
-        (recipe.every * recipe.gamma / 2 * penalty).backward()
+        penalties = r1_backward(self.discriminator, batch.reals, batch.labels, weight, self.features)
         replace_nonfinite(self.judging)
         self.discriminator_optimizer.step()
-        return {"R1": penalty.item()}
+        return {"R1": penalties.mean().item()}
 
     def allow_tf32(self) -> None:
         torch.backends.cuda.matmul.allow_tf32 = self.tf32

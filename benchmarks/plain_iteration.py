@@ -7,7 +7,7 @@ Nothing is computed in vain either: frozen weights take no gradient, and the dis
 graph of generator and frozen networks.
 
 The U-Net is that of `gdd`, whose operations are in the released order anyhow, and so are the discriminator's
-heads, but with PyTorch's spectral norm.
+heads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from stages import Batch, Losses, Stopwatch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import spectral_norm
 
+from gdd.adversary.backbones import TransformerBackbone
 from gdd.adversary.discriminator import ProjectedDiscriminator
-from gdd.adversary.spectral_norm import SpectralNormConv2d
-from gdd.adversary.vision_transformer import VisionTransformerNetwork
 from gdd.config.recipe import Recipe
 from gdd.networks.preconditioning import OneStepGenerator
 
@@ -53,7 +51,7 @@ class PlainStages(nn.Module):
         return taps
 
 
-PlainBackbone = PlainStages | VisionTransformerNetwork
+PlainBackbone = PlainStages | TransformerBackbone
 
 
 class PlainDiscriminator(nn.Module):
@@ -69,10 +67,6 @@ class PlainDiscriminator(nn.Module):
         self.backbones = nn.ModuleDict(backbones).requires_grad_(False)
         self.projections = copy.deepcopy(other.projections).requires_grad_(False)
         self.heads = copy.deepcopy(other.heads).to(memory_format=torch.contiguous_format)
-        for parent in list(self.heads.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, SpectralNormConv2d):
-                    setattr(parent, name, _by_pytorch(child))
 
     def features(self, images: Tensor) -> list[list[Tensor]]:
         return [self._project(name, backbone(images)) for name, backbone in self.backbones.items()]
@@ -89,14 +83,6 @@ class PlainDiscriminator(nn.Module):
 
     def judge(self, features: list[list[Tensor]], labels: Tensor | None) -> list[Tensor]:
         return [heads(taps, labels) for heads, taps in zip(self.heads.values(), features, strict=True)]
-
-
-def _by_pytorch(own: SpectralNormConv2d) -> nn.Module:
-    """Return a convolution under PyTorch's spectral norm with the state of `own`."""
-    size, stride, padding = own.kernel_size, own.stride, own.padding
-    conv = spectral_norm(nn.Conv2d(own.in_channels, own.out_channels, size, stride, padding))  # type: ignore[arg-type]
-    conv.load_state_dict(own.state_dict())
-    return conv.to(own.weight_orig)
 
 
 class PlainTrainer:

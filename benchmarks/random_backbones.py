@@ -12,11 +12,12 @@ import torch
 from plain_iteration import PlainBackbone, PlainStages
 from torch import Tensor, nn
 
-from gdd.adversary import efficientnet, vgg
-from gdd.adversary.efficientnet import tf_efficientnet_lite0
-from gdd.adversary.feature_network import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork
-from gdd.adversary.vgg import vgg16_bn
-from gdd.adversary.vision_transformer import deit_base_distilled_patch16_224
+from gdd.adversary.backbones import published_backbone
+from gdd.adversary.feature_network import FeatureNetwork
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VGG_STARTS = (0, 13, 23, 33, 43)  # layers of torchvision's `features`
+EFFICIENTNET_STARTS = (0, 2, 3, 5, 7)  # groups of timm's blocks
 
 
 def random_state(shapes: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
@@ -55,13 +56,8 @@ def _vgg() -> tuple[FeatureNetwork, PlainBackbone]:
     net.features.load_state_dict(
         {key.removeprefix("features."): value.clone() for key, value in state.items()}, assign=True
     )
-    stages = [net.features[start:end] for start, end in itertools.pairwise(vgg.STARTS)]
-    return vgg16_bn(_without_unused(state)), PlainStages(stages, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _without_unused(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights up to the last tap, as `gdd` reads them, and the rest of the file it passes over."""
-    return {key: value for key, value in state.items() if int(key.split(".")[1]) < vgg.STARTS[-1]}
+    stages = [net.features[start:end] for start, end in itertools.pairwise(VGG_STARTS)]
+    return published_backbone("vgg16_bn", state, 0), PlainStages(stages, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _efficientnet() -> tuple[FeatureNetwork, PlainBackbone]:
@@ -70,8 +66,8 @@ def _efficientnet() -> tuple[FeatureNetwork, PlainBackbone]:
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = random_state(net.state_dict())
     net.load_state_dict(state)
-    own = tf_efficientnet_lite0({key: value.clone() for key, value in state.items()})
-    first, *others = [net.blocks[start:end] for start, end in itertools.pairwise(efficientnet.STARTS)]
+    own = published_backbone("tf_efficientnet_lite0", {key: value.clone() for key, value in state.items()}, 0)
+    first, *others = [net.blocks[start:end] for start, end in itertools.pairwise(EFFICIENTNET_STARTS)]
     stages = [nn.Sequential(net.conv_stem, net.bn1, *first), *others]
     return own, PlainStages(stages, [0.5] * 3, [0.5] * 3)
 
@@ -82,5 +78,5 @@ def _deit() -> tuple[FeatureNetwork, PlainBackbone]:
     with torch.device("meta"):
         net = timm.create_model("deit_base_distilled_patch16_224", pretrained=False)
     # There is nothing to fold or to reorder in a transformer, so both sides have the same.
-    own = deit_base_distilled_patch16_224(random_state(net.state_dict()), seed=0)
+    own = published_backbone("deit_base_distilled_patch16_224", random_state(net.state_dict()), seed=0)
     return own, copy.deepcopy(own)

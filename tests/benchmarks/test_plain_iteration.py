@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from gdd.adversary.discriminator import build_discriminator
-from gdd.adversary.feature_network import StagedNetwork, folded
+from gdd.adversary.feature_network import FeatureNetwork, fold_batch_norms
 from gdd.config.architecture import Architecture
 from gdd.config.load import load_config
 from gdd.distill.freeze import freeze
@@ -73,6 +73,15 @@ def one_step_generator(classes: int) -> OneStepGenerator:
     return generator
 
 
+class Staged(FeatureNetwork):
+    def taps(self, prepared: torch.Tensor) -> list[torch.Tensor]:
+        taps = []
+        for stage in self.frozen.children():
+            prepared = stage(prepared)
+            taps.append(prepared)
+        return taps
+
+
 def last_gradients(optimizer: torch.optim.Adam) -> list[torch.Tensor]:
     """With beta1 = 0, Adam's first moment is the gradient it was last given."""
     parameters = optimizer.param_groups[0]["params"]
@@ -96,8 +105,8 @@ def test_losses_and_gradients_agree(
         noises = torch.randn(2, BATCH, 3, 8, 8)
         reals = torch.rand(BATCH, 3, 8, 8) * 2 - 1
     freeze(generator.double(), policy)
-    backbone = StagedNetwork(
-        nn.ModuleList(folded(copy.deepcopy(stage).eval().double()) for stage in published),
+    backbone = Staged(
+        fold_batch_norms(nn.ModuleList(copy.deepcopy(stage).double() for stage in published)),
         CHANNELS,
         img_channels=3,
         resolution=64,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from gdd.adversary.power_iterations import PowerIterations
+from gdd.adversary.normalisation import PowerIterations
 from gdd.distill.distill import prepare
 from gdd.distill.memory import fits, memory_needed, most_that_fit
 from gdd.distill.rehearsal import rehearse
