@@ -143,7 +143,7 @@ def precision_effects(makers: dict[str, Callable[[], Trainer]], batch: Batch) ->
         trainer.allow_tf32()
         trainer.discriminator.requires_grad_(False)
         fakes = trainer.generator(batch.noise, batch.labels)
-        logits = torch.cat(trainer.discriminator.judge(trainer.features(fakes), batch.labels), dim=1)
+        logits = torch.cat(trainer.discriminator.logits(trainer.features(fakes), batch.labels), dim=1)
         gradients = torch.autograd.grad(functional.softplus(-logits).mean(), trainer.trainable)
         return logits.detach(), list(gradients)
 

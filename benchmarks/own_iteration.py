@@ -75,7 +75,7 @@ class OwnTrainer:
             leaf = fakes.detach().requires_grad_(True)
             fake_features = self.features(leaf)
         with clock("heads forward"):
-            logits = self.discriminator.judge(fake_features, batch.labels)
+            logits = self.discriminator.logits(fake_features, batch.labels)
             generator_loss = softplus_generator_loss(logits).mean()
         with clock("backward to the images"):
             (gradient,) = torch.autograd.grad(generator_loss, leaf)
@@ -100,8 +100,8 @@ class OwnTrainer:
             with clock("features of reals"):
                 real_features = self.features(batch.reals)
         with clock("heads forward and backward"):
-            fake_logits = self.discriminator.judge(fake_features, batch.labels)
-            real_logits = self.discriminator.judge(real_features, batch.labels)
+            fake_logits = self.discriminator.logits(fake_features, batch.labels)
+            real_logits = self.discriminator.logits(real_features, batch.labels)
             discriminator_loss = softplus_discriminator_loss(real_logits, fake_logits).mean()
             discriminator_loss.backward()
         with clock("optimizers"):
@@ -116,7 +116,7 @@ class OwnTrainer:
         self.allow_tf32()
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        penalties = r1_backward(self.discriminator, batch.reals, batch.labels, weight, self.features)
+        penalties = r1_backward(self.discriminator, batch.reals, batch.labels, weight)
         replace_nonfinite(self.judging)
         self.discriminator_optimizer.step()
         return {"R1": penalties.mean().item()}

@@ -81,7 +81,7 @@ class PlainDiscriminator(nn.Module):
             outputs.append(self.projections[name].get_submodule(f"layer{depth}_csm.out_conv")(x))
         return outputs[::-1]
 
-    def judge(self, features: list[list[Tensor]], labels: Tensor | None) -> list[Tensor]:
+    def logits(self, features: list[list[Tensor]], labels: Tensor | None) -> list[Tensor]:
         return [heads(taps, labels) for heads, taps in zip(self.heads.values(), features, strict=True)]
 
 
@@ -119,7 +119,7 @@ class PlainTrainer:
             leaf = fakes.detach().requires_grad_(True)
             features = self.discriminator.features(leaf)
         with clock("heads forward"):
-            logits = self.discriminator.judge(features, batch.labels)
+            logits = self.discriminator.logits(features, batch.labels)
             generator_loss = self._softplus(logits, -1)
         with clock("backward to the images"):
             (gradient,) = torch.autograd.grad(generator_loss, leaf)
@@ -139,8 +139,8 @@ class PlainTrainer:
             with clock("features of reals"):
                 real_features = self.discriminator.features(batch.reals)
         with clock("heads forward and backward"):
-            fake_logits = self.discriminator.judge(fake_features, batch.labels)
-            real_logits = self.discriminator.judge(real_features, batch.labels)
+            fake_logits = self.discriminator.logits(fake_features, batch.labels)
+            real_logits = self.discriminator.logits(real_features, batch.labels)
             discriminator_loss = self._softplus(fake_logits, 1) + self._softplus(real_logits, -1)
             discriminator_loss.backward()
         with clock("optimizers"):
@@ -155,7 +155,7 @@ class PlainTrainer:
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         with sdpa_kernel(SDPBackend.MATH):
             reals = batch.reals.detach().requires_grad_(True)
-            logits = self.discriminator.judge(self.discriminator.features(reals), batch.labels)
+            logits = self.discriminator.logits(self.discriminator.features(reals), batch.labels)
             total = torch.stack([of_backbone.sum() for of_backbone in logits]).sum()
             (gradient,) = torch.autograd.grad(total, reals, create_graph=True)
             penalty = gradient.square().sum(dim=(1, 2, 3)).mean()

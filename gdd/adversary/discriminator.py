@@ -54,11 +54,11 @@ class ProjectedDiscriminator(nn.Module):
     def extract(self, images: Tensor) -> Features:
         """Return the projected features of images [B, C, H, W] in [-1, 1].
 
-        They depend on no trained weight, so those of one batch of images serve several calls of `judge`.
+        They depend on no trained weight, so those of one batch of images serve several calls of `logits`.
         """
         return [self.projections[name](backbone(images)) for name, backbone in self.backbones.items()]
 
-    def judge(self, features: Features, class_labels: Tensor | None = None) -> list[Tensor]:
+    def logits(self, features: Features, class_labels: Tensor | None = None) -> list[Tensor]:
         """Return logits [B, n] per backbone for what `extract` gave; high means real."""
         pairs = zip(self.heads.values(), features, strict=True)
         return [heads(of_backbone, class_labels) for heads, of_backbone in pairs]
@@ -68,7 +68,7 @@ class ProjectedDiscriminator(nn.Module):
 
         `class_labels` are one-hot [B, label_dim] or indices [B]; None for an unconditional discriminator.
         """
-        return self.judge(self.extract(images), class_labels)
+        return self.logits(self.extract(images), class_labels)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over the heads' parameters."""

@@ -12,7 +12,6 @@ J g is one pass through F in forward mode, and dv / dtheta goes through the head
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +28,6 @@ def r1_backward(
     images: Tensor,
     class_labels: Tensor | None,
     weight: float,
-    extract: Callable[[Tensor], Features] | None = None,
 ) -> Tensor:
     """Add the gradient of `weight` times the mean penalty to that of the heads; return the penalties [B].
 
@@ -41,21 +39,19 @@ def r1_backward(
         images: real ones, [B, C, H, W] in [-1, 1].
         class_labels: as the discriminator takes them.
         weight: gamma / 2, times the interval if R1 is lazy (StyleGAN2, arXiv:1912.04958, Appendix B).
-        extract: `discriminator.extract` or the same in another precision or memory format.
     """
-    extract = extract or discriminator.extract
     images = images.detach().requires_grad_(True)
-    features = extract(images)
+    features = discriminator.extract(images)
     leaves = [[tap.detach().requires_grad_(True) for tap in taps] for taps in features]
     with _TwiceDifferentiable():
-        logits = discriminator.judge(leaves, class_labels)
+        logits = discriminator.logits(leaves, class_labels)
         total = torch.stack([of_backbone.sum() for of_backbone in logits]).sum()
         v = torch.autograd.grad(total, _flat(leaves), create_graph=True)
     (g,) = torch.autograd.grad(_flat(features), images, [gradient.detach() for gradient in v])
     # Of the kernels of attention only this one has a forward mode.
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # forward mode still scripts its own rules
-        moved = extract(forward_ad.make_dual(images.detach(), g))
+        moved = discriminator.extract(forward_ad.make_dual(images.detach(), g))
         u = [forward_ad.unpack_dual(tap).tangent for tap in _flat(moved)]
     product = torch.stack([(a * b).sum() for a, b in zip(u, v, strict=True)]).sum()
     parameters = list(discriminator.trainable_parameters())

@@ -55,7 +55,7 @@ def generator_loss(student: Student, count: int) -> Tensor:
     if student.discriminator:
         student.discriminator.eval()  # no power iteration, and batch norm takes any number of images
         features = student.extract(student.fakes(part, "measuring"), student.look)
-        logits = student.discriminator.judge(features, part.class_labels)
+        logits = student.discriminator.logits(features, part.class_labels)
         student.discriminator.train()
         loss = loss + torch.cat(logits, dim=1).mean()
     if student.instance:

@@ -159,7 +159,7 @@ class Student:
                 augmented = self._augmented(fakes, part, "generator augmentation")
                 features = self.extract(augmented, self.look)
                 with self.iterations.of_pass("fakes"):
-                    logits = self.discriminator.judge(features, part.class_labels)
+                    logits = self.discriminator.logits(features, part.class_labels)
                 adversarial = DISTRIBUTIONAL[str(self.recipe.objective.distributional)].generator(logits)
                 loss = loss + adversarial
                 _add(scalars, "loss_generator", adversarial, part)
@@ -193,9 +193,9 @@ class Student:
                 real_features = self.extract(augmented, self.look)
             # Two passes, because batch norm must not see real and generated images together.
             with self.iterations.of_pass("fakes"):
-                fake_logits = self.discriminator.judge(fake_features, part.class_labels)
+                fake_logits = self.discriminator.logits(fake_features, part.class_labels)
             with self.iterations.of_pass("reals"):
-                real_logits = self.discriminator.judge(real_features, part.class_labels)
+                real_logits = self.discriminator.logits(real_features, part.class_labels)
             loss = DISTRIBUTIONAL[str(self.recipe.objective.distributional)].discriminator(
                 real_logits, fake_logits
             )
@@ -214,14 +214,12 @@ class Student:
         assert self.discriminator_optimizer
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
 
-        def extract(images: Tensor) -> Features:
-            return self.extract(images, discriminator.extract)  # the compiled one has no forward mode
-
         self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         for part in parts:
             with self.iterations.of_pass("reals"):
-                r1_backward(discriminator, part.images, part.class_labels, weight * part.weight, extract)
+                images = part.images.contiguous(memory_format=self.memory_format)
+                r1_backward(discriminator, images, part.class_labels, weight * part.weight)
         return self._update(self.discriminator_optimizer, list(discriminator.trainable_parameters()))
 
     def _update(self, optimizer: torch.optim.Adam, parameters: list[torch.nn.Parameter]) -> int:

@@ -38,11 +38,11 @@ def test_gives_the_logits_of_all_heads_by_backbone() -> None:
     assert [tuple(of_backbone.shape) for of_backbone in logits] == [(4, 64 + 16 + 4)] * 2
 
 
-def test_extract_then_judge_is_forward() -> None:
+def test_extract_then_logits_is_forward() -> None:
     discriminator, images = make(label_dim=3).eval(), torch.randn(4, 1, 8, 8)
     labels = torch.tensor([0, 1, 2, 0])
     features = discriminator.extract(images)
-    for a, b in zip(discriminator.judge(features, labels), discriminator(images, labels), strict=True):
+    for a, b in zip(discriminator.logits(features, labels), discriminator(images, labels), strict=True):
         assert torch.equal(a, b)
 
 
