@@ -17,12 +17,7 @@ INTERVAL = 4  # batches between two adjustments of ADA
 
 
 def build_augmentation(recipe: Augment, batch: int) -> Augmentation | None:
-    """Return the augmentation, or None for `kind: none`.
-
-    Args:
-        recipe: which one.
-        batch: images in a training step, which decide how fast ADA adapts.
-    """
+    """Return the augmentation, or None for `kind: none`; the images in a batch decide how fast ADA adapts."""
     if recipe.kind == "diffaugment":
         return DiffAugment(recipe.policies)
     if recipe.kind == "ada":

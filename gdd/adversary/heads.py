@@ -89,15 +89,8 @@ def downsampling_head(
 ) -> Head:
     """Return a head that halves features by 4x4 convolutions of stride 2.
 
-    Args:
-        in_channels: of the projected tap.
-        start_size: nominal size of the projected tap; fixes the number of halvings and the channels.
-        end_size: nominal size at which halving ends.
-        group: images per group of batch norm.
-        seed: of the weights.
-        head_channels: 64 gives the published channels, other values scale them.
-        label_dim: as in `Head`.
-        embedding: as in `Head`.
+    The nominal sizes of its input and output fix the number of halvings and the channels, of which there are
+    as many as published for `head_channels` 64, and in proportion for other values.
     """
     sizes = [size for size in CHANNELS_BY_SIZE if end_size <= size < start_size]
     channels = [in_channels, *(CHANNELS_BY_SIZE[size] * head_channels // 64 for size in sizes)]
@@ -129,16 +122,7 @@ def local_head(
     label_dim: int = 0,
     embedding: Tensor | None = None,
 ) -> Head:
-    """Return a head of two 3x3 convolutions at the features' resolution, for images too tiny to halve.
-
-    Args:
-        in_channels: of the projected tap.
-        head_channels: of the hidden layers.
-        group: images per group of batch norm.
-        seed: of the weights.
-        label_dim: as in `Head`.
-        embedding: as in `Head`.
-    """
+    """Return a head of two 3x3 convolutions at the features' resolution, for images too tiny to halve."""
 
     def layer(inputs: int) -> list[nn.Module]:
         # No bias: batch norm would take it out again.

@@ -51,8 +51,8 @@ def r1_backward(
     # Of the kernels of attention only this one has a forward mode.
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # forward mode still scripts its own rules
-        moved = discriminator.extract(forward_ad.make_dual(images.detach(), g))
-        u = [forward_ad.unpack_dual(tap).tangent for tap in _flat(moved)]
+        dual = forward_ad.make_dual(images.detach(), g)
+        u = [forward_ad.unpack_dual(tap).tangent for tap in _flat(discriminator.extract(dual))]
     product = torch.stack([(a * b).sum() for a, b in zip(u, v, strict=True)]).sum()
     parameters = list(discriminator.trainable_parameters())
     torch.autograd.backward(2 * weight / len(images) * product, inputs=parameters)
@@ -76,7 +76,7 @@ class _Convolution(torch.autograd.Function):
     """A convolution whose gradient by its input is differentiated by the library's own kernels.
 
     PyTorch differentiates that gradient by the weights as a forward convolution whose kernels have the size
-    of the images, which is many times slower.
+    of the images, which is many times slower on a GPU.
     """
 
     @staticmethod

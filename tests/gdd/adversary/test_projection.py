@@ -70,11 +70,6 @@ def test_outputs_that_are_not_upsampled_upsample_to_those_that_are() -> None:
         assert torch.allclose(a_upsampled, b, atol=1e-6)
 
 
-def test_levels_of_odd_size_meet() -> None:
-    taps = [torch.randn(1, 2, size, size) for size in (7, 4, 2)]
-    assert [output.shape[2] for output in RandomProjection([2, 2, 2], 4, seed=0)(taps)] == [14, 7, 4]
-
-
 def test_weights_are_frozen_reproducible_and_leave_the_global_state() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
