@@ -185,7 +185,7 @@ def _fields_at(annotation: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         annotation = _type_at(annotation, part)
     record = _record_in(annotation)
-    return list(record.model_fields) if record else []
+    return [field.alias or name for name, field in record.model_fields.items()] if record else []
 
 
 def _type_at(annotation: Any, part: int | str) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.evaluation import Evaluation
-from gdd.config.metrics import ColumnName
+from gdd.config.metrics import ColumnName, columns
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
 from gdd.config.record import Distinct, Record
 from gdd.config.resources import Resources
@@ -126,9 +128,10 @@ class Monitor(Record):
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("monitor",)
+    later_keys: ClassVar[tuple[str, ...]] = ("monitor", "notes")
 
     title: str
+    notes: tuple[str, ...] = ()  # what a reader of its numbers has to know, shown with every table
     dataset: str
     teacher: str
     teacher_sampler: Sampler
@@ -214,6 +217,35 @@ class Choice(Record):
     by: Literal["fid"] = "fid"
 
 
+class Claim(Record):
+    """What a table is meant to show: each row of `better` is better than each of `than` in a column.
+
+    Whether it holds is decided from the runs and shown with the table.
+    """
+
+    better: str | Names
+    than: str | Names
+    column: ColumnName = Field(alias="in")
+
+    @model_validator(mode="after")
+    def _can_be_decided(self) -> Self:
+        known = columns()
+        if known[self.column].better is None or not known[self.column].spread:
+            possible = ", ".join(name for name, of in known.items() if of.better and of.spread)
+            raise ValueError(f"no claim can be made in the column '{self.column}'; choose one of: {possible}")
+        if both := set(self.winners()) & set(self.losers()):
+            raise ValueError(f"a claim has the row {min(both)!r} on both sides")
+        return self
+
+    def winners(self) -> tuple[str, ...]:
+        """Return the titles of the rows that should be better."""
+        return (self.better,) if isinstance(self.better, str) else self.better
+
+    def losers(self) -> tuple[str, ...]:
+        """Return the titles of the rows that should be worse."""
+        return (self.than,) if isinstance(self.than, str) else self.than
+
+
 class Ablation(Record):
     """A table, and a target of the same name; `grid` crosses the values of (dotted) row keys.
 
@@ -231,6 +263,7 @@ class Ablation(Record):
     seeds: Seeds | None = None
     teachers: Annotated[tuple[str, ...], Distinct] = ()
     choose: Choice | None = None
+    claims: tuple[Claim, ...] = ()
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -242,9 +275,25 @@ class Ablation(Record):
             raise ValueError("'teachers' trains every row with each of them, so no row can name a 'teacher'")
         return self
 
+    @model_validator(mode="after")
+    def _claims_are_of_its_rows(self) -> Self:
+        titles = self.titles()
+        for claim in self.claims:
+            for title in (*claim.winners(), *claim.losers()):
+                if title not in titles:
+                    near = ", ".join(difflib.get_close_matches(title, titles, n=3) or titles)
+                    raise ValueError(f"a claim is on the row {title!r}, which is not here; there are: {near}")
+        return self
+
     def setting_names(self) -> tuple[str, ...]:
         """Return the settings the table is made for."""
         return self.settings or (self.setting or "",)
+
+    def titles(self) -> tuple[str, ...]:
+        """Return the titles of the rows; in a grid, the values that a row sets."""
+        if self.rows:
+            return tuple(self.rows)
+        return tuple(", ".join(map(str, values)) for values in itertools.product(*self.grid.values()))
 
 
 class Target(Record):
