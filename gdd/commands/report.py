@@ -14,7 +14,8 @@ from gdd.commands.options import FILE, configured, load_experiments, say
 @configured
 def table(name: str, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
     """Make the table of the ablation NAME as CSV, Markdown, LaTeX and JSON."""
-    from gdd.report.tables import build_table, write_table
+    from gdd.report.table import build_table
+    from gdd.report.table_files import write_table
 
     write_table(build_table(load_experiments(folder, extra), name, results), results / "tables")
 
