@@ -5,76 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import yaml
 
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.files import write_text
-from gdd.report.comparison import leaves, plain, ranked
-from gdd.report.inputs import choice_file
-from gdd.report.paired import compare_runs
-from gdd.report.runs import runs_in_words
-from gdd.report.table import Line, Table
-from gdd.report.tables import build_table
+from gdd.report.claims import compare
+from gdd.report.table import Line, Table, build_table
+from gdd.report.wording import designs
 from gdd.targets.paths import CHOICE_ENDINGS
 
 WITHIN = "Within the spread: apart by at most twice the pooled standard deviation over runs."
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A row of a method: its line in the table and the recipe keys it sets."""
-
-    line: Line
-    changes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Choice:
-    """The chosen row of a method, the runner-up, and what weakens the choice.
+    """What was tried for a method, which of it is chosen, and what weakens the choice.
 
-    `edges` says in words at which ends of what was tried the chosen values lie. `doubt` says that the
-    runner-up cannot be told apart, or that nobody knows; it is empty where it can.
+    `tried` has by line of the table: `value`, what was varied in the method, `name`, the same with its keys,
+    `mean` over the runs, and `each` run's number. The mean is NaN unless all runs have a number, because
+    what diverged once is not chosen; `chosen` is None where that leaves no row. `doubt` says that the next
+    best row cannot be told apart, or that nobody knows; `edges` at which ends of what was tried the chosen
+    values lie.
     """
 
     method: str
-    line: Line
-    changes: Mapping[str, Any]
-    runner_up: Candidate | None
-    edges: tuple[str, ...]
+    tried: pd.DataFrame
+    chosen: Line | None
+    following: str  # the next best row in words
     doubt: str
-
-
-def choices(table: Table, experiments: Experiments) -> list[Choice]:
-    """Return the row with the lowest mean of every method, in the table's order.
-
-    A row counts only if each of its runs has the number: what diverged once is not chosen for the rest.
-
-    Raises:
-        UserError: the table chooses nothing.
-    """
-    column = _column(table.name, experiments)
-    chosen = []
-    for method, rows in candidates(table, experiments).items():
-        whole = {row.line.title: row for row in rows if _complete(row.line, column)}
-        order = [whole[line.title] for line in ranked((row.line for row in whole.values()), column)]
-        if order:
-            best, runner_up = order[0], order[1] if len(order) > 1 else None
-            doubt = _doubt(best.line, runner_up.line, column) if runner_up else ""
-            chosen.append(Choice(method, best.line, best.changes, runner_up, _edges(best, rows), doubt))
-    return chosen
-
-
-def candidates(table: Table, experiments: Experiments) -> dict[str, list[Candidate]]:
-    """Return the rows of every method, in the table's order."""
-    lines = {line.title: line for line in table.lines}
-    found: dict[str, list[Candidate]] = {}
-    for row in experiments.rows(table.name):
-        if row.method is not None:
-            found.setdefault(row.method, []).append(Candidate(lines[row.title], row.changes))
-    return found
+    edges: list[str]
 
 
 def write_choice(experiments: Experiments, name: str, results: Path) -> list[Path]:
@@ -83,140 +45,119 @@ def write_choice(experiments: Experiments, name: str, results: Path) -> list[Pat
     Raises:
         UserError: the ablation has no `choose`, or an input file is missing.
     """
-    _column(name, experiments)
+    if experiments.config.ablations[name].choose is None:
+        where = experiments.config.where("ablations", name)
+        raise UserError(f"{where} chooses nothing; add `choose: {{per: method, by: fid}}` to it.")
     table = build_table(experiments, name, results)
-    paths = [results / choice_file(name, ending) for ending in CHOICE_ENDINGS]
-    write_text(paths[0], to_yaml(table, experiments))
-    write_text(paths[1], to_markdown(table, experiments))
-    return paths
+    found = choices(table)
+    titles = {method: record.title for method, record in experiments.config.methods.items()}
+    texts = {"yaml": to_yaml(table, found), "md": to_markdown(table, found, titles)}
+    paths = {ending: results / f"tables/{name}-choice.{ending}" for ending in CHOICE_ENDINGS}
+    for ending, path in paths.items():
+        write_text(path, texts[ending])
+    return list(paths.values())
 
 
-def to_yaml(table: Table, experiments: Experiments) -> str:
+def choices(table: Table) -> list[Choice]:
+    """Return what is chosen for every method, in the table's order."""
+    methods: dict[str, list[Line]] = {}
+    for line in table.students():
+        methods.setdefault(line.row.method or "", []).append(line)
+    return [_choose(table, method, lines) for method, lines in methods.items()]
+
+
+def _choose(table: Table, method: str, lines: list[Line]) -> Choice:
+    by_number = {line.number: line for line in lines}
+    changes = [dict(line.row.changes) for line in lines]
+    keys = pd.json_normalize(changes).set_axis(list(by_number))  # dotted keys
+    varied = keys.loc[:, keys.astype(str).nunique() > 1]
+    fid = table.runs[table.runs["column"] == "fid"].pivot(index="line", columns="entry", values="value")
+    fid = fid.reindex(index=keys.index, columns=range(len(lines[0].evaluated)))
+    tried = pd.DataFrame(
+        {
+            "value": [_in_words(row, keyed=len(row) > 1) for _, row in varied.iterrows()],
+            "name": [_in_words(row, keyed=True) for _, row in varied.iterrows()],
+            "mean": fid.mean(axis="columns", skipna=False),
+            "each": [", ".join(f"{v:.2f}" if pd.notna(v) else "none" for v in row) for row in fid.to_numpy()],
+        },
+        index=keys.index,
+    )
+    ranked = tried["mean"].dropna().sort_values(kind="stable").index
+    if ranked.empty:
+        return Choice(method, tried, None, "", "", [])
+    best, following, doubt = ranked[0], "nothing else to choose from", ""
+    if len(ranked) > 1:
+        found = compare(table, by_number[best], by_number[ranked[1]], "fid")
+        if found.spread_of != "training":
+            doubt = "the spread is unknown with one run a row"
+        elif not found.clear:
+            doubt = f"within the spread (2 × {found.spread:.2f})"
+        following = f"next: {tried['value'][ranked[1]]} with {tried['mean'][ranked[1]]:.2f}"
+        following += f", {doubt}" if doubt else ""
+    edges = [
+        f"the {'smallest' if values[best] == values.min() else 'largest'} {key} tried"
+        for key, values in varied.select_dtypes("number").items()
+        if values[best] in (values.min(), values.max())
+    ]
+    return Choice(method, tried, by_number[best], following, doubt, edges)
+
+
+def _in_words(values: pd.Series, keyed: bool) -> str:
+    """Write what a row sets of what was varied, each behind its key or the value alone."""
+    known = values.dropna().items()
+    plain = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in known}
+    return ", ".join(f"{key} {value}" if keyed else value for key, value in plain.items()) or "unchanged"
+
+
+def to_yaml(table: Table, found: Sequence[Choice]) -> str:
     """Return the `methods:` of a setting with the chosen keys, and beside each what speaks for it."""
-    column = _column(table.name, experiments)
-    chosen = {choice.method: choice for choice in choices(table, experiments)}
     lines = [
         f"# Chosen in '{table.name}' for the `methods` of a setting: per method the row with the lowest",
         f"# {_over(table)}",
         f"# {WITHIN}",
-        "methods:" if chosen else "methods: {}",
+        "methods:" if any(choice.chosen is not None for choice in found) else "methods: {}",
     ]
-    for method, rows in candidates(table, experiments).items():
-        if method not in chosen:
-            lines.append(f"  # {method}: no row has an FID in every run")
+    for choice in found:
+        if choice.chosen is None:
+            lines.append(f"  # {choice.method}: no row has an FID in every run")
             continue
-        choice = chosen[method]
-        flow = yaml.safe_dump(dict(choice.changes), default_flow_style=True, sort_keys=False, width=10**6)
-        following = _next(choice, rows, column) + (f", {choice.doubt}" if choice.doubt else "")
-        remark = "; ".join([_measured(choice, column), following, *choice.edges])
-        lines.append(f"  {method}: {flow.strip()}  # {remark}")
+        best, entries = choice.tried.loc[choice.chosen.number], choice.chosen.evaluated
+        changes = dict(choice.chosen.row.changes)
+        flow = yaml.safe_dump(changes, default_flow_style=True, sort_keys=False, width=10**6)
+        each = f" ({len(entries)} runs: {best['each']})" if len(entries) > 1 else ""
+        remark = "; ".join([f"FID {best['mean']:.2f}{each}", choice.following, *choice.edges])
+        lines.append(f"  {choice.method}: {flow.strip()}  # {remark}")
     return "\n".join(lines) + "\n"
 
 
-def to_markdown(table: Table, experiments: Experiments) -> str:
+def to_markdown(table: Table, found: Sequence[Choice], titles: Mapping[str, str]) -> str:
     """Return a matrix of methods and values tried with the mean FID and every run's, the chosen one bold."""
-    column = _column(table.name, experiments)
-    chosen = {choice.method: choice for choice in choices(table, experiments)}
-    found = candidates(table, experiments)
-    tried = list(dict.fromkeys(_label(row, rows, full=True) for rows in found.values() for row in rows))
-    matrix = [["Method", *tried], ["---"] + ["---:"] * len(tried)]
+    values = pd.concat([choice.tried["name"] for choice in found]).unique()
+    matrix = [["Method", *values], ["---"] + ["---:"] * len(values)]
     remarks = []
-    for method, rows in found.items():
-        title = experiments.config.methods[method].title.replace("|", r"\|")
-        cells = {_label(row, rows, full=True): _cell(row.line, column) for row in rows}
-        if method in chosen:
-            choice = chosen[method]
-            best = _label(Candidate(choice.line, choice.changes), rows, full=True)
-            cells[best] = f"**{cells[best]}**"
-            weak = [f"{_next(choice, rows, column)}, {choice.doubt}"] if choice.doubt else []
-            weak += [f"chosen is {edge}" for edge in choice.edges]
-            if weak:
-                remarks.append(f"- {title}: {'; '.join(weak)}.")
-        else:
-            remarks.append(f"- {title}: no row has an FID in every run, so none is chosen.")
-        matrix.append([title, *(cells.get(label, "") for label in tried)])
+    for choice in found:
+        title = titles[choice.method].replace("|", r"\|")
+        best = choice.chosen.number if choice.chosen else None
+        cells = {row["name"]: _cell(row, number == best) for number, row in choice.tried.iterrows()}
+        matrix.append([title, *(cells.get(value, "") for value in values)])
+        weak = [choice.following] if choice.doubt else []
+        weak += [f"chosen is {edge}" for edge in choice.edges]
+        if choice.chosen is None:
+            weak = ["no row has an FID in every run, so none is chosen"]
+        remarks += [f"- {title}: {'; '.join(weak)}."] if weak else []
     body = "\n".join(f"| {' | '.join(row)} |" for row in matrix)
     note = f"The numbers are the {_over(table)} In brackets: every run's. Bold: the lowest of the method."
-    if remarks:
-        note += f" {WITHIN}"
+    note += f" {WITHIN}" if remarks else ""
     parts = [f"# {table.title}: what is chosen", table.caption, body, note, "\n".join(remarks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _column(name: str, experiments: Experiments) -> str:
-    choose = experiments.config.ablations[name].choose
-    if choose is None:
-        where = experiments.config.where("ablations", name)
-        raise UserError(f"{where} chooses nothing; add `choose: {{per: method, by: fid}}` to it.")
-    return choose.by
-
-
-def _complete(line: Line, column: str) -> bool:
-    return column in line.cells and line.cells[column].runs == len(line.runs)
-
-
-def _doubt(best: Line, runner_up: Line, column: str) -> str:
-    found = compare_runs(runner_up, best, column)
-    if found is None or found.pooled_std is None:
-        return "the spread is unknown with one run a row"
-    if found.clear:
-        return ""
-    return f"within the spread (2 × {found.pooled_std:.2f})"
-
-
-def _edges(best: Candidate, rows: Sequence[Candidate]) -> tuple[str, ...]:
-    """Return for every number that was varied whether the chosen one is the smallest or largest tried."""
-    words = []
-    for key in _varied(rows):
-        values: list[Any] = [dict(leaves(row.changes)).get(key) for row in rows]
-        numbers: list[float] = [value for value in values if _is_number(value)]
-        own = dict(leaves(best.changes)).get(key)
-        if len(numbers) == len(values) and own in (min(numbers), max(numbers)):
-            end = "smallest" if own == min(numbers) else "largest"
-            words.append(f"the {end} {key} tried")
-    return tuple(words)
-
-
-def _next(choice: Choice, rows: Sequence[Candidate], column: str) -> str:
-    if choice.runner_up is None:
-        return "nothing else to choose from"
-    mean = choice.runner_up.line.cells[column].mean
-    return f"next: {_label(choice.runner_up, rows)} with {mean:.2f}"
-
-
-def _measured(choice: Choice, column: str) -> str:
-    values = ", ".join(f"{run.values[column]:.2f}" for run in choice.line.runs)
-    count = len(choice.line.runs)
-    each = f" ({count} runs: {values})" if count > 1 else ""
-    return f"FID {choice.line.cells[column].mean:.2f}{each}"
-
-
-def _cell(line: Line, column: str) -> str:
-    values = [f"{run.values[column]:.2f}" if column in run.values else "none" for run in line.runs]
-    if not _complete(line, column):
-        return f"– ({', '.join(values)})"
-    return f"{line.cells[column].mean:.2f}" + (f" ({', '.join(values)})" if len(values) > 1 else "")
-
-
-def _label(row: Candidate, rows: Sequence[Candidate], full: bool = False) -> str:
-    """Name a row by what was varied in its method; by the value alone where that is one key."""
-    own, varied = dict(leaves(row.changes)), _varied(rows)
-    if len(varied) == 1 and not full:
-        return plain(own.get(varied[0]))
-    return ", ".join(f"{key} {plain(own[key])}" for key in varied if key in own) or "unchanged"
-
-
-def _varied(rows: Sequence[Candidate]) -> list[str]:
-    """Return the recipe keys that are not the same in all rows of a method."""
-    found = [dict(leaves(row.changes)) for row in rows]
-    keys = dict.fromkeys(key for row in found for key in row)
-    return [key for key in keys if any(row.get(key) != found[0].get(key) for row in found)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _cell(row: pd.Series, chosen: bool) -> str:
+    if pd.isna(row["mean"]):
+        return f"– ({row['each']})"
+    text = f"{row['mean']:.2f}" + (f" ({row['each']})" if "," in row["each"] else "")
+    return f"**{text}**" if chosen else text
 
 
 def _over(table: Table) -> str:
-    designs = dict.fromkeys(runs_in_words(line.keys) for line in table.lines if line.trained)
-    return f"mean FID over a row's {' or '.join(designs)}."
+    return f"mean FID over a row's {designs(table.students(), fewest=1)}."

@@ -3,74 +3,35 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from gdd.config.metrics import columns
 from gdd.errors import UserError
-from gdd.experiments import Experiments, TableRow, pictured
-from gdd.report.inputs import read_input
-from gdd.report.labels import Label, write_labels
-from gdd.report.runs import numbers, runs_in_words
+from gdd.experiments import Experiments
 from gdd.report.style import (
-    FLOOR,
+    GREY,
     RC,
     SAMPLING_BAR,
     WIDTH,
     Look,
-    column_title,
-    explain_below,
-    log_ticks,
-    looks,
-    sampling_handle,
+    explained_bar,
+    near,
+    pictured_lines,
     save_figure,
+    set_scale,
 )
+from gdd.report.table import Line, Table, build_table
+from gdd.report.wording import designs, number
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-HEIGHT = 4.6  # inches
-
-
-@dataclass(frozen=True)
-class Series:
-    """A row's curve: image counts, means over runs, and both spreads.
-
-    `stds` is the training spread at every count (None with one run), `sampling_std` that over blocks of
-    latents at the end (None with one block).
-    """
-
-    images: list[int]
-    means: list[float]
-    stds: list[float] | None
-    sampling_std: float | None = None
-    over: str = ""  # the runs in words
-    blocks: int = 1
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What one setting's axes show."""
-
-    title: str
-    curves: list[tuple[str, Look, Series]]
-    teachers: list[tuple[str, Look, float]]
-    floor: float | None
-
-    def span(self) -> tuple[float, float]:
-        """Return the smallest and the largest value of the students' curves."""
-        values = [value for _, _, series in self.curves for value in series.means]
-        return min(values), max(values)
-
-    def shown(self, value: float) -> bool:
-        """Say whether a level lies within a decade of the curves."""
-        low, high = self.span()
-        return low / 10 <= value <= high * 10
+HEIGHT = 4.4  # inches
 
 
 def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Path) -> tuple[Path, Path]:
@@ -79,152 +40,101 @@ def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Pat
     Raises:
         UserError: the table has no `curve`, an input file is missing, or no run has a curve.
     """
-    panels = gather(experiments, name, results)
     curve = experiments.config.ablations[name].curve
-    assert curve is not None
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    if curve is None:
+        where = experiments.config.where("ablations", name)
+        raise UserError(f"{where} asks for no curve; add `curve: {{x: images, y: fid}}` to it.")
+    table = build_table(experiments, name, results)
+    lines = pictured_lines(table, experiments.config)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)))
-        for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-            _draw(axes, panel, column_title(curve.y))
+        figure = Figure(figsize=(WIDTH, HEIGHT * len(table.settings)))
+        panels = figure.subplots(len(table.settings), 1, squeeze=False)[:, 0]
+        for axes, (setting, title) in zip(panels, table.settings.items(), strict=True):
+            _draw(axes, table, [(line, look) for line, look in lines if line.row.setting == setting], curve.y)
             if len(panels) > 1:
-                axes.set_title(panel.title, loc="left")
-        _explain_spreads(figure, [series for panel in panels for _, _, series in panel.curves])
+                axes.set_title(title, loc="left")
+        _explain_spreads(figure, panels[0], table)
         return save_figure(figure, out_stem)
 
 
-def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
-    """Read what the figure shows, setting by setting.
+def curve_of(table: Table, line: Line, metric: str) -> pd.DataFrame:
+    """Return a row's mean and training spread `std` over runs, by image count, on the first block of latents.
 
-    Raises:
-        UserError: as `plot_curve`.
+    Only counts at which every run has a value: elsewhere a step could come from a run dropping out.
     """
-    rows = pictured(experiments.rows(name))
-    ablation = experiments.config.ablations[name]
-    if ablation.curve is None:
-        raise UserError(
-            f"{experiments.config.where('ablations', name)} asks for no curve; "
-            "add `curve: {x: images, y: fid}` to it."
-        )
-    metric = ablation.curve.y
-    panels = []
-    for setting in ablation.setting_names():
-        inside = [row for row in rows if row.setting == setting]
-        panel = Panel(experiments.config.settings[setting].title, [], [], None)
-        floor = None
-        for row, look in zip(inside, looks(inside, experiments.config), strict=True):
-            found = [read_input(results, path, name) for path in row.metrics()]
-            floor = floor or (found[0].get("floor") or {}).get(metric)
-            _add(panel, row, look, found, metric)
-        if not panel.curves:
-            raise UserError(
-                f"No run of '{name}' in the setting '{setting}' has a curve of '{metric}'; "
-                f"run `snakemake --cores 2 {name}`, or remove 'curve' from its file."
-            )
-        panels.append(Panel(panel.title, panel.curves, panel.teachers, floor))
-    return panels
-
-
-def _add(panel: Panel, row: TableRow, look: Look, metrics: list[dict[str, Any]], metric: str) -> None:
-    if row.method is None:  # a teacher, or others' work
-        values = numbers(found["final"]["mean"].get(metric) for found in metrics)
-        if values:
-            panel.teachers.append((row.title, look, statistics.mean(values)))
-        return
-    series = _series([found.get("curve") or [] for found in metrics], metric)
-    if not series.images:
-        return
-    keys = [(run.recipe.teacher, run.seed) for run in row.runs]
-    stds = numbers((found["final"].get("sampling_std") or {}).get(metric) for found in metrics)
-    series = replace(
-        series,
-        sampling_std=math.sqrt(statistics.mean(std**2 for std in stds)) if stds else None,
-        over=runs_in_words(keys),
-        blocks=max(len(found["final"].get("blocks") or ()) for found in metrics),
-    )
-    panel.curves.append((row.title, look, series))
-
-
-def _series(curves: Sequence[list[dict[str, Any]]], metric: str) -> Series:
-    """Average over runs where every run has a value, so that no step comes from a run dropping out."""
-    points = [
-        {point["images"]: point[metric] for point in curve if point.get(metric) is not None}
-        for curve in curves
+    numbers = table.numbers
+    points = numbers[
+        (numbers["line"] == line.number)
+        & (numbers["metric"] == metric)
+        & (numbers["block"] == 0)
+        & numbers["snapshot"].str.isdigit()
     ]
-    common = sorted(set.intersection(*map(set, points)))
-    values = [[run[images] for run in points] for images in common]
-    stds = [statistics.stdev(each) for each in values] if len(points) > 1 else None
-    return Series(common, [statistics.mean(each) for each in values], stds)
+    points = points.assign(images=points["snapshot"].astype(int))
+    runs = points.pivot(index="images", columns="entry", values="value")
+    runs = runs.reindex(columns=range(len(line.evaluated))).dropna()
+    return pd.DataFrame({"mean": runs.mean(axis="columns"), "std": runs.std(axis="columns")})
 
 
-def _draw(axes: Axes, panel: Panel, title: str) -> None:
-    labels = []
-    for name, look, series in panel.curves:
-        axes.plot(series.images, series.means, color=look.colour, marker=look.marker, linestyle=look.dash)
-        if series.stds is not None:
-            bounds = [(m - s, m + s) for m, s in zip(series.means, series.stds, strict=True)]
-            low, high = zip(*bounds, strict=True)
-            axes.fill_between(series.images, low, high, color=look.colour, alpha=0.18, linewidth=0)
-        labels.append(Label(name, look.colour, look.marker, look.dash, series.means[-1]))
-    levels = [(name, look.colour, look.dash, value) for name, look, value in panel.teachers]
-    if panel.floor is not None:
-        levels.append(("Real against real", FLOOR, ":", panel.floor))
-    visible = list(panel.span())
-    for name, colour, dash, value in levels:
-        if panel.shown(value):
-            axes.axhline(value, color=colour, linestyle=dash, linewidth=1.5, zorder=1.5)
-            visible.append(value)
-            labels.append(Label(name, colour, "", dash, value))
-        else:
-            above = value > visible[1]
-            labels.append(Label(f"{name}:\n{_plain(value)}, off scale", colour, "", None, value, above))
-    _scale(axes, min(visible), max(visible))
-    _sampling_bars(axes, panel)
-    axes.set_xlabel("Images seen in training")
-    axes.set_ylabel(title)
-    axes.set_xlim(left=0)
+def _draw(axes: Axes, table: Table, lines: list[tuple[Line, Look]], metric: str) -> None:
+    curves = [(line, look, curve_of(table, line, metric)) for line, look in lines if line.trained]
+    curves = [(line, look, curve) for line, look, curve in curves if len(curve)]
+    if not curves:
+        raise UserError(
+            f"No run of '{table.name}' in the setting '{lines[0][0].row.setting}' has a curve of '{metric}'; "
+            f"run `snakemake --cores 2 {table.name}`, or remove 'curve' from its file."
+        )
+    means = pd.concat([curve["mean"] for _, _, curve in curves])
+    low, high = visible = means.min(), means.max()
+    ends: list[tuple[float, Artist]] = []
+    for line, look, curve in curves:
+        mean, std, colour = curve["mean"], curve["std"], look.colour
+        (drawn,) = axes.plot(mean.index, mean, color=colour, marker=look.marker, linestyle=look.dash)
+        drawn.set_label(line.title)
+        axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+        ends.append((mean.iloc[-1], drawn))
+    for line, look in lines:
+        cell = table.cell(line, metric)
+        if line.trained or cell is None:
+            continue
+        level = cell.mean
+        shown = near(level, low, high)
+        visible = (min(visible[0], level), max(visible[1], level)) if shown else visible
+        # A line off the scale is not seen, but named with the others.
+        label = line.title if shown else f"{line.title}:\n{number(level, metric)}, off scale"
+        drawn = axes.axhline(level, label=label, color=look.colour, linestyle=look.dash, linewidth=1.5)
+        ends.append((level, drawn))
+    set_scale(axes, "y", *visible)
+    _sampling_bars(axes, table, curves, metric)
+    axes.set(xlabel="Images seen in training", ylabel=columns()[metric].heading)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.locator_params(axis="x", nbins=6)
-    write_labels(axes, labels)
+    # In the order in which the lines end, so that a name is found near the height of its line.
+    handles = [drawn for _, drawn in sorted(ends, key=lambda end: -end[0])]
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), labelspacing=0.9)
 
 
-def _sampling_bars(axes: Axes, panel: Panel) -> None:
+def _sampling_bars(
+    axes: Axes, table: Table, curves: list[tuple[Line, Look, pd.DataFrame]], metric: str
+) -> None:
     """Draw the sampling spread of the ends beside each other just right of them, where nothing covers it."""
-    bars = [(look, series) for _, look, series in panel.curves if series.sampling_std is not None]
-    span = max((series.images[-1] for _, series in bars), default=0)
-    for index, (look, series) in enumerate(bars):
-        at = series.images[-1] + span * (0.015 + 0.06 * (index + 0.5) / len(bars))
-        axes.errorbar(at, series.means[-1], series.sampling_std, color=look.colour, marker="", **SAMPLING_BAR)
-        axes.set_xlim(right=span * 1.085)
+    end = max(int(curve.index[-1]) for _, _, curve in curves)
+    axes.set_xlim(left=0)
+    for index, (line, look, curve) in enumerate(curves):
+        cell = table.cell(line, metric)
+        if cell and not math.isnan(cell.sampling_std):
+            at = curve.index[-1] + end * (0.015 + 0.06 * (index + 0.5) / len(curves))
+            axes.errorbar(at, curve["mean"].iloc[-1], cell.sampling_std, color=look.colour, **SAMPLING_BAR)
+            axes.set_xlim(right=end * 1.085)
 
 
-def _explain_spreads(figure: Figure, curves: Sequence[Series]) -> None:
+def _explain_spreads(figure: Figure, axes: Axes, table: Table) -> None:
     """Say below the axes what band and bar are, as far as there are any."""
-    from matplotlib.patches import Patch
-
-    handles: list[Line2D | Patch] = []
-    designs = dict.fromkeys(series.over for series in curves if series.stds is not None)
-    if designs:
-        words = f"Band: training spread (standard deviation over {' or '.join(designs)})"
-        handles.append(Patch(color=FLOOR, alpha=0.3, linewidth=0, label=words))
-    blocks = [series.blocks for series in curves if series.sampling_std is not None]
-    if blocks:
-        words = f"Bar at the end: sampling spread (standard deviation over {max(blocks)} blocks of latents)"
-        handles.append(sampling_handle(words))
-    explain_below(figure, handles)
-
-
-def _scale(axes: Axes, low: float, high: float) -> None:
-    """Set the limits from means and levels alone: a band must not stretch a logarithmic axis."""
-    if low > 0 and high / low > 10:
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.3, high * 1.3)
-        log_ticks(axes.yaxis)
-    else:
-        axes.set_ylim(0, high * 1.08)
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    handles: list[Any] = []
+    if over := designs(table.students()):
+        words = f"Band: training spread (standard deviation over {over})"
+        handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label=words))
+    if (blocks := max(line.blocks for line in table.students())) > 1:
+        words = f"Bar at the end: sampling spread (standard deviation over {blocks} blocks of latents)"
+        handles.append(explained_bar(axes, "y", words))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower left")

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gdd.experiments import Experiments, Run, TableRow
-from gdd.report.inputs import read_input, read_run
+from gdd.experiments import Experiments
+from gdd.report.numbers import Evaluated, read_object
+from gdd.report.table import Table
+from gdd.report.wording import counted
 from gdd.targets.paths import reference_distances
 
 SAME = 0.05  # Frechet distance between two ways to compute one reference; a table's FIDs have two decimals
 
 
-def describe_runs(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
-    """Return every run of the tables `names` once: title, facts, sessions, provenance and recipe.
-
-    Raises:
-        UserError: a file of a run is missing or belongs to another recipe.
-    """
-    found: dict[str, tuple[Run, list[str]]] = {}
-    for name in names:
-        for row in experiments.rows(name):
-            for run in row.runs:
-                tables = found.setdefault(run.folder, (run, []))[1]
-                if name not in tables:
-                    tables.append(name)
-    return [_run(results, run, tables) for run, tables in found.values()]
+def describe_runs(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    """Return every run of the tables once: title, setting, facts, sessions, provenance and recipe."""
+    found: dict[str, tuple[Evaluated, list[str]]] = {}
+    for table in tables:
+        for of in _evaluated(table):
+            if of.run is not None:
+                names = found.setdefault(of.run.folder, (of, []))[1]
+                names += [table.name] if table.name not in names else []
+    return [_run(of, names) for of, names in found.values()]
 
 
-def _run(results: Path, run: Run, tables: list[str]) -> dict[str, Any]:
-    data = read_run(results, run, tables[0])
-    metrics = read_input(results, f"{run.folder}/metrics.json", tables[0])
+def _run(of: Evaluated, tables: list[str]) -> dict[str, Any]:
+    run, data = of.run, of.record
+    assert run is not None
     parameters = data.get("parameters") or {}
     facts = {
         "Seed": run.seed,
@@ -49,43 +46,35 @@ def _run(results: Path, run: Run, tables: list[str]) -> dict[str, Any]:
         "Folder": run.folder,
         "In tables": ", ".join(tables),
     }
-    sessions = data.get("sessions") or []
     return {
         "title": f"{run.id}, seed {run.seed}",
         "setting": run.setting,
         "facts": {key: value for key, value in facts.items() if value not in (None, "")},
-        "sessions": [_flat(session) for session in sessions],
-        "provenance": _flat(metrics.get("provenance") or {}),
+        "sessions": [_flat(session) for session in data.get("sessions") or []],
+        "provenance": _flat(of.metrics.get("provenance") or {}),
         "recipe": yaml.safe_dump(data["recipe"], sort_keys=False, width=90, allow_unicode=True),
     }
 
 
-def describe_others(experiments: Experiments, names: Sequence[str], results: Path) -> list[dict[str, Any]]:
-    """Return what is known about every teacher at each number of steps and of others' work, once each.
-
-    Raises:
-        UserError: a metrics file is missing.
-    """
-    found: dict[str, tuple[str, str, TableRow, str]] = {}
-    for name in names:
-        for row in experiments.rows(name):
-            if row.external is not None:
-                title = experiments.config.external[row.external].title
-                found.setdefault(row.metrics()[0], ("published by others", title, row, name))
-            if row.teacher_steps is not None:
-                steps = f"{row.teacher_steps} step{'' if row.teacher_steps == 1 else 's'}"
-                for path, teacher in zip(row.metrics(), row.teachers, strict=True):
-                    found.setdefault(path, ("teacher", f"{teacher}, {steps}", row, name))
-    described = []
-    for path, (kind, title, row, name) in found.items():
-        metrics = read_input(results, path, name)
-        facts = {
-            "weights or images": metrics["final"].get("weights_sha256"),
-            "licence": metrics.get("licence"),
-        }
-        provenance = _flat(facts if row.external else {}) | _flat(metrics.get("provenance") or {})
-        described.append({"kind": kind, "title": title, "setting": row.setting, "provenance": provenance})
-    return described
+def describe_others(tables: Iterable[Table], experiments: Experiments) -> list[dict[str, Any]]:
+    """Return what is known about every teacher at each number of steps and of others' work, once each."""
+    described: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for of in (of for table in tables for of in _evaluated(table)):
+        row, facts = of.row, {}
+        if of.run or not (row.teacher_steps or row.external):
+            continue
+        if row.external is not None:
+            kind, title = "published by others", experiments.config.external[row.external].title
+            weights = of.metrics["final"].get("weights_sha256")
+            facts = {"weights or images": weights, "licence": of.metrics.get("licence")}
+        else:
+            kind, title = "teacher", f"{of.teacher}, {counted(row.teacher_steps or 0, 'step')}"
+        provenance = _flat(facts) | _flat(of.metrics.get("provenance") or {})
+        described.setdefault(
+            (kind, title, row.setting),
+            {"kind": kind, "title": title, "setting": row.setting, "provenance": provenance},
+        )
+    return list(described.values())
 
 
 def describe_references(
@@ -97,18 +86,20 @@ def describe_references(
         UserError: a file is missing.
     """
     found = {path: name for name in names for path in reference_distances(experiments, name)}
-    described = []
-    for path, name in found.items():
-        data = read_input(results, path, name)
-        described.append(
-            {
-                "title": f"{data['dataset']}, {data['extractor']}",
-                "distance": data["frechet_distance"],
-                "differs": data["frechet_distance"] > SAME,
-                "facts": _flat(data),
-            }
-        )
-    return described
+    contents = [read_object(results, path, name) for path, name in found.items()]
+    return [
+        {
+            "title": f"{data['dataset']}, {data['extractor']}",
+            "distance": data["frechet_distance"],
+            "differs": data["frechet_distance"] > SAME,
+            "facts": _flat(data),
+        }
+        for data in contents
+    ]
+
+
+def _evaluated(table: Table) -> Iterable[Evaluated]:
+    return (of for line in table.lines for of in line.evaluated)
 
 
 def _count(value: float | None, unit: str = "") -> str:

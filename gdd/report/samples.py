@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdd.errors import UserError
-from gdd.experiments import Experiments, pictured
-from gdd.report.inputs import require, sample_file
+from gdd.experiments import Experiments, TableRow, external_folder, pictured
+from gdd.report.numbers import require
 from gdd.report.style import RC, WIDTH, save_figure
 
 Images = NDArray[np.uint8]
@@ -27,32 +28,37 @@ def plot_samples(experiments: Experiments, name: str, results: Path, out_stem: P
         UserError: an input file is missing or holds no images.
     """
     rows = pictured(experiments.rows(name))
-    strips = [read_images(require(results, sample_file(row), name)) for row in rows]
+    images = [read_images(require(results, sample_file(row), name)) for row in rows]
+    count = min(COLUMNS, *map(len, images))
     several = len({row.setting for row in rows}) > 1
-    titles = [
-        f"{row.title}\n{experiments.config.settings[row.setting].title}" if several else row.title
-        for row in rows
-    ]
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    count = min(COLUMNS, *(len(images) for images in strips))
-    width = WIDTH - LABEL
-    tile = width / (count + (count - 1) * GAP)
-    height = tile * (len(rows) + (len(rows) - 1) * GAP)
-    # Placed by hand: the same gap between rows as between columns, and room for the names.
-    with matplotlib.rc_context({**RC, "figure.constrained_layout.use": False}):
-        figure = Figure(figsize=(WIDTH, height))
-        for index, (title, images) in enumerate(zip(titles, strips, strict=True)):
-            top = 1 - index * tile * (1 + GAP) / height
-            axes = figure.add_axes((LABEL / WIDTH, top - tile / height, width / WIDTH, tile / height))
-            axes.imshow(strip(images[:count]), cmap="gray", vmin=0, vmax=255, interpolation="none")
-            axes.set_aspect("auto")
-            axes.set_axis_off()
-            name = "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, 20))
-            at = ((LABEL - 0.12) / WIDTH, top - tile / height / 2)
-            figure.text(*at, name, ha="right", va="center", fontsize=11)
+    tile = (WIDTH - LABEL) / (count + (count - 1) * GAP)  # inches
+    with matplotlib.rc_context({**RC, "axes.grid": False, "figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(WIDTH, tile * (len(rows) + (len(rows) - 1) * GAP)))
+        # The same gap between rows as between columns, and room for the names.
+        panels = figure.subplots(
+            len(rows),
+            1,
+            squeeze=False,
+            gridspec_kw={"left": LABEL / WIDTH, "right": 1, "bottom": 0, "top": 1, "hspace": GAP},
+        )
+        for axes, row, of_row in zip(panels[:, 0], rows, images, strict=True):
+            axes.imshow(strip(of_row[:count]), cmap="gray", vmin=0, vmax=255, interpolation="none")
+            axes.set(aspect="auto", xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            titles = [row.title, *([experiments.config.settings[row.setting].title] if several else [])]
+            text = "\n".join(part for title in titles for part in textwrap.wrap(title, 20))
+            axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=11)
         return save_figure(figure, out_stem)
+
+
+def sample_file(row: TableRow) -> str:
+    """Return the images from fixed latents that show a row, below `results/`; the first run's."""
+    if row.teacher_steps is not None:
+        return f"teachers/{row.teachers[0]}/samples/{row.setting}-steps{row.teacher_steps}.npz"
+    if row.external is not None:
+        return f"{external_folder(row.external, row.setting)}/samples.npz"
+    run = row.runs[0]
+    return f"{run.folder}/samples/{run.recipe.images:09d}.npz"
 
 
 def read_images(path: Path) -> Images:
@@ -63,7 +69,7 @@ def read_images(path: Path) -> Images:
     """
     try:
         with np.load(path) as file:
-            images = file["images"]
+            images: Images = file["images"]
     except (KeyError, ValueError, OSError) as error:
         raise UserError(f"{path} holds no images ({error}); delete it and make it again.") from None
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3) or not len(images):
@@ -74,18 +80,14 @@ def read_images(path: Path) -> Images:
     return images
 
 
-def strip(images: Sequence[Images] | Images) -> Images:
+def strip(images: Images) -> Images:
     """Lay images [N, H, W, C] side by side on white: [H', W'] or [H', W', 3].
 
     They are enlarged here, by whole pixels, because PDF viewers blur images this small.
     """
-    height, width, channels = images[0].shape
-    scale = max(1, -(-96 // height))
-    gap = max(1, round(GAP * width * scale))
-    canvas = np.full(
-        (height * scale, len(images) * (width * scale + gap) - gap, channels), 255, dtype=np.uint8
-    )
-    for index, image in enumerate(images):
-        left = index * (width * scale + gap)
-        canvas[:, left : left + width * scale] = image.repeat(scale, axis=0).repeat(scale, axis=1)
-    return canvas[:, :, 0] if channels == 1 else canvas
+    scale = -(-96 // images.shape[1])
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    gap = max(1, round(GAP * large.shape[2]))
+    spaced = np.pad(large, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    row = np.concatenate(list(spaced), axis=1)[:, :-gap]
+    return row[:, :, 0] if row.shape[2] == 1 else row

@@ -2,72 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gdd.config.metrics import columns
 from gdd.errors import UserError
-from gdd.experiments import Experiments, pictured
-from gdd.report.runs import runs_in_words
+from gdd.experiments import Experiments
 from gdd.report.style import (
-    FLOOR,
-    INK,
+    GREY,
     MARKERS,
     RC,
     SAMPLING_BAR,
     WIDTH,
     Look,
-    column_title,
-    explain_below,
-    log_ticks,
-    looks,
-    sampling_handle,
+    explained_bar,
+    near,
+    pictured_lines,
     save_figure,
+    set_scale,
 )
-from gdd.report.table import Line, cell_text
-from gdd.report.tables import build_table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
+from gdd.report.table import Line, Table, build_table
+from gdd.report.wording import cell_text, designs
 
 COLUMN = "fid"
 ROW = 0.6  # inches
 AROUND = 2.1  # inches for the axis and the explanation
-RUNS, MEAN, TRAINING, SAMPLING = -0.24, 0.17, 0.09, 0.26  # of a row: at what height each stands
-TEACHERS = 0.17  # of a row: between the runs of the first and the last teacher, so that fewer hide others
-RUN_MARK: dict[str, Any] = {
-    "markersize": 6.5,
-    "markeredgewidth": 0.7,
-    "markeredgecolor": "white",
-    "alpha": 0.85,
-}
-MEAN_MARK: dict[str, Any] = {"marker": "|", "markersize": 15, "markeredgewidth": 2.4}
+# At what height of a row each stands; the runs of different teachers apart, so that fewer hide others.
+RUNS, MEAN, TRAINING, SAMPLING, TEACHERS = -0.24, 0.17, 0.09, 0.26, 0.17
+RUN_MARK: dict[str, Any] = {"linestyle": "", "markeredgecolor": "white", "alpha": 0.85}
+MEAN_MARK: dict[str, Any] = {"linestyle": "", "marker": "|", "markersize": 15, "markeredgewidth": 2.4}
 TRAINING_BAR: dict[str, Any] = {"linewidth": 5.0, "alpha": 0.45, "solid_capstyle": "butt"}
 
-
-@dataclass(frozen=True)
-class Panel:
-    """What one setting's axes show."""
-
-    title: str
-    students: list[tuple[Line, Look]]
-    teachers: list[tuple[Line, Look]]
-    floor: float | None
-
-    def span(self) -> tuple[float, float]:
-        """Return the smallest and the largest number of a student's run."""
-        runs = [run for line, _ in self.students for run in line.runs]
-        values = [run.values[COLUMN] for run in runs if COLUMN in run.values]
-        return min(values), max(values)
-
-    def shown(self, value: float) -> bool:
-        """Say whether a level lies within a decade of the runs."""
-        low, high = self.span()
-        return low / 10 <= value <= high * 10
+Lines = list[tuple[Line, Look]]
 
 
 def plot_spread(experiments: Experiments, name: str, results: Path, out_stem: Path) -> tuple[Path, Path]:
@@ -76,145 +48,87 @@ def plot_spread(experiments: Experiments, name: str, results: Path, out_stem: Pa
     Raises:
         UserError: an input file is missing, or no run of a setting has an FID.
     """
-    panels = gather(experiments, name, results)
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    rows = [len(panel.students) for panel in panels]
-    shapes = _shapes(panels)
+    table = build_table(experiments, name, results)
+    pictured = pictured_lines(table, experiments.config)
+    lines = [(line, look) for line, look in pictured if table.cell(line, COLUMN)]
+    panels = {setting: [of for of in lines if of[0].row.setting == setting] for setting in table.settings}
+    rows = [sum(line.trained for line, _ in inside) for inside in panels.values()]
+    if 0 in rows:
+        raise UserError(
+            f"No run of '{name}' in the setting '{list(panels)[rows.index(0)]}' has an FID; "
+            f"delete the metrics.json of its runs and run `snakemake --cores 2 {name}`."
+        )
+    # The same mark for a teacher in all panels.
+    teachers = dict.fromkeys(teacher for line in table.students() for teacher, _ in line.keys if teacher)
+    shapes = {teacher: MARKERS[index % len(MARKERS)] for index, teacher in enumerate(teachers)}
     with matplotlib.rc_context({**RC, "axes.grid.axis": "x"}):
-        figure = Figure(figsize=(WIDTH, ROW * sum(rows) + AROUND * len(panels)))
-        subplots = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[n + 1 for n in rows])
-        for axes, panel in zip(subplots[:, 0], panels, strict=True):
-            _draw(axes, panel, shapes)
-            if len(panels) > 1:
-                axes.set_title(panel.title, loc="left")
-        _explain(figure, panels, shapes)
+        figure = Figure(figsize=(WIDTH, ROW * sum(rows) + AROUND * len(rows)))
+        axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[n + 1 for n in rows])[:, 0]
+        for panel, (setting, inside) in zip(axes, panels.items(), strict=True):
+            _draw(panel, table, inside, shapes)
+            if len(rows) > 1:
+                panel.set_title(table.settings[setting], loc="left")
+        _explain(figure, axes[0], table, lines, shapes)
         return save_figure(figure, out_stem)
 
 
-def gather(experiments: Experiments, name: str, results: Path) -> list[Panel]:
-    """Read what the figure shows, setting by setting.
-
-    Raises:
-        UserError: as `plot_spread`.
-    """
-    table = build_table(experiments, name, results)
-    rows = pictured(experiments.rows(name))
-    panels = []
-    for setting, title in table.settings.items():
-        inside = [row for row in rows if row.setting == setting]
-        lines = [line for line in table.lines if line.setting == setting]
-        pairs = [
-            (line, look)
-            for line, look in zip(lines, looks(inside, experiments.config), strict=True)
-            if COLUMN in line.cells
-        ]
-        students = [(line, look) for line, look in pairs if line.trained]
-        if not students:
-            raise UserError(
-                f"No run of '{name}' in the setting '{setting}' has an FID; "
-                f"delete the metrics.json of its runs and run `snakemake --cores 2 {name}`."
-            )
-        teachers = [(line, look) for line, look in pairs if not line.trained]
-        floor = next((line.value(COLUMN) for line in table.floors if line.setting == setting), None)
-        panels.append(Panel(title, students, teachers, floor))
-    return panels
+def fids(table: Table, lines: Lines) -> pd.DataFrame:
+    """Return line, teacher and value of the students' runs among the lines."""
+    students = [line.number for line, _ in lines if line.trained]
+    return table.runs[(table.runs["column"] == COLUMN) & table.runs["line"].isin(students)]
 
 
-def _shapes(panels: Sequence[Panel]) -> dict[str, str]:
-    """Give every teacher the mark of its runs, the same in all panels."""
-    names = dict.fromkeys(run.teacher for panel in panels for line, _ in panel.students for run in line.runs)
-    return {name: MARKERS[index % len(MARKERS)] for index, name in enumerate(names)}
-
-
-def _draw(axes: Axes, panel: Panel, shapes: dict[str, str]) -> None:
-    visible = list(panel.span())
-    for value, colour, dash in _levels(panel):
-        if panel.shown(value):
-            axes.axvline(value, color=colour, linestyle=dash, linewidth=1.5, zorder=1.5)
-            visible.append(value)
+def _draw(axes: Axes, table: Table, lines: Lines, shapes: dict[str, str]) -> None:
+    runs = fids(table, lines)
+    low, high = visible = runs["value"].min(), runs["value"].max()
+    names: list[str] = []
     middle = (len(shapes) - 1) / 2
-    heights = {name: TEACHERS * (n - middle) / max(2 * middle, 1) for n, name in enumerate(shapes)}
-    for index, (line, look) in enumerate(panel.students):
-        for run in line.runs:
-            if COLUMN in run.values:
-                axes.plot(
-                    [run.values[COLUMN]],
-                    [index + RUNS + heights[run.teacher]],
-                    marker=shapes[run.teacher],
-                    color=look.colour,
-                    linestyle="",
-                    **RUN_MARK,
-                )
-        _mean(axes, line, look, index)
-    _scale(axes, min(visible), max(visible))
-    axes.set_ylim(len(panel.students) - 0.4, -0.6)
-    names = [f"{line.title}\n{cell_text(line, COLUMN).value}" for line, _ in panel.students]
+    for line, look in lines:
+        cell = table.cells[line.number, COLUMN]
+        mean, training, row = cell.mean, cell.training_std, len(names)
+        if not line.trained:
+            if near(mean, low, high):
+                axes.axvline(mean, color=look.colour, linestyle=look.dash, linewidth=1.5, zorder=1.5)
+                visible = (min(visible[0], mean), max(visible[1], mean))
+            continue
+        for index, (teacher, marker) in enumerate(shapes.items()):
+            values = runs.loc[(runs["line"] == line.number) & (runs["teacher"] == teacher), "value"]
+            height = row + RUNS + TEACHERS * (index - middle) / max(2 * middle, 1)
+            axes.plot(values, [height] * len(values), marker=marker, color=look.colour, **RUN_MARK)
+        axes.plot([mean - training, mean + training], [row + TRAINING] * 2, color=look.colour, **TRAINING_BAR)
+        axes.errorbar(mean, row + SAMPLING, xerr=cell.sampling_std, color=look.colour, **SAMPLING_BAR)
+        axes.plot([mean], [row + MEAN], color=look.colour, **MEAN_MARK)
+        names.append(f"{line.title}\n{cell_text(table, line, COLUMN).value}")
+    set_scale(axes, "x", *visible)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.tick_params(axis="y", length=0, labelcolor="black")
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(column_title(COLUMN).replace("↓", "(lower is better)"))
+    axes.set_xlabel(f"{columns()[COLUMN].title} (lower is better)")
 
 
-def _mean(axes: Axes, line: Line, look: Look, row: int) -> None:
-    """Draw the mean, the training spread as a thick bar and the sampling spread as a thin one with caps."""
-    cell = line.cells[COLUMN]
-    if cell.training_std is not None:
-        ends = [cell.mean - cell.training_std, cell.mean + cell.training_std]
-        axes.plot(ends, [row + TRAINING] * 2, color=look.colour, marker="", **TRAINING_BAR)
-    if cell.sampling_std is not None:
-        axes.errorbar(cell.mean, row + SAMPLING, xerr=cell.sampling_std, color=look.colour, **SAMPLING_BAR)
-    axes.plot([cell.mean], [row + MEAN], color=look.colour, **MEAN_MARK)
-
-
-def _levels(panel: Panel) -> list[tuple[float, str, object]]:
-    levels: list[tuple[float, str, object]] = [
-        (line.cells[COLUMN].mean, look.colour, look.dash) for line, look in panel.teachers
-    ]
-    if panel.floor is not None:
-        levels.append((panel.floor, FLOOR, ":"))
-    return levels
-
-
-def _scale(axes: Axes, low: float, high: float) -> None:
-    """Set the limits from runs and levels alone: a bar must not stretch a logarithmic axis."""
-    if low > 0 and high / low > 10:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.3, high * 1.3)
-        log_ticks(axes.xaxis)
-    else:
-        axes.set_xlim(0, high * 1.08)
-
-
-def _explain(figure: Figure, panels: Sequence[Panel], shapes: dict[str, str]) -> None:
+def _explain(figure: Figure, axes: Axes, table: Table, lines: Lines, shapes: dict[str, str]) -> None:
     """Say below the axes what marks, bars and lines are."""
-    from matplotlib.lines import Line2D
-
-    handles: list[Line2D | Patch] = []
-    students = [line for panel in panels for line, _ in panel.students]
+    handles: list[Any] = []
 
     def explain(words: str, **look: Any) -> None:
-        handles.append(Line2D([], [], label=words, **{"color": FLOOR, **look}))
+        handles.append(Line2D([], [], label=words, **{"color": GREY, **look}))
 
     for teacher, marker in shapes.items():
         words = f"A run, from the teacher {teacher}" if len(shapes) > 1 else "A run"
-        explain(words, marker=marker, linestyle="", **RUN_MARK)
-    explain("Mean over the runs", linestyle="", **MEAN_MARK)
-    designs = dict.fromkeys(runs_in_words(line.keys) for line in students if len(line.runs) > 1)
-    if designs:
-        explain(f"Training spread (standard deviation over {' or '.join(designs)})", **TRAINING_BAR)
-    blocks = max(line.blocks for line in students)
-    if blocks > 1:
+        explain(words, marker=marker, **RUN_MARK)
+    explain("Mean over the runs", **MEAN_MARK)
+    if over := designs(table.students()):
+        explain(f"Training spread (standard deviation over {over})", **TRAINING_BAR)
+    if (blocks := max(line.blocks for line in table.students())) > 1:
         words = f"Sampling spread (standard deviation over {blocks} blocks of latents)"
-        handles.append(sampling_handle(words))
-    if len(panels) == 1:
-        for line, look in panels[0].teachers:
-            value = cell_text(line, COLUMN).value
-            scale = "" if panels[0].shown(line.cells[COLUMN].mean) else ", off scale"
-            of = f", mean of {runs_in_words(line.keys)}" if len(line.runs) > 1 else ""
-            words = f"{line.title}: {value}{of}{scale}"
+        handles.append(explained_bar(axes, "x", words))
+    values = fids(table, lines)["value"]
+    for line, look in lines if len(table.settings) == 1 else []:
+        if not line.trained:
+            words = f"{line.title}: {cell_text(table, line, COLUMN).value}"
+            words += f", mean of {designs([line])}" if len(line.keys) > 1 else ""
+            shown = near(table.cells[line.number, COLUMN].mean, values.min(), values.max())
+            words += "" if shown else ", off scale"
             explain(words, color=look.colour, linestyle=look.dash, linewidth=1.5)
-        if panels[0].floor is not None:
-            explain(f"Real against real: {panels[0].floor:.2f}", linestyle=":", linewidth=1.5)
-    explain_below(figure, handles)
+    figure.legend(handles=handles, loc="outside lower left")

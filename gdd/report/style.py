@@ -1,42 +1,37 @@
-"""How numbers and methods look, the same in every table and figure. Imports no matplotlib by itself."""
+"""How figures look: one colour a method, marks and dashes that tell rows apart, and the two spreads."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from gdd.config.load import Config
-from gdd.experiments import TableRow
+from gdd.experiments import TableRow, pictured
 from gdd.files import atomic_path
+from gdd.report.table import Line, Table
 
-if TYPE_CHECKING:
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-INK = "#222222"
 TEACHER = ("#000000", "#6e6e6e", "#9a9a9a")  # black first, then greys for further step counts
-FLOOR = "#6e6e6e"
+GREY = "#6e6e6e"  # the floor, and whatever an explanation shows
 MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))  # tells rows of one method apart
 # The two spreads never look alike: the training spread is a band or a thick bar, this one thin with caps.
-SAMPLING_BAR: dict[str, Any] = {"linewidth": 0, "elinewidth": 1.4, "capsize": 3.5, "capthick": 1.4}
-WIDTH = 8.0  # inches: the reading width of the site and of a page, so that points are points
+SAMPLING_BAR: dict[str, Any] = {"linestyle": "", "elinewidth": 1.4, "capsize": 3.5, "capthick": 1.4}
+WIDTH = 8.0  # inches: the reading width of the page and of a paper, so that points are points
 RC: dict[Any, Any] = {
-    "font.size": 12,
+    "font.size": 11,
     "axes.labelsize": 12,
     "axes.titlesize": 12,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same figure on every machine
-    "text.color": INK,
-    "axes.labelcolor": INK,
     "axes.edgecolor": "#555555",
     "xtick.color": "#444444",
     "ytick.color": "#444444",
@@ -45,8 +40,8 @@ RC: dict[Any, Any] = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.8,
     "axes.axisbelow": True,
+    "legend.frameon": False,
     "lines.linewidth": 2.0,
     "lines.markersize": 6.5,
     "figure.constrained_layout.use": True,
@@ -54,106 +49,6 @@ RC: dict[Any, Any] = {
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
-
-
-@dataclass(frozen=True)
-class ColumnStyle:
-    """How a column is called and written."""
-
-    title: str
-    decimals: int | None = None  # None: whole numbers
-    better: Literal["low", "high"] | None = None
-    spread: bool = True  # False: the same in every run of a row, so a spread would say nothing
-    signed: bool = False  # a difference: written with its sign and its standard error
-    meaning: str = ""  # what the metrics files do not say of it
-
-
-COLUMNS: dict[str, ColumnStyle] = {
-    "fid": ColumnStyle("FID ↓", 2, "low"),
-    "reported_fid": ColumnStyle(
-        "Reported FID ↓",
-        2,
-        "low",
-        spread=False,
-        meaning="What others report, of the snapshot with the lowest FID; empty where no number is known.",
-    ),
-    "reported_recall": ColumnStyle(
-        "Reported recall ↑",
-        2,
-        "high",
-        spread=False,
-        meaning="What others report, on ImageNet against ADM's batch of 10,000 real images; empty where no "
-        "number is known.",
-    ),
-    "reported_clip_fid": ColumnStyle(
-        "Reported CLIP-FID ↓",
-        2,
-        "low",
-        spread=False,
-        meaning="What others report, by an implementation that they do not name; empty where none is known.",
-    ),
-    "fid_difference": ColumnStyle(
-        "FID change from row above",
-        2,
-        "low",
-        spread=False,
-        signed=True,
-        meaning="Mean FID minus that of the student in the row above; below zero is better.",
-    ),
-    "best_fid": ColumnStyle(
-        "Best FID (block it was chosen on) ↓",
-        2,
-        "low",
-        meaning="FID of every run's best snapshot on the block that chose it; the choice makes it too low.",
-    ),
-    "best_fid_fresh": ColumnStyle(
-        "Best FID (fresh blocks) ↓",
-        2,
-        "low",
-        meaning="FID of the same snapshots on the other blocks of latents, which had no part in the choice.",
-    ),
-    "final_fid_fresh": ColumnStyle(
-        "Final FID (fresh blocks) ↓",
-        2,
-        "low",
-        meaning="FID of the last snapshots on those other blocks, for comparison.",
-    ),
-    "fid_minimum": ColumnStyle(
-        "Lowest FID ↓",
-        2,
-        "low",
-        meaning="The lowest FID over the blocks of latents, as EDM and others report it; a mean over runs.",
-    ),
-    "kid": ColumnStyle("KID ↓", 5, "low"),
-    "inception_score": ColumnStyle("Inception Score ↑", 2, "high"),
-    "clean_fid": ColumnStyle("Clean FID ↓", 2, "low"),
-    "clean_kid": ColumnStyle("Clean KID ↓", 5, "low"),
-    "clip_fid": ColumnStyle("CLIP-FID ↓", 2, "low"),
-    "fd_dinov2": ColumnStyle("FD-DINOv2 ↓", 1, "low"),
-    "precision": ColumnStyle("Precision ↑", 3, "high"),
-    "recall": ColumnStyle("Recall ↑", 3, "high"),
-    "density": ColumnStyle("Density ↑", 3, "high"),
-    "coverage": ColumnStyle("Coverage ↑", 3, "high"),
-    "pixel_fid": ColumnStyle("Pixel FID ↓", 2, "low"),
-    "pixel_precision": ColumnStyle("Pixel precision ↑", 3, "high"),
-    "pixel_recall": ColumnStyle("Pixel recall ↑", 3, "high"),
-    "pixel_density": ColumnStyle("Pixel density ↑", 3, "high"),
-    "pixel_coverage": ColumnStyle("Pixel coverage ↑", 3, "high"),
-    "nearest": ColumnStyle("Nearest real (1 = real)", 2),
-    "evaluations": ColumnStyle("Network evaluations", spread=False),
-    "trainable": ColumnStyle("Trainable", spread=False),
-    "images": ColumnStyle("Images", spread=False),
-    "seconds": ColumnStyle(
-        "Seconds",
-        meaning="Training time of the student on the machine at hand, two jobs side by side; without the "
-        "teacher's training and without solving pairs for direct imitation.",
-    ),
-}
-
-
-def column_title(column: str) -> str:
-    """Return a column's heading, with an arrow towards better."""
-    return COLUMNS[column].title
 
 
 @dataclass(frozen=True)
@@ -168,51 +63,52 @@ class Look:
 def looks(rows: Sequence[TableRow], config: Config) -> list[Look]:
     """Return the look of each row: its method's colour and marker, others and dashes if it comes again.
 
-    The teacher is dashed, in black and then greys.
+    The teacher is dashed, in black and then greys; real images are dotted.
     """
     result = []
-    seen: dict[tuple[str, str | None], int] = {}
+    seen: Counter[tuple[str, str | None]] = Counter()
     for row in rows:
-        key = (row.setting, row.method)
-        nth = seen.get(key, 0)
-        seen[key] = nth + 1
-        if row.method is None:
-            result.append(Look(TEACHER[min(nth, len(TEACHER) - 1)], "", (0, (6, 3))))
-        else:
+        nth = seen[row.setting, row.method]
+        seen[row.setting, row.method] += 1
+        if row.method is not None:
             method = config.methods[row.method]
             marker = MARKERS[(MARKERS.index(method.marker) + nth) % len(MARKERS)]
             result.append(Look(method.colour, marker, DASHES[nth % len(DASHES)]))
+        elif row.teacher_steps or row.external:
+            result.append(Look(TEACHER[min(nth, len(TEACHER) - 1)], "", (0, (6, 3))))
+        else:
+            result.append(Look(GREY, "", ":"))
     return result
 
 
-def log_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers: 0.5, 1, 2, 5, 10."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
+def pictured_lines(table: Table, config: Config) -> list[tuple[Line, Look]]:
+    """Return the lines that a figure shows: of those on snapshots of the same runs, one; and floors."""
+    rows = pictured([line.row for line in table.lines])
+    found = looks(rows, config)
+    return [(line, found[rows.index(line.row)]) for line in table.lines if line.row in rows]
 
 
-def explain_below(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
-    """Write below the axes what marks, lines and bars are; a mark "|" on a line stands at both its ends."""
-    from matplotlib.legend_handler import HandlerLine2D
-    from matplotlib.lines import Line2D
-
-    capped: dict[Any, HandlerLine2D] = {
-        handle: HandlerLine2D(numpoints=2, marker_pad=0)
-        for handle in handles
-        if isinstance(handle, Line2D) and handle.get_marker() == "|" and handle.get_linestyle() != "None"
-    }
-    if handles:
-        figure.legend(handles=handles, loc="outside lower left", frameon=False, handler_map=capped)
+def near(value: float, low: float, high: float) -> bool:
+    """Whether a level lies within a decade of what is drawn, so that its line does not squeeze it."""
+    return low / 10 <= value <= high * 10
 
 
-def sampling_handle(words: str) -> Line2D:
-    """Return what stands for the sampling spread in an explanation."""
-    from matplotlib.lines import Line2D
+def set_scale(axes: Axes, axis: str, low: float, high: float) -> None:
+    """Set the limits of an axis from means and levels alone: a bar must not stretch a logarithmic axis."""
+    if low <= 0 or high / low <= 10:
+        axes.set(**{f"{axis}lim": (min(0, low), high * 1.08)})
+        return
+    axes.set(**{f"{axis}scale": "log", f"{axis}lim": (low / 1.3, high * 1.3)})
+    ticks = axes.xaxis if axis == "x" else axes.yaxis
+    ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ticks.set_major_formatter(lambda value, _: f"{value:g}")  # 0.5, 1, 2, 5, 10
+    ticks.set_minor_formatter(NullFormatter())
 
-    return Line2D([], [], color=FLOOR, linewidth=1.4, marker="|", markersize=8, label=words)
+
+def explained_bar(axes: Axes, axis: str, words: str) -> Any:
+    """Return what stands for the sampling spread in a legend, which takes its caps from a bar in the axes."""
+    nowhere: dict[str, Any] = {"x": [np.nan], "y": [np.nan], f"{axis}err": [np.nan]}
+    return axes.errorbar(**nowhere, color=GREY, label=words, **SAMPLING_BAR)
 
 
 def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:

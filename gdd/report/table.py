@@ -1,157 +1,231 @@
-"""A table as data: lines of cells, each with its spreads, and how a cell is written."""
+"""From the numbers of single evaluations to the cells of a table, with both spreads kept apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from gdd.report.runs import At, Key, RunNumbers
-from gdd.report.style import COLUMNS, column_title
+import pandas as pd
 
-Kind = Literal["teacher", "distributional", "instance", "both", "external", "floor"]
+from gdd.config.metrics import columns
+from gdd.config.records import Claim, Reported
+from gdd.experiments import Experiments, TableRow
+from gdd.report.numbers import Evaluated, Key, long_frame, paired, read_rows, run_columns
+
+REPORTED = {"reported_fid": "fid", "reported_recall": "recall", "reported_clip_fid": "clip_fid"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table.
+    """One number of a table; what is not known of it is NaN.
 
     `training_std` is the sample standard deviation of the runs' means over all runs of the row, seeds and
-    teachers (None with one run). `sampling_std` is the standard deviation over blocks of latents within a
-    run, pooled over runs as the root of the mean variance (None with one block). They answer different
-    questions and are never combined. `standard_error` is that of a difference between two rows.
+    teachers. `sampling_std` is the standard deviation over blocks of latents within a run, pooled over runs
+    as the root of the mean variance. They answer different questions and are never combined.
+    `standard_error` is that of a difference between two rows.
     """
 
     mean: float
-    training_std: float | None = None
-    sampling_std: float | None = None
-    standard_error: float | None = None
-    runs: int = 1
+    training_std: float = math.nan
+    sampling_std: float = math.nan
+    standard_error: float = math.nan
+    runs: int = 1  # or teachers, or pairs of runs
 
 
 @dataclass(frozen=True)
 class Line:
     """A row: a student over its runs, a teacher at some number of steps, others' work, or real images."""
 
-    title: str
-    setting: str
-    kind: Kind
-    cells: Mapping[str, Cell]  # every number known, whether or not it is among the table's columns
-    run: str | None = None  # the id of the first run
-    method: str | None = None
-    runs: tuple[RunNumbers, ...] = ()  # of a teacher's row: one per teacher
-    blocks: int = 1
-    teacher_steps: int | None = None
-    parameters: Mapping[str, int] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # of the first run
-    at: At = "end"  # which snapshot of the runs
+    number: int  # counts the rows; `line` in a table's frames
+    kind: str  # teacher, external, floor, or of a student: distributional, instance, both
+    evaluated: Sequence[Evaluated]
+
+    @property
+    def row(self) -> TableRow:
+        return self.evaluated[0].row
+
+    @property
+    def title(self) -> str:
+        return self.row.title
 
     @property
     def trained(self) -> bool:
         """Whether it is a student, trained here."""
-        return self.kind in ("distributional", "instance", "both")
+        return bool(self.row.runs)
 
     @property
-    def keys(self) -> tuple[Key, ...]:
-        """Teacher and seed of every run."""
-        return tuple(run.key for run in self.runs)
+    def keys(self) -> list[Key]:
+        """Teacher and seed of every run or teacher."""
+        return [of.key for of in self.evaluated if of.teacher]
 
-    def value(self, column: str) -> float | None:
-        """Return the mean in a column, None where there is none."""
-        cell = self.cells.get(column)
-        return None if cell is None else cell.mean
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of latents that the last snapshot was evaluated on."""
+        return max(len(of.metrics["final"].get("blocks") or ()) for of in self.evaluated) or 1
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many parameters the first run has, under total, trainable and frozen."""
+        return self.evaluated[0].record.get("parameters") or {}
 
 
 @dataclass(frozen=True)
 class Table:
-    """All that is known about a table; the files and the site are written from it."""
+    """All that is known about a table; files, figures, claims and the page are made from it."""
 
     name: str
     title: str
     caption: str
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
-    floors: tuple[Line, ...]
-    settings: Mapping[str, str]  # name -> title
-    definitions: Mapping[str, str]
-    samples: int | None = None  # images per block of latents
+    settings: dict[str, str]  # name -> title
+    lines: list[Line]  # setting by setting
+    numbers: pd.DataFrame  # `long_frame`
+    runs: pd.DataFrame  # `run_columns`
+    cells: dict[tuple[int, str], Cell]  # by line and column
+    definitions: dict[str, str]
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...]
+    samples: int | None  # images in a block of latents
 
-    def all_lines(self) -> list[Line]:
-        """Return every setting's lines with its floor at the end."""
-        ordered = []
-        for setting in self.settings:
-            ordered += [line for line in (*self.lines, *self.floors) if line.setting == setting]
-        return ordered
+    def cell(self, line: Line, column: str) -> Cell | None:
+        """Return a cell, None where nothing is known."""
+        return self.cells.get((line.number, column))
 
-
-@dataclass(frozen=True)
-class CellText:
-    """A cell as text: the value and what is known of its uncertainty, each empty where there is none."""
-
-    value: str = ""
-    sampling: str = ""
-    training: str = ""
-    error: str = ""
-
-    def __str__(self) -> str:
-        sampling = f" ± {self.sampling}" if self.sampling else ""
-        training = f" [{self.training}]" if self.training else ""
-        error = f" (SE {self.error})" if self.error else ""
-        return self.value + sampling + training + error
+    def students(self) -> list[Line]:
+        """Return the lines that were trained here."""
+        return [line for line in self.lines if line.trained]
 
 
-def cell_text(line: Line, column: str) -> CellText:
-    """Write the cell of `line` in `column`; a missing number gives empty text."""
-    cell = line.cells.get(column)
-    if cell is None:
-        return CellText()
-    if column == "trainable":
-        return CellText(_trainable(cell.mean, line.parameters.get("total")))
-    decimals = COLUMNS[column].decimals or 0
-    if decimals and abs(cell.mean) >= 100:
-        decimals = 1
-    if COLUMNS[column].signed:
-        return CellText(signed(cell.mean, decimals), error=_spread(cell.standard_error, decimals))
-    if not COLUMNS[column].spread:
-        return CellText(f"{cell.mean:,.{decimals}f}")
-    return CellText(
-        f"{cell.mean:,.{decimals}f}",
-        _spread(cell.sampling_std, decimals),
-        _spread(cell.training_std, decimals),
+def build_table(experiments: Experiments, name: str, results: Path) -> Table:
+    """Gather a table's numbers from the snapshots of its runs.
+
+    Raises:
+        UserError: an input file is missing (names it and the target that makes it), or belongs to another
+            recipe than the configuration's.
+    """
+    config, ablation = experiments.config, experiments.config.ablations[name]
+    settings = {setting: config.settings[setting].title for setting in ablation.setting_names()}
+    rows = read_rows(experiments, name, results)
+    lines = [Line(number, _kind(row[0].row), row) for number, row in enumerate(rows)]
+    evaluated = [of for row in rows for of in row]
+    numbers = long_frame(name, rows)
+    runs = run_columns(numbers)
+    cells = _over_runs(runs) | _reported_cells(lines, config.reported)
+    samples = (of.metrics.get("provenance", {}).get("samples") for of in evaluated)
+    return Table(
+        name=name,
+        title=ablation.title,
+        caption=ablation.caption,
+        columns=ablation.columns,
+        settings=settings,
+        lines=lines,
+        numbers=numbers,
+        runs=runs,
+        cells=cells | _differences(lines, runs, cells),
+        definitions=_definitions(evaluated, ablation.columns, config.reported, settings),
+        claims=ablation.claims,
+        notes=tuple(dict.fromkeys(note for setting in settings for note in config.settings[setting].notes)),
+        samples=next(filter(None, samples), None),
     )
 
 
-def signed(value: float, decimals: int) -> str:
-    """Write a difference with its sign, a true minus; what rounds to zero has none."""
-    text = f"{value:+,.{decimals}f}"
-    return text.lstrip("+-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+def _kind(row: TableRow) -> str:
+    if row.runs:
+        objective = row.runs[0].recipe.objective
+        if objective.distributional and objective.instance:
+            return "both"
+        return "distributional" if objective.distributional else "instance"
+    if row.teacher_steps is not None:
+        return "teacher"
+    return "floor" if row.external is None else "external"
 
 
-def headings(table: Table) -> list[str]:
-    """Return the titles of the columns, a setting's first where there are several."""
-    lead = ["Setting", "Model"] if len(table.settings) > 1 else ["Model"]
-    return [*lead, *map(column_title, table.columns)]
+def _over_runs(runs: pd.DataFrame) -> dict[tuple[int, str], Cell]:
+    """Average every column over the evaluations of a line that have it."""
+    known = columns()
+    by_cell = runs.assign(variance=runs["sampling_std"] ** 2).groupby(["line", "column"])
+    cells = pd.DataFrame(
+        {
+            "mean": by_cell["value"].mean(),
+            "training_std": by_cell["value"].std(),
+            "sampling_std": by_cell["variance"].mean() ** 0.5,
+            "runs": by_cell["value"].count(),
+        }
+    )
+    return {
+        (line, column): Cell(mean, std if known[column].spread else math.nan, sampling_std, runs=count)
+        for (line, column), mean, std, sampling_std, count in cells.itertuples(name=None)
+    }
 
 
-def leads(table: Table, line: Line) -> list[str]:
-    """Return what names a line: its title, after the setting's where there are several."""
-    return [table.settings[line.setting], line.title] if len(table.settings) > 1 else [line.title]
+def _reported_cells(lines: Sequence[Line], reported: Sequence[Reported]) -> dict[tuple[int, str], Cell]:
+    return {
+        (line.number, column): Cell(value)
+        for line in lines
+        for of in reported_of(line.row, reported)[:1]
+        for column, key in REPORTED.items()
+        if (value := getattr(of, key)) is not None
+    }
 
 
-def _spread(value: float | None, decimals: int) -> str:
-    if value is None:
-        return ""
-    # A spread that rounds to zero must not read as if there were none.
-    smallest = 10.0**-decimals
-    if 0 < value < smallest / 2:
-        return f"<{smallest:.{decimals}f}"
-    return f"{value:,.{decimals}f}"
+def reported_of(row: TableRow, reported: Sequence[Reported]) -> list[Reported]:
+    """Return what others report of a row: a method's best snapshot, a teacher's steps, or their own work."""
+    if row.changes:
+        return []
+    return [
+        of
+        for of in reported
+        if of.setting == row.setting
+        and (of.method, of.external) == (row.method, row.external)
+        and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best")
+    ]
 
 
-def _trainable(count: float, total: int | None) -> str:
-    text = f"{count:.0f}"
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            text = f"{count / size:.{0 if count / size >= 100 else 1}f} {unit}"
-            break
-    return f"{text} ({100 * count / total:.1f} %)" if total else text
+def _differences(
+    lines: Sequence[Line], runs: pd.DataFrame, cells: dict[tuple[int, str], Cell]
+) -> dict[tuple[int, str], Cell]:
+    """Return for every student the change of its mean FID from the student above it in its setting."""
+    found = {}
+    for above, line in pairwise(line for line in lines if line.trained):
+        fids = [cells.get((of.number, "fid")) for of in (above, line)]
+        if above.row.setting == line.row.setting and fids[0] and fids[1]:
+            pairs = paired(runs, line.number, above.number, "fid")
+            error: Any = (pairs["first"] - pairs["second"]).sem()  # NaN with one pair
+            found[line.number, "fid_difference"] = Cell(
+                fids[1].mean - fids[0].mean,
+                standard_error=float(error),
+                runs=max(len(pairs), 1),
+            )
+    return found
+
+
+def _definitions(
+    evaluated: Sequence[Evaluated],
+    shown: Sequence[str],
+    reported: Sequence[Reported],
+    settings: dict[str, str],
+) -> dict[str, str]:
+    """Return what every column means; where that differs between settings, it says so of each."""
+    known = columns()
+    definitions = {column: known[column].meaning for column in shown if known[column].meaning}
+    meanings = pd.DataFrame(
+        [
+            (column, text, settings[of.row.setting])
+            for of in evaluated
+            for column, text in (of.metrics.get("definitions") or {}).items()
+        ],
+        columns=["column", "text", "setting"],
+    ).drop_duplicates()
+    for column, found in meanings.groupby("column", sort=False):
+        by_text = found.groupby("text", sort=False)["setting"].agg(", ".join)
+        several = (f"{titles}: {text}" for text, titles in by_text.items())
+        definitions[str(column)] = str(by_text.index[0]) if len(by_text) == 1 else "; ".join(several)
+    sources = dict.fromkeys(one.source for of in evaluated for one in reported_of(of.row, reported))
+    if sources:
+        for column in REPORTED:
+            definitions[column] = f"{known[column].meaning} Sources: {'; '.join(sources)}."
+    return definitions

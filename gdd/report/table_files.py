@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from gdd.config.metrics import columns
 from gdd.files import write_json, write_text
-from gdd.report.note import note
-from gdd.report.style import COLUMNS, column_title
-from gdd.report.table import Table, cell_text, headings, leads
+from gdd.report.claims import Verdict, claims_in_markdown, verdicts
+from gdd.report.numbers import Evaluated
+from gdd.report.table import Line, Table
+from gdd.report.wording import cell_text, headings, leads, note
 from gdd.targets.paths import TABLE_ENDINGS
 
 _LATEX = {
@@ -41,99 +45,146 @@ _LATEX = {
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Write `<name>.csv`, `.md`, `.tex` and `.json` into `folder` and return their paths."""
     paths = [folder / f"{table.name}.{ending}" for ending in TABLE_ENDINGS]
+    found = verdicts(table)
     write_text(paths[0], to_csv(table))
-    write_text(paths[1], to_markdown(table))
+    write_text(paths[1], to_markdown(table, found))
     write_text(paths[2], to_latex(table))
-    write_json(paths[3], to_json(table))
+    write_json(paths[3], to_json(table, found))
     return paths
-
-
-def to_json(table: Table) -> dict[str, Any]:
-    """Return the whole table as plain JSON values, the numbers of every single run included."""
-    data = dataclasses.asdict(table)
-    data["columns"] = [{"key": column, "title": column_title(column)} for column in table.columns]
-    data["note"] = note(table)
-    return data
 
 
 def to_csv(table: Table) -> str:
     """Return every number at full precision, each spread in a column of its own, empty where unknown."""
-    columns = [*table.columns, *(column for column in ("images", "seconds") if column not in table.columns)]
-    header = ["setting", "row", "kind", "run", "teachers", "seeds", "runs", "blocks"]
-    for column in columns:
-        header.append(column)
-        if column == "trainable":
-            header.append("total_parameters")
-        if COLUMNS[column].signed:
-            header.append(f"{column}_standard_error")
-        if COLUMNS[column].spread:
-            header += [f"{column}_sampling_std", f"{column}_training_std"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n", restval="")
-    writer.writeheader()
-    for line in table.all_lines():
+    records = []
+    for line in table.lines:
         record: dict[str, Any] = {
-            "setting": line.setting,
+            "setting": line.row.setting,
             "row": line.title,
             "kind": line.kind,
-            "run": line.run,
-            "teachers": " ".join(dict.fromkeys(teacher for teacher, _ in line.keys)),
+            "run": line.row.runs[0].id if line.trained else None,
+            "teachers": " ".join(dict.fromkeys(teacher for teacher, _ in line.keys if teacher)),
             "seeds": " ".join(dict.fromkeys(str(seed) for _, seed in line.keys if seed is not None)),
-            "runs": len(line.runs) or "",
-            "blocks": "" if line.kind == "floor" else line.blocks,
+            "runs": len(line.keys) or None,
+            "blocks": None if line.kind == "floor" else line.blocks,
         }
-        for column in columns:
-            cell = line.cells.get(column)
-            if cell is None:
-                continue
-            whole = COLUMNS[column].decimals is None and not COLUMNS[column].spread
-            record[column] = int(cell.mean) if whole else cell.mean
+        for column in dict.fromkeys([*table.columns, "images", "seconds"]):
+            style, cell = columns()[column], table.cell(line, column)
+            whole = style.decimals is None and not style.spread
+            record[column] = int(cell.mean) if cell and whole else cell and cell.mean
             if column == "trainable":
                 record["total_parameters"] = line.parameters.get("total")
-            if COLUMNS[column].signed:
-                record[f"{column}_standard_error"] = cell.standard_error
-            if COLUMNS[column].spread:
-                record[f"{column}_sampling_std"] = cell.sampling_std
-                record[f"{column}_training_std"] = cell.training_std
-        writer.writerow(record)
-    return text.getvalue()
+            keys = ["standard_error"] if style.signed else []
+            keys += ["sampling_std", "training_std"] if style.spread else []
+            record |= {f"{column}_{key}": getattr(cell, key, None) for key in keys}
+        records.append(record)
+    # As objects, so that whole numbers beside empty cells stay whole.
+    return pd.DataFrame(records, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def to_markdown(table: Table) -> str:
-    """Return a Markdown table under its title, with a note on the spreads."""
+def to_markdown(table: Table, found: Iterable[Verdict]) -> str:
+    """Return a Markdown table under its title, with its note and claims."""
     titles = headings(table)
     names = len(titles) - len(table.columns)
-    rows = [titles, ["---"] * names + ["---:"] * len(table.columns)]
-    for line in table.all_lines():
-        cells = [*leads(table, line), *(str(cell_text(line, column)) for column in table.columns)]
-        rows.append([cell.replace("|", r"\|") for cell in cells])
-    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    caption = f"{table.caption}\n\n" if table.caption else ""
-    return f"# {table.title}\n\n{caption}{body}\n\n{note(table)}\n"
+    rows = [titles, ["---"] * names + ["---:"] * len(table.columns), *_text_rows(table)]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    body = "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+    notes = "\n".join(["## Notes\n", *(f"- {text}" for text in table.notes)] if table.notes else [])
+    parts = [f"# {table.title}", table.caption, body, note(table), claims_in_markdown(found), notes]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """Return a `booktabs` table; it needs `\\usepackage{booktabs}` and nothing else."""
-    names = len(headings(table)) - len(table.columns)
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{latex(f'{table.title}. {table.caption} {note(table)}'.replace('  ', ' '))}}}",
-        rf"  \label{{tab:{table.name}}}",
-        rf"  \begin{{tabular}}{{{'l' * names}{'r' * len(table.columns)}}}",
-        r"    \toprule",
-        f"    {' & '.join(map(latex, headings(table)))} \\\\",
-        r"    \midrule",
-    ]
-    for line in table.all_lines():
-        if line.kind == "floor":
-            lines.append(r"    \addlinespace")
-        cells = [*leads(table, line), *(str(cell_text(line, column)) for column in table.columns)]
-        lines.append(f"    {' & '.join(map(latex, cells))} \\\\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    titles = headings(table)
+    frame = pd.DataFrame(_text_rows(table), columns=titles).map(latex)
+    names = len(titles) - len(table.columns)
+    caption = " ".join(part for part in (f"{table.title}.", table.caption, note(table)) if part)
+    return (
+        frame.rename(columns=latex)
+        .style.hide(axis="index")
+        .to_latex(
+            column_format="l" * names + "r" * len(table.columns),
+            position_float="centering",
+            hrules=True,
+            caption=latex(caption),
+            label=f"tab:{table.name}",
+        )
+    )
 
 
 def latex(text: str) -> str:
     """Escape what LaTeX would take for a command."""
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _text_rows(table: Table) -> list[list[str]]:
+    return [
+        [*leads(table, line), *(str(cell_text(table, line, column)) for column in table.columns)]
+        for line in table.lines
+    ]
+
+
+def to_json(table: Table, found: Iterable[Verdict]) -> dict[str, Any]:
+    """Return the whole table as plain JSON values, the numbers of every single run included."""
+    return {
+        "name": table.name,
+        "title": table.title,
+        "caption": table.caption,
+        "columns": [{"key": column, "title": columns()[column].heading} for column in table.columns],
+        "lines": [_line(table, line) for line in table.lines if line.kind != "floor"],
+        "floors": [_line(table, line) for line in table.lines if line.kind == "floor"],
+        "settings": table.settings,
+        "definitions": table.definitions,
+        "samples": table.samples,
+        "note": note(table),
+        "notes": table.notes,
+        "claims": [verdict.to_json() for verdict in found],
+    }
+
+
+def _line(table: Table, line: Line) -> dict[str, Any]:
+    run = line.row.runs[0] if line.trained else None
+    numbers = table.runs[table.runs["line"] == line.number]
+    cells = {column: asdict(cell) for (number, column), cell in table.cells.items() if number == line.number}
+    return {
+        "title": line.title,
+        "setting": line.row.setting,
+        "kind": line.kind,
+        "cells": {
+            column: {key: None if math.isnan(value) else value for key, value in cell.items()}
+            for column, cell in cells.items()
+        },
+        "run": run.id if run else None,
+        "method": line.row.method,
+        "runs": [
+            _run(of, numbers[numbers["entry"] == entry])
+            for entry, of in enumerate(line.evaluated)
+            if of.teacher
+        ],
+        "blocks": line.blocks,
+        "teacher_steps": line.row.teacher_steps,
+        "parameters": line.parameters,
+        "recipe": run.recipe.model_dump(mode="json") if run else {},
+        "at": line.row.at,
+    }
+
+
+def _run(of: Evaluated, numbers: pd.DataFrame) -> dict[str, Any]:
+    values = numbers.set_index("column")
+    final, best = of.metrics["final"], of.metrics.get("best") or {}
+    return {
+        "teacher": of.teacher,
+        "seed": of.run.seed if of.run else None,
+        "id": of.run.id if of.run else None,
+        "values": values["value"].to_dict(),
+        "sampling_std": values["sampling_std"].dropna().to_dict(),
+        "final_images": final.get("images"),
+        "final_fid_blocks": _fid_blocks(final),
+        "best_images": best.get("images"),
+        "best_fid_blocks": _fid_blocks(best),
+        "best_rule": best.get("rule"),
+    }
+
+
+def _fid_blocks(snapshot: Mapping[str, Any]) -> list[float]:
+    return [block["fid"] for block in snapshot.get("blocks") or () if block.get("fid") is not None]

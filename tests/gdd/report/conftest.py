@@ -12,6 +12,7 @@ import pytest
 
 from gdd.config.load import load_config
 from gdd.experiments import Experiments, Run, teacher_metrics
+from gdd.report.table import Table, build_table
 
 SETTING = """
 title: {title}
@@ -26,7 +27,8 @@ recipe:
   ema: {{half_life: 5_000}}
   backbones: [digits-classifier, digits-random]
 methods: {{gdd-i: {{lr: {{generator: 1e-3}}}}}}
-evaluation: {{extractor: digits-judge, pixels: true, samples: 2_000, blocks: 3}}
+evaluation: {{extractor: digits-judge, pixels: true, samples: 2_000, blocks: 3, also_at: [9_600]}}
+notes: [Compare with nothing elsewhere.]
 """
 TEACHER = """
 title: {}
@@ -37,9 +39,30 @@ training: {{images: 1_280, batch: 128, lr: 2e-3, ema: {{half_life: 20_000}}}}
 """
 NETWORK = "{{title: {0}, dataset: digits, architecture: plain, width: 32, steps: {1}, seed: 1}}"
 METHOD = "{{title: {0}, colour: '{1}', marker: {2}, objective: {3}, freeze: {4}}}"
-TARGET = (
-    "{title: One-step generators in miniature, page: index, tables: [demo-objectives, demo-frozen-layers]}"
-)
+TARGET = "{title: One-step generators in miniature, page: index, tables: [objectives, frozen-layers]}"
+# Two teachers and three seeds a row: what has a training spread. The FIDs are those of the first teacher's
+# seeds, then of the second's.
+REPEATED = """
+title: Repeated
+setting: digits
+teachers: [digits, digits-b]
+seeds: [0, 1, 2]
+rows:
+  Teacher: {teacher_steps: 18}
+  Direct: {method: direct}
+  GDD: {method: gdd}
+  GDD-I: {method: gdd-i}
+  Both: {method: gdd-direct}
+columns: [fid, fid_difference, best_fid, best_fid_fresh, final_fid_fresh, seconds]
+curve: {y: fid}
+"""
+FIDS = {
+    "Teacher": (0.7, 0.8),
+    "Direct": (1.5, 1.7, 1.6, 1.6, 1.8, 1.7),
+    "GDD": (0.5, 0.6, 0.7, 0.6, 0.7, 0.8),
+    "GDD-I": (0.45, 0.55, 0.65, 0.55, 0.65, 0.75),
+    "Both": (1.0, 1.1, 1.2, 1.1, 1.2, 1.3),
+}
 # The tests' own, so that the numbers of the repository's configuration may change.
 CONFIG = {
     "datasets/digits": "{title: D, source: digits, resolution: 8, channels: 1, images: 1797, classes: 10}",
@@ -56,7 +79,7 @@ CONFIG = {
     "methods/gdd-direct": METHOD.format(
         "GDD + direct", "#56b4e9", "v", "{distributional: softplus, instance: direct}", "none"
     ),
-    "ablations/demo-objectives": """
+    "ablations/objectives": """
 title: Instance-based against distributional loss
 caption: To imitate, or to fool.
 setting: digits
@@ -68,8 +91,11 @@ rows:
   GDD-I: {method: gdd-i}
 columns: [evaluations, fid, precision, recall, pixel_fid, pixel_precision, pixel_recall, nearest, seconds]
 curve: {y: fid}
+claims:
+  - {better: [GDD, GDD-I], than: Direct imitation, in: fid}
+  - {better: GDD, than: GDD-I, in: fid}
 """,
-    "ablations/demo-frozen-layers": """
+    "ablations/frozen-layers": """
 title: Frozen layers
 setting: digits
 rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}}
@@ -100,11 +126,13 @@ PROVENANCE = {
 
 @pytest.fixture(scope="session")
 def make_experiments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Experiments]:
-    """Load the configuration above with some seeds and further ablations."""
+    """Load the configuration above with some seeds, other files, and further ablations."""
 
-    def make(seeds: Sequence[int] = (0,), **ablations: str) -> Experiments:
+    def make(
+        seeds: Sequence[int] = (0,), other: Mapping[str, str] | None = None, **ablations: str
+    ) -> Experiments:
         folder = tmp_path_factory.mktemp("config")
-        files = {**CONFIG, **{f"ablations/{name}": text for name, text in ablations.items()}}
+        files = CONFIG | {f"ablations/{name}": text for name, text in ablations.items()} | dict(other or {})
         files["config"] = f"seeds: {list(seeds)}\ntargets: {{demo: {TARGET}}}\n"
         for name, text in files.items():
             path = folder / f"{name}.yaml"
@@ -126,7 +154,7 @@ def write_results() -> Callable[..., None]:
     def write(
         experiments: Experiments,
         results: Path,
-        names: Sequence[str] = ("demo-objectives", "demo-frozen-layers"),
+        names: Sequence[str] = ("objectives", "frozen-layers"),
         numbers: Mapping[str, tuple[float, ...]] | None = None,
         blocks: int = 3,
         fids: Mapping[str, Sequence[float]] | None = None,
@@ -150,6 +178,25 @@ def write_results() -> Callable[..., None]:
     return write
 
 
+@pytest.fixture
+def setting() -> Callable[[str], str]:
+    """Return a function that gives the text of a setting with another title."""
+    return lambda title: SETTING.format(title=title)
+
+
+@pytest.fixture
+def repeat(make_experiments, write_results, tmp_path) -> Callable[..., Table]:
+    """Return a function that makes the repeated table, with claims and with other FIDs of some rows."""
+
+    def make(claims: str = "", **fids: Sequence[float]) -> Table:
+        experiments = make_experiments(repeated=REPEATED + claims)
+        given = {title.replace("_", "-"): values for title, values in fids.items()}
+        write_results(experiments, tmp_path, names=["repeated"], fids=FIDS | given)
+        return build_table(experiments, "repeated", tmp_path)
+
+    return make
+
+
 def write_run(
     results: Path,
     run: Run,
@@ -161,40 +208,32 @@ def write_run(
     folder = results / run.folder
     drift = 0.1 * (run.seed - 0.5) * given[0] if run.seed else 0.0
     metrics = evaluated(given, blocks, drift if fid is None else fid - given[0])
-    metrics["final"]["images"] = run.recipe.images
+    final = metrics["final"]
+    final["images"] = run.recipe.images
     # Chosen by block 0, where it comes out lower than on the others.
-    chosen = [
-        {**block, "fid": block["fid"] - (0.2 if not index else 0.05)}
-        for index, block in enumerate(metrics["final"]["blocks"])
+    chosen = [{**block, "fid": block["fid"] - (0.05 if block["start"] else 0.2)} for block in final["blocks"]]
+    best = {"images": 16_000, "blocks": chosen, "mean": final["mean"], "rule": "lowest on block 0"}
+    also_at = {"9600": {"images": 9_600, "blocks": [{"fid": 3.0}], "mean": final["mean"] | {"fid": 3.0}}}
+    level = final["mean"]["fid"]
+    curve = [
+        {"images": n, "fid": level + 60 * np.exp(-n / 3000) + 0.05 * rng.random(), "pixel_fid": given[3]}
+        for n in run.recipe.snapshots()
     ]
-    mean = metrics["final"]["mean"]
-    metrics["best"] = {"images": 16_000, "blocks": chosen, "mean": mean, "rule": "lowest on block 0"}
-    snapshots = run.recipe.snapshots()
-    final = metrics["final"]["mean"]["fid"]
-    metrics |= {
-        "kind": "student",
-        "evaluations": 1,
-        "curve": [
-            {"images": n, "fid": final + 60 * np.exp(-n / 3000) + 0.05 * rng.random(), "pixel_fid": given[3]}
-            for n in snapshots
-        ],
-    }
-    put(folder / "metrics.json", metrics)
+    student = {"kind": "student", "evaluations": 1, "best": best, "also_at": also_at, "curve": curve}
+    put(folder / "metrics.json", metrics | student)
     frozen = 0 if run.recipe.freeze == "none" else 590_000
-    put(
-        folder / "run.json",
-        {
-            "recipe": run.recipe.model_dump(mode="json"),
-            "recipe_hash": run.recipe.fingerprint(),
-            "seed": run.seed,
-            "parameters": {"total": 749_000, "trainable": 749_000 - frozen, "frozen": frozen},
-            "frozen": [] if not frozen else ["model.enc.conv0.weight"],
-            "images": run.recipe.images,
-            "seconds": 53.9 + run.seed,
-            "peak_memory_mib": 612.5,
-            "sessions": [{"revision": "d" * 40, "device": "CPU (x86_64)", "threads": 2}],
-        },
-    )
+    record = {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe_hash": run.recipe.fingerprint(),
+        "seed": run.seed,
+        "parameters": {"total": 749_000, "trainable": 749_000 - frozen, "frozen": frozen},
+        "frozen": [] if not frozen else ["model.enc.conv0.weight"],
+        "images": run.recipe.images,
+        "seconds": 53.9 + run.seed,
+        "peak_memory_mib": 612.5,
+        "sessions": [{"revision": "d" * 40, "device": "CPU (x86_64)", "threads": 2}],
+    }
+    put(folder / "run.json", record)
     images(folder / "samples" / f"{run.recipe.images:09d}.npz", rng)
 
 
@@ -202,7 +241,7 @@ def evaluated(given: tuple[float, ...], blocks: int, offset: float) -> dict[str,
     mean = dict(zip(KEYS, given, strict=False))
     mean["fid"] += offset
     std = {key: given[7] if key == "fid" else 0.01 for key in KEYS} if blocks > 1 else None
-    each = [{"start": 2000 * k, **mean} for k in range(blocks)]
+    each = [{"start": 2000 * block, **mean} for block in range(blocks)]
     return {
         "final": {"blocks": each, "mean": mean, "sampling_std": std, "minimum": mean},
         "floor": FLOOR,

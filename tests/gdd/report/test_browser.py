@@ -12,7 +12,8 @@ from PIL import Image
 from gdd.report.curves import plot_curve
 from gdd.report.samples import plot_samples
 from gdd.report.site import write_site
-from gdd.report.tables import build_table, write_table
+from gdd.report.table import build_table
+from gdd.report.table_files import write_table
 
 pytestmark = pytest.mark.browser
 
@@ -41,7 +42,7 @@ def index(make_experiments, write_results, tmp_path_factory):
     results = tmp_path_factory.mktemp("browser") / "results"
     experiments = make_experiments()
     write_results(experiments, results)
-    for name in ("demo-objectives", "demo-frozen-layers"):
+    for name in ("objectives", "frozen-layers"):
         write_table(build_table(experiments, name, results), results / "tables")
         plot_curve(experiments, name, results, results / "figures" / f"{name}-curve")
         plot_samples(experiments, name, results, results / "figures" / f"{name}-samples")
@@ -51,7 +52,7 @@ def index(make_experiments, write_results, tmp_path_factory):
 def test_the_browser_reads_the_whole_page_without_a_network(index, tmp_path):
     # Every name is resolved to nowhere: a page that needed the network would show gaps.
     done = browse(tmp_path, "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", index.as_uri())
-    for text in ("What the numbers say", "Direct imitation", "GDD-I", "Real against real"):
+    for text in ("Claims", "Direct imitation", "GDD-I", "Real against real"):
         assert text in done.stdout
     assert done.stdout.count("<table") >= 2
 

@@ -9,10 +9,7 @@ from gdd.config.load import parse_record
 from gdd.config.records import Setting
 from gdd.errors import UserError
 from gdd.report.choice import choices, write_choice
-from gdd.report.findings import findings
-from gdd.report.tables import build_table
-from gdd.targets import Targets
-from gdd.targets.paths import figure_kinds
+from gdd.report.table import build_table
 
 SEARCH = """
 title: Rates
@@ -49,12 +46,14 @@ def searched(make_experiments, write_results, tmp_path):
 
 def test_the_lowest_mean_of_every_method_is_chosen(searched):
     experiments, results = searched()
-    gdd, direct = choices(build_table(experiments, "search", results), experiments)
-    assert (gdd.method, gdd.line.title, gdd.changes) == ("gdd", "gdd, 0.0003", {"lr": {"generator": 3e-4}})
-    assert (gdd.edges, gdd.doubt) == ((), "")
-    assert gdd.runner_up.line.title == "gdd, 0.001"
-    assert direct.line.title == "direct, 0.001"
-    assert direct.edges == ("the largest lr.generator tried",)
+    gdd, direct = choices(build_table(experiments, "search", results))
+    assert (gdd.method, gdd.chosen.title, gdd.chosen.row.changes["lr"]) == (
+        "gdd",
+        "gdd, 0.0003",
+        {"generator": 3e-4},
+    )
+    assert (gdd.edges, gdd.doubt, gdd.following) == ([], "", "next: 0.001 with 0.61")
+    assert (direct.chosen.title, direct.edges) == ("direct, 0.001", ["the largest lr.generator tried"])
     assert direct.doubt == "within the spread (2 × 0.14)"
 
 
@@ -89,9 +88,8 @@ def test_a_row_that_failed_once_is_not_chosen_for_the_rest(searched):
     metrics = json.loads(path.read_text())
     metrics["final"]["mean"]["fid"] = None
     path.write_text(json.dumps(metrics))
-    gdd, _ = choices(build_table(experiments, "search", results), experiments)
-    assert gdd.line.title == "gdd, 0.001"
-    assert gdd.edges == ("the largest lr.generator tried",)
+    gdd, _ = choices(build_table(experiments, "search", results))
+    assert (gdd.chosen.title, gdd.edges) == ("gdd, 0.001", ["the largest lr.generator tried"])
     text = write_choice(experiments, "search", results)[1].read_text()
     assert "– (0.50, none)" in text
 
@@ -104,7 +102,7 @@ def test_one_run_a_row_leaves_the_spread_unknown(searched):
 
 def test_a_table_that_chooses_nothing_says_so(make_experiments, tmp_path):
     with pytest.raises(UserError, match="chooses nothing"):
-        write_choice(make_experiments(), "demo-objectives", tmp_path)
+        write_choice(make_experiments(), "objectives", tmp_path)
 
 
 def test_one_setting_only(make_experiments):
@@ -113,20 +111,16 @@ def test_one_setting_only(make_experiments):
         make_experiments(search=text).rows("search")
 
 
-def test_a_search_has_its_files_and_no_pictures_of_every_row(make_experiments):
-    experiments = make_experiments(search=SEARCH)
-    files = Targets(experiments).of_ablation("search")
-    assert {"results/tables/search-choice.yaml", "results/tables/search-choice.md"} <= set(files)
-    assert figure_kinds(experiments, "search") == ["spread"]
-    assert figure_kinds(experiments, "demo-objectives") == ["curve", "samples"]
-
-
-def test_findings_speak_of_the_chosen_rows_only(searched):
-    experiments, results = searched()
-    every = findings([build_table(experiments, "search", results)], experiments)
-    assert any("is a search" in finding.text for finding in every)
-    (compared,) = [finding for finding in every if "pairs of runs" in finding.text]
-    assert "direct, 0.001 is higher than that of gdd, 0.0003" in compared.text
-    assert "both pairs of runs" in compared.text
-    assert compared.kind == "holds"
-    assert not any("0.0001" in finding.text for finding in every)
+def test_two_keys_are_named_and_a_method_without_any_number_says_so(
+    make_experiments, write_results, tmp_path
+):
+    experiments = make_experiments(search=SEARCH.replace("seeds: [0, 1]", "  batch: [64, 128]\nseeds: [0]"))
+    write_results(experiments, tmp_path, names=["search"])
+    for path in tmp_path.glob("runs/digits/direct*/seed0/metrics.json"):
+        metrics = json.loads(path.read_text())
+        metrics["final"]["mean"]["fid"] = None
+        path.write_text(json.dumps(metrics))
+    yaml_file, markdown = write_choice(experiments, "search", tmp_path)
+    assert "  # direct: no row has an FID in every run\n" in yaml_file.read_text()
+    assert "| batch 64, lr.generator 0.0001 |" in markdown.read_text()
+    assert "- Direct imitation: no row has an FID in every run, so none is chosen." in markdown.read_text()

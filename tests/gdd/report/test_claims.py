@@ -1,0 +1,144 @@
+"""Claims: the verdict of each, from the numbers by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from gdd.errors import UserError
+from gdd.report.claims import verdicts
+from gdd.report.table import build_table
+from gdd.report.table_files import write_table
+
+
+def claim(better, than, column="fid"):
+    return "claims: " + yaml.safe_dump(
+        [{"better": better, "than": than, "in": column}], default_flow_style=True
+    )
+
+
+# The runs of a row differ by a standard deviation of 0.105, so means have to be 0.21 apart.
+@pytest.mark.parametrize(
+    ("better", "than", "fids", "verdict", "agree"),
+    [
+        ("GDD", "Direct", {}, "holds", 6),
+        ("Direct", "GDD", {}, "does not hold", 0),
+        ("GDD-I", "GDD", {}, "within the spread", 6),  # 0.05 apart, in every pair
+        ("GDD", "Direct", {"Direct": (0.49, 1.7, 1.6, 1.6, 1.8, 1.7)}, "within the spread", 5),
+        ("Direct", "GDD", {"Direct": (0.49, 1.7, 1.6, 1.6, 1.8, 1.7)}, "within the spread", 1),
+        ("GDD", "GDD-I", {"GDD_I": (0.5, 0.6, 0.7, 0.6, 0.7, 0.8)}, "within the spread", 0),
+        ("GDD-I", "Teacher", {"GDD_I": (0.2, 0.2, 0.2, 0.2, 0.2, 0.2)}, "holds", 6),
+    ],
+)
+def test_repeated_training(repeat, better, than, fids, verdict, agree):
+    (found,) = verdicts(repeat(claim(better, than), **fids))
+    (pair,) = found.pairs
+    assert (found.verdict, pair.verdict) == (verdict, verdict)
+    assert (pair.spread_of, pair.pairs, pair.agree) == ("training", 6, agree)
+    assert found.rule.startswith(
+        "Holds: the difference of the means exceeds twice the pooled training spread"
+    )
+
+
+def test_the_numbers_of_a_pair(repeat):
+    (found,) = verdicts(repeat(claim("GDD", "Direct")))
+    (pair,) = found.pairs
+    assert (pair.better_mean, pair.than_mean) == (pytest.approx(0.65), pytest.approx(1.65))
+    assert pair.spread == pytest.approx(0.011**0.5)
+    assert found.text == "GDD has a lower FID than Direct"
+    assert found.numbers(pair) == "GDD: 0.65; Direct: 1.65; pooled training spread 0.10; 6 of 6 pairs agree"
+
+
+def test_every_pair_of_rows_has_to_hold(repeat):
+    (found,) = verdicts(repeat(claim(["GDD", "GDD-I"], ["Direct", "Both"])))
+    assert [(pair.better, pair.than) for pair in found.pairs] == [
+        (a, b) for a in ("GDD", "GDD-I") for b in ("Direct", "Both")
+    ]
+    assert found.verdict == "holds"
+    (found,) = verdicts(repeat(claim(["GDD", "GDD-I"], ["Direct", "Both"]), Both=(0.7,) * 6))
+    assert found.verdict == "within the spread"
+    assert found.text == "GDD and GDD-I have a lower FID than Direct and Both"
+    (found,) = verdicts(repeat(claim("GDD-I", ["Direct", "GDD"]), Direct=(0.1,) * 6))
+    assert found.verdict == "does not hold"
+
+
+def test_higher_is_better_where_the_column_says_so(repeat):
+    # In recall, all runs of a row are equal here: 0.92 of Direct, 0.70 of GDD.
+    assert verdicts(repeat(claim("Direct", "GDD", "recall")))[0].verdict == "holds"
+    assert verdicts(repeat(claim("GDD", "Direct", "recall")))[0].verdict == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "fids", "verdict", "spread"),
+    [
+        (3, (0.3, 0.5), "in this one run", "sampling"),
+        (3, (0.5, 0.3), "not in this one run", "sampling"),
+        (3, (0.45, 0.5), "within the spread", "sampling"),
+        (1, (0.45, 0.5), "in this one run", "none"),
+        (1, (0.5, 0.5), "not in this one run", "none"),
+    ],
+)
+def test_one_run_a_row_never_holds(make_experiments, write_results, tmp_path, blocks, fids, verdict, spread):
+    rows = "{title: T, setting: digits, rows: {A: {method: gdd-i}, B: {method: gdd}}, columns: [fid], CLAIM}"
+    experiments = make_experiments(one=rows.replace("CLAIM", "claims: [{better: A, than: B, in: fid}]"))
+    given = {"A": fids[:1], "B": fids[1:]}
+    write_results(experiments, tmp_path, names=["one"], blocks=blocks, fids=given)
+    (found,) = verdicts(build_table(experiments, "one", tmp_path))
+    assert (found.verdict, found.pairs[0].spread_of) == (verdict, spread)
+    assert "proves nothing" in found.rule
+
+
+def test_a_run_without_a_number_leaves_a_claim_open(make_experiments, write_results, tmp_path):
+    both = (
+        "{title: T, settings: [digits, other], rows: {A: {method: gdd}, B: {method: gdd-i}}, columns: [fid], "
+    )
+    experiments = make_experiments(seeds=(0, 1), both=both + "claims: [{better: B, than: A, in: fid}]}")
+    write_results(experiments, tmp_path, names=["both"])
+    path = tmp_path / "runs/other/gdd/seed1/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["final"]["mean"]["fid"] = None
+    path.write_text(json.dumps(metrics))
+    table = build_table(experiments, "both", tmp_path)
+    assert [(found.setting, found.verdict) for found in verdicts(table)] == [
+        ("digits", "holds"),
+        ("other", "no number"),
+    ]
+    text = write_table(table, tmp_path)[1].read_text()
+    assert "- **Holds:** Digits 8x8: B has a lower FID than A.\n  - B: 0.32; A: 0.51; pooled" in text
+    assert "- **No number:** Other digits: B has" in text
+    (first, _) = json.loads((tmp_path / "both.json").read_text())["claims"]
+    assert (first["better"], first["than"], first["in"], first["verdict"]) == (["B"], ["A"], "fid", "holds")
+    assert first["pairs"][0]["agree"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "{better: GDD, than: GDI, in: fid}",
+            "a claim is on the row 'GDI', which is not here; there are: GDD-I, GDD",
+        ),
+        ("{better: [GDD, GDD-I], than: GDD, in: fid}", "a claim has the row 'GDD' on both sides"),
+        ("{better: GDD, than: Direct, in: fd}", "there is no column 'fd'; did you mean 'fid'?"),
+        (
+            "{better: GDD, than: Direct, in: images}",
+            "no claim can be made in the column 'images'; choose one of: fid",
+        ),
+        (
+            "{better: GDD, than: Direct, in: reported_fid}",
+            "no claim can be made in the column 'reported_fid'",
+        ),
+        ("{better: GDD, than: Direct}", "the key 'claims.0.in' is missing"),
+        (
+            "{better: GDD, then: Direct, in: fid}",
+            "unknown key 'claims.0.then'; allowed here: better, in, than",
+        ),
+    ],
+)
+def test_claims_that_cannot_be_decided_are_refused(make_experiments, text, sentence):
+    table = "{title: T, setting: digits, rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}, Direct: {method: direct}}, "
+    with pytest.raises(UserError) as caught:
+        make_experiments(claiming=f"{table}columns: [fid], claims: [{text}]}}")
+    assert sentence in str(caught.value)

@@ -1,0 +1,326 @@
+"""From metrics files to the cells of a table, and how they are written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gdd.config.metrics import METRICS, Metric
+from gdd.errors import UserError
+from gdd.report.numbers import paired
+from gdd.report.table import Cell, build_table
+from gdd.report.table_files import latex, write_table
+from gdd.report.wording import CellText, cell_text, note, runs_in_words
+
+
+@pytest.fixture(scope="module")
+def two_seeds(make_experiments, write_results, tmp_path_factory):
+    results = tmp_path_factory.mktemp("two")
+    experiments = make_experiments(seeds=(0, 1))
+    write_results(experiments, results)
+    return build_table(experiments, "objectives", results)
+
+
+@pytest.fixture(scope="module")
+def one_block(make_experiments, write_results, tmp_path_factory):
+    results = tmp_path_factory.mktemp("one")
+    experiments = make_experiments()
+    write_results(experiments, results, blocks=1)
+    return build_table(experiments, "objectives", results)
+
+
+def of(table, title):
+    """Return a function from a column to the cell of a row."""
+    (line,) = (line for line in table.lines if line.title == title)
+    return lambda column: table.cell(line, column)
+
+
+def text(table, title, column):
+    (line,) = (line for line in table.lines if line.title == title)
+    return str(cell_text(table, line, column))
+
+
+def known(cell):
+    spreads = ("training_std", "sampling_std", "standard_error")
+    return {key for key in spreads if not math.isnan(getattr(cell, key))}
+
+
+def test_mean_and_both_spreads_are_kept_apart(two_seeds):
+    cell = of(two_seeds, "GDD")("fid")
+    seeds = [0.50, 0.50 + 0.1 * 0.5 * 0.50]
+    assert cell.mean == pytest.approx(statistics.mean(seeds))
+    assert cell.training_std == pytest.approx(statistics.stdev(seeds))
+    assert cell.sampling_std == pytest.approx(0.05)
+    assert cell.runs == 2
+    assert known(of(two_seeds, "Teacher, 18 steps")("fid")) == {"sampling_std"}
+    kinds = ["teacher", "teacher", "instance", "distributional", "distributional", "floor"]
+    assert [line.kind for line in two_seeds.lines] == kinds
+    # Known without being columns.
+    found = [of(two_seeds, "GDD-I")(column).mean for column in ("images", "seconds", "trainable")]
+    assert found == [28_800, pytest.approx(54.4), 159_000]
+
+
+def test_training_spread_is_over_seeds_and_teachers(repeat):
+    table = repeat()
+    cell = of(table, "GDD")("fid")
+    assert (cell.mean, cell.runs) == (pytest.approx(0.65), 6)
+    assert cell.training_std == pytest.approx(0.011**0.5)  # by hand: (2 * 0.0225 + 4 * 0.0025) / 5
+    assert cell.sampling_std == pytest.approx(0.05)
+    teacher = of(table, "Teacher")("fid")
+    assert (teacher.mean, teacher.training_std) == (pytest.approx(0.75), pytest.approx(0.005**0.5))
+    words = "over 6 runs: 3 seeds × 2 teachers, in the teachers' rows over 2 teachers"
+    assert f"[ ] is the training spread: the standard deviation {words}" in note(table)
+
+
+def test_difference_from_the_row_above(repeat):
+    table = repeat()
+    assert of(table, "Teacher")("fid_difference") is None
+    assert of(table, "Direct")("fid_difference") is None  # no student above
+    cell = of(table, "GDD")("fid_difference")
+    assert (cell.mean, cell.runs) == (pytest.approx(-1.0), 6)
+    # By hand: the differences are -1, -1.1, -0.9 twice, with variance 0.04 / 5.
+    assert cell.standard_error == pytest.approx((0.008 / 6) ** 0.5)
+    assert known(cell) == {"standard_error"}
+    assert text(table, "GDD", "fid_difference") == "−1.00 (SE 0.04)"
+    assert text(table, "Both", "fid_difference").startswith("+0.55")
+    assert "same teacher and seed (6 pairs)" in note(table)
+
+
+def test_best_and_fresh_blocks(repeat):
+    table = repeat()
+    cells = of(table, "GDD")
+    assert cells("best_fid").mean == pytest.approx(0.45)
+    assert known(cells("best_fid")) == {"training_std"}
+    assert cells("best_fid_fresh").mean == pytest.approx(0.60)
+    assert cells("best_fid_fresh").training_std == pytest.approx(0.011**0.5)
+    assert cells("final_fid_fresh").mean == cells("fid_minimum").mean == pytest.approx(0.65)
+    assert of(table, "Teacher")("best_fid") is None
+    assert of(table, "Teacher")("final_fid_fresh").mean == pytest.approx(0.75)
+
+
+def test_only_runs_of_equal_teacher_and_seed_are_paired(repeat):
+    table = repeat()
+    numbers = [line.number for line in table.lines]
+    teacher, direct, gdd = numbers[:3]
+    pairs = paired(table.runs, gdd, direct, "fid")
+    assert list(zip(pairs["teacher"], pairs["seed"], strict=True))[3:] == [("digits-b", s) for s in range(3)]
+    assert list(pairs["first"] - pairs["second"]) == pytest.approx([-1.0, -1.1, -0.9] * 2)
+    alone = table.runs[~((table.runs["line"] == direct) & (table.runs["entry"] > 0))]
+    assert paired(alone, gdd, direct, "fid")["first"].tolist() == [0.5]
+    # A teacher pairs with every run from it.
+    assert paired(table.runs, gdd, teacher, "fid")["second"].tolist() == [0.7] * 3 + [0.8] * 3
+
+
+def test_one_run_and_one_block_have_no_spread(one_block):
+    assert known(of(one_block, "GDD")("fid")) == set()
+    assert text(one_block, "GDD", "fid") == "0.50"
+    assert "sampling spread is unknown" in note(one_block)
+    assert "training spread is unknown" in note(one_block)
+
+
+@pytest.mark.parametrize(
+    ("column", "mean", "spreads", "written"),
+    [
+        ("fid", 0.314, {"sampling_std": 0.052}, "0.31 ± 0.05"),
+        ("fid", 0.314, {"training_std": 0.11, "sampling_std": 0.052}, "0.31 ± 0.05 [0.11]"),
+        ("fid", 0.314, {"training_std": 0.11}, "0.31 [0.11]"),
+        ("fid", 134.92, {"sampling_std": 0.4}, "134.9 ± 0.4"),
+        ("fid", 1.0, {"sampling_std": 0.001}, "1.00 ± <0.01"),
+        ("recall", 0.0, {}, "0.000"),
+        ("evaluations", 35.0, {}, "35"),
+        ("images", 28_800.0, {}, "28,800"),
+        ("seconds", 53.9, {"training_std": 2.2}, "54 [2]"),
+        ("trainable", 8.8e6, {}, "8.8 M (15.6 %)"),
+        ("fid_difference", -0.126, {}, "−0.13"),
+        ("fid_difference", -0.001, {"standard_error": 0.2}, "0.00 (SE 0.20)"),
+    ],
+)
+def test_a_cell_in_words(column, mean, spreads, written):
+    table = SimpleNamespace(cell=lambda *_: Cell(mean, **spreads))
+    assert str(cell_text(table, SimpleNamespace(parameters={"total": 56_400_000}), column)) == written
+    assert cell_text(SimpleNamespace(cell=lambda *_: None), None, column) == CellText()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], "4 runs: 2 seeds × 2 teachers"),
+        ([("a", 0), ("a", 1), ("b", 0)], "3 runs: 2 seeds and 2 teachers"),
+        ([("a", 0), ("a", 1)], "2 runs: 2 seeds, one teacher"),
+        ([("a", None), ("b", None)], "2 teachers"),
+    ],
+)
+def test_runs_in_words(keys, words):
+    assert runs_in_words(keys) == words
+
+
+def test_files(two_seeds, tmp_path):
+    paths = write_table(two_seeds, tmp_path)
+    assert [path.name for path in paths] == [f"objectives.{end}" for end in ("csv", "md", "tex", "json")]
+    rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
+    gdd, cell = next(row for row in rows if row["row"] == "GDD"), of(two_seeds, "GDD")("fid")
+    names = {"mean": "fid", "sampling_std": "fid_sampling_std", "training_std": "fid_training_std"}
+    assert {key: float(gdd[name]) for key, name in names.items()} == {
+        key: getattr(cell, key) for key in names
+    }
+    assert (gdd["images"], gdd["seeds"], gdd["evaluations"]) == ("28800", "0 1", "1")
+    assert (rows[0]["seconds"], rows[-1]["kind"]) == ("", "floor")
+    data = json.loads(paths[3].read_text())
+    assert data["lines"][3]["cells"]["fid"] == {**asdict(cell), "standard_error": None}
+    assert data["lines"][3]["runs"][1]["values"]["fid"] == pytest.approx(0.525)
+    assert data["floors"][0]["cells"]["fid"]["mean"] == 0.28
+    assert data["columns"][1] == {"key": "fid", "title": "FID ↓"}
+    markdown = paths[1].read_text()
+    assert len({row.count("|") for row in markdown.splitlines() if row.startswith("|")}) == 1
+    assert "| Teacher, 1 step | 1 | 135.0 ± 0.4 |" in markdown
+    assert markdown.endswith("- Compare with nothing elsewhere.\n")
+    tex = paths[2].read_text()
+    assert all(tex.count(rule) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert r"FID $\downarrow$" in tex
+    assert r"0.51 $\pm$ 0.05 {[}0.02]" in tex
+    assert len({row.count("&") for row in tex.splitlines() if row.endswith(r"\\")}) == 1
+    assert tex.isascii()
+
+
+@pytest.mark.parametrize(
+    ("plain", "escaped"),
+    [
+        ("15.6 %", r"15.6 \%"),
+        ("a_b & {c}", r"a\_b \& \{c\}"),
+        ("\\x^2~$1#", r"\textbackslash{}x\textasciicircum{}2\textasciitilde{}\$1\#"),
+        ("[x] <y>", r"{[}x] $<$y$>$"),
+    ],
+)
+def test_latex_escapes(plain, escaped):
+    assert latex(plain) == escaped
+
+
+def test_missing_null_and_nan_leave_cells_empty(make_experiments, write_results, tmp_path):
+    experiments = make_experiments()
+    write_results(experiments, tmp_path)
+    path = tmp_path / "runs/digits/gdd/seed0/metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["final"]["mean"]["pixel_fid"]
+    metrics["final"]["mean"] |= {"recall": None, "precision": float("nan")}
+    path.write_text(json.dumps(metrics))
+    paths = write_table(build_table(experiments, "frozen-layers", tmp_path), tmp_path / "tables")
+    assert "| GDD | 749 k (100.0 %) | 0.50 ± 0.05 |  |  |  | 54 |" in paths[1].read_text()
+    assert not any("nan" in path.read_text().lower().split("distance")[0] for path in paths)
+
+
+def test_a_new_metric_becomes_a_column(make_experiments, setting, write_results, tmp_path, monkeypatch):
+    new = Metric(
+        title="Sharpness", needs="features", function=len, definition="", better="higher", decimals=1
+    )
+    monkeypatch.setitem(METRICS, "sharpness", new)
+    judged = setting("Sharp").replace("pixels: true", "metrics: [fid, sharpness]")
+    experiments = make_experiments(
+        other={"settings/sharp": judged},
+        sharp="{title: S, setting: sharp, rows: {GDD: {method: gdd}}, columns: [fid, sharpness]}",
+    )
+    write_results(experiments, tmp_path, names=["sharp"])
+    path = tmp_path / "runs/sharp/gdd/seed0/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["final"]["mean"]["sharpness"] = 7.25
+    path.write_text(json.dumps(metrics))
+    paths = write_table(build_table(experiments, "sharp", tmp_path), tmp_path)
+    assert "| Model | FID ↓ | Sharpness ↑ |" in paths[1].read_text()
+    assert csv.DictReader(paths[0].open()).__next__()["sharpness"] == "7.25"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "runs/digits/gdd/seed0/metrics.json",
+        "runs/digits/gdd/seed0/run.json",
+        "teachers/digits/metrics/digits-steps1.json",
+    ],
+)
+def test_a_missing_file_is_named_with_the_target_that_makes_it(
+    make_experiments, write_results, tmp_path: Path, missing
+):
+    experiments = make_experiments()
+    write_results(experiments, tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match=r"does not exist.*snakemake --cores 2 objectives") as error:
+        build_table(experiments, "objectives", tmp_path)
+    assert missing in str(error.value)
+
+
+def test_a_run_of_another_recipe_is_refused(make_experiments, write_results, tmp_path: Path):
+    experiments = make_experiments()
+    write_results(experiments, tmp_path)
+    path = tmp_path / "runs/digits/gdd/seed0/run.json"
+    data = json.loads(path.read_text())
+    data["recipe"]["batch"] = 128
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="another recipe"):
+        build_table(experiments, "objectives", tmp_path)
+
+
+SNAPSHOTS = """
+title: Snapshots
+setting: digits
+rows:
+  Teacher: {teacher_steps: 18}
+  GDD, early: {method: gdd, at: 9_600}
+  GDD, end: {method: gdd}
+  GDD, best: {method: gdd, at: best}
+  GDD, other rate: {method: gdd, lr: {generator: 1e-3}, at: best}
+columns: [reported_fid, fid_minimum, images]
+"""
+REPORTED = """
+reported:
+  - {setting: digits, method: gdd, fid: 0.4, source: a paper}
+  - {setting: digits, teacher_steps: 18, fid: 0.7, source: another paper}
+  - {setting: digits, teacher_steps: 35, fid: 0.6, source: a paper nobody asked for}
+  - {setting: other, method: gdd, fid: 9.0, source: a paper on something else}
+"""
+
+
+def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments, write_results, tmp_path):
+    experiments = make_experiments(other={"reported": REPORTED}, snapshots=SNAPSHOTS)
+    write_results(experiments, tmp_path, names=["snapshots"])
+    table = build_table(experiments, "snapshots", tmp_path)
+    found = {
+        line.title: [cell and cell.mean for column in table.columns for cell in [table.cell(line, column)]]
+        for line in table.lines
+        if line.kind != "floor"
+    }
+    assert found == {
+        "Teacher": [0.7, 0.73, None],
+        "GDD, early": [None, 3.0, 9_600],  # the papers report the best snapshot
+        "GDD, end": [None, 0.5, 28_800],
+        "GDD, best": [0.4, pytest.approx(0.3), 16_000],
+        "GDD, other rate": [None, pytest.approx(0.3), 16_000],  # not the papers' method any more
+    }
+    assert table.definitions["reported_fid"].endswith("Sources: another paper; a paper.")
+    path = tmp_path / "runs/digits/gdd/seed0/metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "also_at": {}}))
+    with pytest.raises(
+        UserError, match=r"not evaluated at 9600 images; add the count to .* 'evaluation.also_at'"
+    ):
+        build_table(experiments, "snapshots", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("at", "sentence"),
+    [
+        (6_400, "'at' is 6400, but the setting 'digits' judges the snapshots at 9600 and the end"),
+        ("last", "'rows.GDD.at' is 'last': input should be"),
+    ],
+)
+def test_counts_that_no_snapshot_has(make_experiments, at, sentence):
+    table = f"{{title: T, setting: digits, rows: {{GDD: {{method: gdd, at: {at}}}}}, columns: [fid]}}"
+    with pytest.raises(UserError) as caught:
+        assert make_experiments(late=table).tables
+    assert sentence in str(caught.value)
