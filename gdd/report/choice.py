@@ -24,11 +24,10 @@ WITHIN = "Within the spread: apart by at most twice the pooled standard deviatio
 class Choice:
     """What was tried for a method, which of it is chosen, and what weakens the choice.
 
-    `tried` has by line of the table: `value`, what was varied in the method, `name`, the same with its keys,
-    `mean` over the runs, and `each` run's number. The mean is NaN unless all runs have a number, because
-    what diverged once is not chosen; `chosen` is None where that leaves no row. `doubt` says that the next
-    best row cannot be told apart, or that nobody knows; `edges` at which ends of what was tried the chosen
-    values lie.
+    `tried` has by line of the table: `name`, what was varied in the method, `mean` over the runs, and `each`
+    run's number. The mean is NaN unless all runs have a number, because what diverged once is not chosen;
+    `chosen` is None where that leaves no row. `doubt` says that the next best row cannot be told apart, or
+    that nobody knows; `edges` at which ends of what was tried the chosen values lie.
     """
 
     method: str
@@ -75,8 +74,7 @@ def _choose(table: Table, method: str, lines: list[Line]) -> Choice:
     fid = fid.reindex(index=keys.index, columns=range(len(lines[0].evaluated)))
     tried = pd.DataFrame(
         {
-            "value": [_in_words(row, keyed=len(row) > 1) for _, row in varied.iterrows()],
-            "name": [_in_words(row, keyed=True) for _, row in varied.iterrows()],
+            "name": [_in_words(row) for _, row in varied.iterrows()],
             "mean": fid.mean(axis="columns", skipna=False),
             "each": [", ".join(f"{v:.2f}" if pd.notna(v) else "none" for v in row) for row in fid.to_numpy()],
         },
@@ -92,7 +90,7 @@ def _choose(table: Table, method: str, lines: list[Line]) -> Choice:
             doubt = "the spread is unknown with one run a row"
         elif not found.clear:
             doubt = f"within the spread (2 × {found.spread:.2f})"
-        following = f"next: {tried['value'][ranked[1]]} with {tried['mean'][ranked[1]]:.2f}"
+        following = f"next: {tried['name'][ranked[1]]} with {tried['mean'][ranked[1]]:.2f}"
         following += f", {doubt}" if doubt else ""
     edges = [
         f"the {'smallest' if values[best] == values.min() else 'largest'} {key} tried"
@@ -102,11 +100,12 @@ def _choose(table: Table, method: str, lines: list[Line]) -> Choice:
     return Choice(method, tried, by_number[best], following, doubt, edges)
 
 
-def _in_words(values: pd.Series, keyed: bool) -> str:
-    """Write what a row sets of what was varied, each behind its key or the value alone."""
+def _in_words(values: pd.Series) -> str:
     known = values.dropna().items()
-    plain = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in known}
-    return ", ".join(f"{key} {value}" if keyed else value for key, value in plain.items()) or "unchanged"
+    return (
+        ", ".join(f"{key} {of:g}" if isinstance(of, float) else f"{key} {of}" for key, of in known)
+        or "unchanged"
+    )
 
 
 def to_yaml(table: Table, found: Sequence[Choice]) -> str:

@@ -12,33 +12,27 @@ import pandas as pd
 from gdd.config.metrics import columns
 from gdd.config.records import Claim
 from gdd.report.numbers import paired
-from gdd.report.table import Line, Table
+from gdd.report.table import Line, Table, without_nan
 from gdd.report.wording import counted, listed, number
 
 # The worst of its pairs decides on a claim, in this order.
 ORDER = (
     "does not hold",
     "not in this one run",
-    "no number",
+    "undecided",
     "within the spread",
     "in this one run",
     "holds",
 )
 RULES = {
-    "training": (
-        "Holds: the difference of the means exceeds twice the pooled training spread, and every pair of runs "
-        "of equal teacher and seed agrees. Does not hold: the same the other way round. Within the spread: "
-        "neither."
-    ),
-    "sampling": (
-        "One run a row, so there is no training spread: the verdict is on these runs alone and proves "
-        "nothing about the methods. Within the spread: the difference is at most twice the pooled sampling "
-        "spread."
-    ),
-    "none": (
-        "One run a row and one block of latents, so there is no spread of any kind: the verdict says which "
-        "number is better and proves nothing."
-    ),
+    "training": "Holds: the difference of the means exceeds twice the pooled training spread, and every pair "
+    "of runs of equal teacher and seed agrees. Does not hold: the same the other way round. Within the "
+    "spread: neither. A spread over two runs is itself a rough guess.",
+    "sampling": "One run a row, so there is no training spread: the verdict is on these runs alone and "
+    "proves nothing about the methods. Within the spread: the difference is at most twice the pooled "
+    "sampling spread.",
+    "none": "One run a row and one block of latents, so there is no spread of any kind: the verdict says "
+    "which number is better and proves nothing.",
 }
 
 
@@ -47,57 +41,67 @@ class Comparison:
     """Two rows in one column, over their runs of equal teacher and seed.
 
     `spread` is the root of the mean of both rows' variances, over runs (`spread_of` is `training`) or, with
-    one run on both sides, over blocks of latents (`sampling`). `agree` counts the pairs in which the first
-    row is better, `contradict` those in which the second is.
+    one run on both sides, over blocks of latents (`sampling`). The means are NaN where there is no pair.
     """
 
     better: str
     than: str
-    better_mean: float | None
-    than_mean: float | None
+    better_mean: float
+    than_mean: float
     pairs: int
-    agree: int
-    contradict: int
-    spread: float | None
+    agree: int  # pairs in which the first row is better
+    spread: float
     spread_of: str  # training, sampling or none
-    clear: bool  # the difference exceeds twice the spread
+    clear: bool  # the difference of the means exceeds twice the spread
     verdict: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim in one setting: what came of it, pair by pair."""
+    """A claim in one setting: what came of it, pair of rows by pair of rows."""
 
+    claim: Claim
     setting: str
     where: str  # the setting's title, where the table has several
-    claim: Claim
-    better: tuple[str, ...]
-    than: tuple[str, ...]
-    verdict: str
-    rule: str
-    pairs: tuple[Comparison, ...]
+    pairs: list[Comparison]
+
+    @property
+    def better(self) -> list[str]:
+        return list(dict.fromkeys(pair.better for pair in self.pairs))
+
+    @property
+    def than(self) -> list[str]:
+        return list(dict.fromkeys(pair.than for pair in self.pairs))
+
+    @property
+    def verdict(self) -> str:
+        return min((pair.verdict for pair in self.pairs), key=ORDER.index)
+
+    @property
+    def rule(self) -> str:
+        """What the verdict follows from."""
+        kinds = {pair.spread_of for pair in self.pairs}
+        return " ".join(rule for kind, rule in RULES.items() if kind in kinds)
 
     @property
     def text(self) -> str:
         """The claim in words."""
-        column = columns()[self.claim.column]
-        return (
-            f"{f'{self.where}: ' if self.where else ''}{listed(self.better)} "
-            f"{'has' if len(self.better) == 1 else 'have'} a {column.better} {column.title} "
-            f"than {listed(self.than)}"
-        )
+        column, verb = columns()[self.claim.column], "has" if len(self.better) == 1 else "have"
+        better, than = listed(self.better), listed(self.than)
+        return f"{self.where}{better} {verb} a {column.better} {column.title} than {than}"
 
     def numbers(self, pair: Comparison) -> str:
-        """Return what a pair's verdict rests on, in words."""
-        column = self.claim.column
-        if pair.better_mean is None or pair.than_mean is None:
-            return f"{pair.better}, {pair.than}"
-        text = (
-            f"{pair.better}: {number(pair.better_mean, column)}; "
-            f"{pair.than}: {number(pair.than_mean, column)}"
+        """Return what the verdict on a pair of rows rests on, in words."""
+        if pair.verdict == "undecided":
+            return (
+                f"{pair.better}, {pair.than}: a run has no number, or no two have teacher and seed in common"
+            )
+        better, than, spread = (
+            number(value, self.claim.column) for value in (pair.better_mean, pair.than_mean, pair.spread)
         )
-        if pair.spread is not None:
-            text += f"; pooled {pair.spread_of} spread {number(pair.spread, column)}"
+        text = f"{pair.better}: {better}; {pair.than}: {than}"
+        if pair.spread_of != "none":
+            text += f"; pooled {pair.spread_of} spread {spread}"
         if pair.spread_of == "training":
             text += f"; {pair.agree} of {counted(pair.pairs, 'pair')} agree"
         return text
@@ -111,39 +115,25 @@ class Verdict:
             "in": self.claim.column,
             "verdict": self.verdict,
             "rule": self.rule,
-            "pairs": [asdict(pair) for pair in self.pairs],
+            "pairs": [without_nan(asdict(pair)) for pair in self.pairs],
         }
 
 
 def verdicts(table: Table) -> list[Verdict]:
     """Return what came of every claim of a table, setting by setting."""
-    return [
-        verdict
-        for setting in table.settings
-        for claim in table.claims
-        if (verdict := _verdict(table, claim, setting)) is not None
-    ]
-
-
-def _verdict(table: Table, claim: Claim, setting: str) -> Verdict | None:
-    lines = {line.title: line for line in table.lines if line.row.setting == setting}
-    # What others published has a row only in settings for which there is a file of it.
-    better, than = (
-        tuple(title for title in titles if title in lines) for titles in (claim.winners(), claim.losers())
-    )
-    if not better or not than:
-        return None
-    pairs = tuple(compare(table, lines[a], lines[b], claim.column) for a in better for b in than)
-    return Verdict(
-        setting=setting,
-        where=table.settings[setting] if len(table.settings) > 1 else "",
-        claim=claim,
-        better=better,
-        than=than,
-        verdict=min((pair.verdict for pair in pairs), key=ORDER.index),
-        rule=" ".join(RULES[key] for key in RULES if any(pair.spread_of == key for pair in pairs)),
-        pairs=pairs,
-    )
+    found = []
+    for setting, title in table.settings.items():
+        lines = {line.title: line for line in table.lines if line.row.setting == setting}
+        for claim in table.claims:
+            pairs = [
+                compare(table, lines[better], lines[than], claim.column)
+                for better in claim.winners()
+                for than in claim.losers()
+                if better in lines and than in lines  # others' work has no row where there is no file of it
+            ]
+            where = f"{title}: " if len(table.settings) > 1 else ""
+            found += [Verdict(claim, setting, where, pairs)] if pairs else []
+    return found
 
 
 def compare(table: Table, first: Line, second: Line, column: str) -> Comparison:
@@ -153,29 +143,27 @@ def compare(table: Table, first: Line, second: Line, column: str) -> Comparison:
     gain = sign * (pairs["second"] - pairs["first"])
     spread, spread_of = _spread(table, pairs, (first, second), column)
     agree, contradict = int((gain > 0).sum()), int((gain < 0).sum())
-    clear = spread is not None and bool(abs(gain.mean()) > 2 * spread)
-    cells = [table.cell(line, column) for line in (first, second)]
+    clear = bool(abs(gain.mean()) > 2 * spread)
     complete = all(
-        cell and cell.runs == len(line.evaluated) for cell, line in zip(cells, (first, second), strict=True)
+        (cell := table.cell(line, column)) and cell.runs == len(line.evaluated) for line in (first, second)
     )
     if pairs.empty or not complete:
-        verdict = "no number"  # a run diverged, or nothing was evaluated in this column
-    elif spread_of == "training" and clear and agree == len(pairs):
-        verdict = "holds"
-    elif spread_of == "training" and clear and contradict == len(pairs):
-        verdict = "does not hold"
-    elif spread_of == "training" or (spread_of == "sampling" and not clear):
+        verdict = "undecided"
+    elif spread_of == "training":
+        verdict = "within the spread"
+        if clear and len(pairs) in (agree, contradict):
+            verdict = "holds" if agree else "does not hold"
+    elif spread_of == "sampling" and not clear:
         verdict = "within the spread"
     else:
         verdict = "in this one run" if agree else "not in this one run"
     return Comparison(
         better=first.title,
         than=second.title,
-        better_mean=None if pairs.empty else float(pairs["first"].mean()),
-        than_mean=None if pairs.empty else float(pairs["second"].mean()),
+        better_mean=float(pairs["first"].mean()),
+        than_mean=float(pairs["second"].mean()),
         pairs=len(pairs),
         agree=agree,
-        contradict=contradict,
         spread=spread,
         spread_of=spread_of,
         clear=clear,
@@ -183,19 +171,17 @@ def compare(table: Table, first: Line, second: Line, column: str) -> Comparison:
     )
 
 
-def _spread(
-    table: Table, pairs: pd.DataFrame, lines: tuple[Line, Line], column: str
-) -> tuple[float | None, str]:
+def _spread(table: Table, pairs: pd.DataFrame, lines: tuple[Line, Line], column: str) -> tuple[float, str]:
     """Return the pooled spread over runs, or over blocks of latents where each side has one run."""
     sides = [pairs.drop_duplicates(f"entry_{side}")[side] for side in ("first", "second")]
     variances = [side.var() for side in sides if len(side) > 1]
     if variances:
         return float(np.sqrt(np.mean(variances))), "training"
-    cells = (table.cell(line, column) for line in lines)
-    stds = [cell.sampling_std for cell in cells if cell and not np.isnan(cell.sampling_std)]
-    if stds:
-        return float(np.sqrt(np.mean(np.square(stds)))), "sampling"
-    return None, "none"
+    stds = [cell.sampling_std for line in lines if (cell := table.cell(line, column))]
+    known = [std for std in stds if not np.isnan(std)]
+    if known:
+        return float(np.sqrt(np.mean(np.square(known)))), "sampling"
+    return np.nan, "none"
 
 
 def claims_in_markdown(found: Iterable[Verdict]) -> str:

@@ -47,8 +47,8 @@ class Evaluated:
         found = self.metrics.get("best") if at == "best" else (self.metrics.get("also_at") or {}).get(str(at))
         if found is None:
             raise UserError(
-                f"A run was not evaluated at {at} images; add the count to the setting's "
-                "'evaluation.also_at' and evaluate it again."
+                f"A run of '{self.row.title}' was not evaluated at {at} images; add the count to "
+                "'evaluation.also_at' of its setting and evaluate it again."
             )
         return str(at), found
 
@@ -69,12 +69,9 @@ def read_object(results: Path, relative: str, target: str) -> dict[str, Any]:
     """Read the JSON object `results/relative`.
 
     Raises:
-        UserError: the file is missing (names the target that makes it) or holds no JSON object.
+        UserError: the file is missing (names the target that makes it) or no JSON.
     """
-    path = require(results, relative, target)
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds no JSON object; delete it and run `snakemake --cores 2 {target}`.")
+    data: dict[str, Any] = read_json(require(results, relative, target))
     return data
 
 

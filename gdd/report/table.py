@@ -36,6 +36,11 @@ class Cell:
     runs: int = 1  # or teachers, or pairs of runs
 
 
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values for JSON, which has no NaN."""
+    return {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in values.items()}
+
+
 @dataclass(frozen=True)
 class Line:
     """A row: a student over its runs, a teacher at some number of steps, others' work, or real images."""

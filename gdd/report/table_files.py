@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from gdd.config.metrics import columns
 from gdd.files import write_json, write_text
 from gdd.report.claims import Verdict, claims_in_markdown, verdicts
 from gdd.report.numbers import Evaluated
-from gdd.report.table import Line, Table
+from gdd.report.table import Line, Table, without_nan
 from gdd.report.wording import cell_text, headings, leads, note
 from gdd.targets.paths import TABLE_ENDINGS
 
@@ -145,15 +144,12 @@ def to_json(table: Table, found: Iterable[Verdict]) -> dict[str, Any]:
 def _line(table: Table, line: Line) -> dict[str, Any]:
     run = line.row.runs[0] if line.trained else None
     numbers = table.runs[table.runs["line"] == line.number]
-    cells = {column: asdict(cell) for (number, column), cell in table.cells.items() if number == line.number}
+    inside = {column: cell for (number, column), cell in table.cells.items() if number == line.number}
     return {
         "title": line.title,
         "setting": line.row.setting,
         "kind": line.kind,
-        "cells": {
-            column: {key: None if math.isnan(value) else value for key, value in cell.items()}
-            for column, cell in cells.items()
-        },
+        "cells": {column: without_nan(asdict(cell)) for column, cell in inside.items()},
         "run": run.id if run else None,
         "method": line.row.method,
         "runs": [

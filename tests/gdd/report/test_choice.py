@@ -52,7 +52,7 @@ def test_the_lowest_mean_of_every_method_is_chosen(searched):
         "gdd, 0.0003",
         {"generator": 3e-4},
     )
-    assert (gdd.edges, gdd.doubt, gdd.following) == ([], "", "next: 0.001 with 0.61")
+    assert (gdd.edges, gdd.doubt, gdd.following) == ([], "", "next: lr.generator 0.001 with 0.61")
     assert (direct.chosen.title, direct.edges) == ("direct, 0.001", ["the largest lr.generator tried"])
     assert direct.doubt == "within the spread (2 × 0.14)"
 
@@ -60,10 +60,13 @@ def test_the_lowest_mean_of_every_method_is_chosen(searched):
 def test_the_yaml_is_the_methods_of_a_setting(searched):
     experiments, results = searched()
     text = write_choice(experiments, "search", results)[0].read_text()
-    assert "gdd: {lr: {generator: 0.0003}}  # FID 0.51 (2 runs: 0.50, 0.52); next: 0.001 with 0.61\n" in text
+    assert (
+        "gdd: {lr: {generator: 0.0003}}  # FID 0.51 (2 runs: 0.50, 0.52); next: lr.generator 0.001 with 0.61\n"
+        in text
+    )
     (direct,) = [row for row in text.splitlines() if row.startswith("  direct:")]
     assert direct.endswith(
-        "next: 0.0003 with 1.60, within the spread (2 × 0.14); the largest lr.generator tried"
+        "next: lr.generator 0.0003 with 1.60, within the spread (2 × 0.14); the largest lr.generator tried"
     )
     block = yaml.safe_load(text)
     base = experiments.config.settings["digits"].model_dump(mode="json", exclude_unset=True)
@@ -77,7 +80,7 @@ def test_the_matrix_for_reading(searched):
     assert "| Method | lr.generator 0.0001 | lr.generator 0.0003 | lr.generator 0.001 |" in text
     assert "| GDD | 0.81 (0.80, 0.82) | **0.51 (0.50, 0.52)** | 0.61 (0.60, 0.62) |" in text
     assert "2 runs: 2 seeds, one teacher" in text
-    assert "- Direct imitation: next: 0.0003 with 1.60, within the spread" in text
+    assert "- Direct imitation: next: lr.generator 0.0003 with 1.60, within the spread" in text
     assert "- GDD:" not in text
     assert len({row.count("|") for row in text.splitlines() if row.startswith("|")}) == 1
 
@@ -97,7 +100,7 @@ def test_a_row_that_failed_once_is_not_chosen_for_the_rest(searched):
 def test_one_run_a_row_leaves_the_spread_unknown(searched):
     experiments, results = searched(SEARCH.replace("[0, 1]", "[0]"))
     text = write_choice(experiments, "search", results)[0].read_text()
-    assert "# FID 0.50; next: 0.001 with 0.60, the spread is unknown with one run a row" in text
+    assert "# FID 0.50; next: lr.generator 0.001 with 0.60, the spread is unknown with one run a row" in text
 
 
 def test_a_table_that_chooses_nothing_says_so(make_experiments, tmp_path):

@@ -103,11 +103,11 @@ def test_a_run_without_a_number_leaves_a_claim_open(make_experiments, write_resu
     table = build_table(experiments, "both", tmp_path)
     assert [(found.setting, found.verdict) for found in verdicts(table)] == [
         ("digits", "holds"),
-        ("other", "no number"),
+        ("other", "undecided"),
     ]
     text = write_table(table, tmp_path)[1].read_text()
     assert "- **Holds:** Digits 8x8: B has a lower FID than A.\n  - B: 0.32; A: 0.51; pooled" in text
-    assert "- **No number:** Other digits: B has" in text
+    assert "- **Undecided:** Other digits: B has" in text
     (first, _) = json.loads((tmp_path / "both.json").read_text())["claims"]
     assert (first["better"], first["than"], first["in"], first["verdict"]) == (["B"], ["A"], "fid", "holds")
     assert first["pairs"][0]["agree"] == 2

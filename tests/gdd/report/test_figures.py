@@ -148,16 +148,9 @@ def test_strip_enlarges_by_whole_pixels():
     assert strip(np.zeros((3, 128, 128, 3), np.uint8)).shape == (128, 3 * 128 + 2 * 10, 3)
 
 
-def test_missing_or_foreign_samples_are_named(make_experiments, write_results, tmp_path):
+def test_missing_samples_are_named(make_experiments, write_results, tmp_path):
     experiments = make_experiments()
     write_results(experiments, tmp_path, names=["frozen-layers"])
-    path = tmp_path / "runs/digits/gdd-i/seed0/samples/000028800.npz"
-    np.savez(path, images=np.zeros((64, 8, 8, 1), np.float32))
-    with pytest.raises(UserError, match="not uint8 images"):
-        plot_samples(experiments, "frozen-layers", tmp_path, tmp_path / "grid")
-    path.write_bytes(b"no archive")
-    with pytest.raises(UserError, match="holds no images"):
-        plot_samples(experiments, "frozen-layers", tmp_path, tmp_path / "grid")
-    path.unlink()
+    (tmp_path / "runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()
     with pytest.raises(UserError, match=r"000028800.npz does not exist.*frozen-layers"):
         plot_samples(experiments, "frozen-layers", tmp_path, tmp_path / "grid")

@@ -1,19 +1,27 @@
+"""The page of a target: its content, its structure, and what a real browser makes of it."""
+
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from gdd.errors import UserError
+from gdd.report.curves import plot_curve
+from gdd.report.samples import plot_samples
 from gdd.report.site import write_site
 from gdd.report.table import build_table
 from gdd.report.table_files import write_table
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-DEMO = ("objectives", "frozen-layers")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 
 
 class Page(HTMLParser):
@@ -47,23 +55,17 @@ def made(make_experiments, write_results, tmp_path_factory):
     results = tmp_path_factory.mktemp("site") / "results"
     experiments = make_experiments()
     write_results(experiments, results)
-    pixel = bytes.fromhex(
-        "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
-        "1f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
-    )
-    (results / "figures").mkdir()
-    for name in DEMO:
+    for name in ("objectives", "frozen-layers"):
         write_table(build_table(experiments, name, results), results / "tables")
-        for kind in ("curve", "samples"):
-            for ending in ("png", "pdf"):
-                (results / f"figures/{name}-{kind}.{ending}").write_bytes(pixel)
+        plot_curve(experiments, name, results, results / f"figures/{name}-curve")
+        plot_samples(experiments, name, results, results / f"figures/{name}-samples")
+    write_site(experiments, "demo", results, results / "site/index.html")
     return experiments, results
 
 
 @pytest.fixture(scope="module")
 def page(made):
-    experiments, results = made
-    return Page(write_site(experiments, "demo", results, results / "site" / "index.html").read_text())
+    return Page((made[1] / "site/index.html").read_text())
 
 
 def test_every_tag_is_closed_and_ids_are_unique(page):
@@ -146,3 +148,33 @@ def test_the_report_needs_no_torch():
         "sys.exit(matplotlib or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def browse(tmp_path, *arguments):
+    if BROWSER is None:
+        pytest.skip("no chromium on this machine")
+    command = [BROWSER, *QUIET.split(), f"--user-data-dir={tmp_path / 'profile'}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.browser
+def test_the_browser_reads_the_whole_page_without_a_network(made, tmp_path):
+    # Every name is resolved to nowhere: a page that needed the network would show gaps.
+    index = (made[1] / "site/index.html").as_uri()
+    done = browse(tmp_path, "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", index)
+    for text in ("Claims", "Direct imitation", "GDD-I", "Real against real"):
+        assert text in done.stdout
+    assert done.stdout.count("<table") >= 2
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [500, 1200])
+def test_it_is_drawn_and_nothing_sticks_out(made, tmp_path, width):
+    shot, index = tmp_path / "page.png", (made[1] / "site/index.html").as_uri()
+    browse(tmp_path, "--hide-scrollbars", f"--window-size={width},4000", f"--screenshot={shot}", index)
+    pixels = np.asarray(Image.open(shot).convert("L"))
+    assert pixels.shape[1] == width
+    assert pixels.std() > 10
+    # A line wider than the window would put ink into its last columns.
+    margin = pixels[:, -4:]
+    assert (margin == margin[0, 0]).all()

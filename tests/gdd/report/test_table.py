@@ -16,6 +16,8 @@ import pytest
 from gdd.config.metrics import METRICS, Metric
 from gdd.errors import UserError
 from gdd.report.numbers import paired
+from gdd.report.samples import plot_samples
+from gdd.report.site import write_site
 from gdd.report.table import Cell, build_table
 from gdd.report.table_files import latex, write_table
 from gdd.report.wording import CellText, cell_text, note, runs_in_words
@@ -231,9 +233,12 @@ def test_a_new_metric_becomes_a_column(make_experiments, setting, write_results,
     metrics = json.loads(path.read_text())
     metrics["final"]["mean"]["sharpness"] = 7.25
     path.write_text(json.dumps(metrics))
-    paths = write_table(build_table(experiments, "sharp", tmp_path), tmp_path)
+    paths = write_table(build_table(experiments, "sharp", tmp_path), tmp_path / "tables")
     assert "| Model | FID ↓ | Sharpness ↑ |" in paths[1].read_text()
-    assert csv.DictReader(paths[0].open()).__next__()["sharpness"] == "7.25"
+    assert next(csv.DictReader(paths[0].open()))["sharpness"] == "7.25"
+    plot_samples(experiments, "sharp", tmp_path, tmp_path / "figures/sharp-samples")
+    page = write_site(experiments, "sharp", tmp_path, tmp_path / "site/sharp.html").read_text()
+    assert ">Sharpness\N{NO-BREAK SPACE}↑</th>" in page
 
 
 @pytest.mark.parametrize(
@@ -307,7 +312,7 @@ def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments,
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps({**metrics, "also_at": {}}))
     with pytest.raises(
-        UserError, match=r"not evaluated at 9600 images; add the count to .* 'evaluation.also_at'"
+        UserError, match=r"not evaluated at 9600 images; add the count to 'evaluation.also_at'"
     ):
         build_table(experiments, "snapshots", tmp_path)
 
