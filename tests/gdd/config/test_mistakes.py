@@ -57,7 +57,7 @@ UNKNOWN_KEYS = [
         SETTING,
         ("method",),
         {},
-        "unknown key 'method'; allowed here: dataset, evaluation, methods, monitor, recipe",
+        "unknown key 'method'; allowed here: dataset, evaluation, methods, monitor, notes, recipe",
     ),
     (SETTING, ("recipe", "bacth"), 64, f"unknown key 'recipe.bacth'; allowed here: {RECIPE_KEYS}."),
     (SETTING, ("recipe", "r1", "gama"), 64, "unknown key 'recipe.r1.gama'; allowed here: every, gamma."),

@@ -1,0 +1,134 @@
+"""How cells read, and the table as CSV, Markdown, LaTeX and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+
+from gdd.config.metrics import METRICS, Metric
+from gdd.report.samples import plot_samples
+from gdd.report.site import write_site
+from gdd.report.table import Cell, build_table
+from gdd.report.table_files import latex, write_table
+from gdd.report.wording import CellText, cell_text, runs_in_words
+
+
+@pytest.mark.parametrize(
+    ("column", "mean", "spreads", "written"),
+    [
+        ("fid", 0.314, {"sampling_std": 0.052}, "0.31 ± 0.05"),
+        ("fid", 0.314, {"training_std": 0.11, "sampling_std": 0.052}, "0.31 ± 0.05 [0.11]"),
+        ("fid", 0.314, {"training_std": 0.11}, "0.31 [0.11]"),
+        ("fid", 134.92, {"sampling_std": 0.4}, "134.9 ± 0.4"),
+        ("fid", 1.0, {"sampling_std": 0.001}, "1.00 ± <0.01"),
+        ("recall", 0.0, {}, "0.000"),
+        ("evaluations", 35.0, {}, "35"),
+        ("images", 28_800.0, {}, "28,800"),
+        ("seconds", 53.9, {"training_std": 2.2}, "54 [2]"),
+        ("trainable", 8.8e6, {}, "8.8 M (15.6 %)"),
+        ("fid_difference", -0.126, {}, "−0.13"),
+        ("fid_difference", -0.001, {"standard_error": 0.2}, "0.00 (SE 0.20)"),
+    ],
+)
+def test_a_cell_in_words(column, mean, spreads, written):
+    table = SimpleNamespace(cell=lambda *_: Cell(mean, **spreads))
+    assert str(cell_text(table, SimpleNamespace(parameters={"total": 56_400_000}), column)) == written
+    assert cell_text(SimpleNamespace(cell=lambda *_: None), None, column) == CellText()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], "4 runs: 2 seeds × 2 teachers"),
+        ([("a", 0), ("a", 1), ("b", 0)], "3 runs: 2 seeds and 2 teachers"),
+        ([("a", 0), ("a", 1)], "2 runs: 2 seeds, one teacher"),
+        ([("a", None), ("b", None)], "2 teachers"),
+    ],
+)
+def test_runs_in_words(keys, words):
+    assert runs_in_words(keys) == words
+
+
+def test_files(make_experiments, write_results, tmp_path):
+    experiments = make_experiments(seeds=(0, 1))
+    write_results(experiments, tmp_path)
+    table = build_table(experiments, "objectives", tmp_path)
+    paths = write_table(table, tmp_path / "tables")
+    assert [path.name for path in paths] == [f"objectives.{end}" for end in ("csv", "md", "tex", "json")]
+    rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
+    gdd, cell = next(row for row in rows if row["row"] == "GDD"), table.cell(table.lines[3], "fid")
+    names = {"mean": "fid", "sampling_std": "fid_sampling_std", "training_std": "fid_training_std"}
+    assert {key: float(gdd[name]) for key, name in names.items()} == {
+        key: getattr(cell, key) for key in names
+    }
+    assert (gdd["images"], gdd["seeds"], gdd["evaluations"]) == ("28800", "0 1", "1")
+    assert (rows[0]["seconds"], rows[-1]["kind"]) == ("", "floor")
+    data = json.loads(paths[3].read_text())
+    assert data["lines"][3]["cells"]["fid"] == {**asdict(cell), "standard_error": None}
+    assert data["lines"][3]["runs"][1]["values"]["fid"] == pytest.approx(0.525)
+    assert data["floors"][0]["cells"]["fid"]["mean"] == 0.28
+    assert data["columns"][1] == {"key": "fid", "title": "FID ↓"}
+    markdown = paths[1].read_text()
+    assert len({row.count("|") for row in markdown.splitlines() if row.startswith("|")}) == 1
+    assert "| Teacher, 1 step | 1 | 135.0 ± 0.4 |" in markdown
+    assert markdown.endswith("- Compare with nothing elsewhere.\n")
+    tex = paths[2].read_text()
+    assert all(tex.count(rule) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert r"FID $\downarrow$" in tex
+    assert r"0.51 $\pm$ 0.05 {[}0.02]" in tex
+    assert len({row.count("&") for row in tex.splitlines() if row.endswith(r"\\")}) == 1
+    assert tex.isascii()
+
+
+@pytest.mark.parametrize(
+    ("plain", "escaped"),
+    [
+        ("15.6 %", r"15.6 \%"),
+        ("a_b & {c}", r"a\_b \& \{c\}"),
+        ("\\x^2~$1#", r"\textbackslash{}x\textasciicircum{}2\textasciitilde{}\$1\#"),
+        ("[x] <y>", r"{[}x] $<$y$>$"),
+    ],
+)
+def test_latex_escapes(plain, escaped):
+    assert latex(plain) == escaped
+
+
+def test_missing_null_and_nan_leave_cells_empty(make_experiments, write_results, tmp_path):
+    experiments = make_experiments()
+    write_results(experiments, tmp_path)
+    path = tmp_path / "runs/digits/gdd/seed0/metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["final"]["mean"]["pixel_fid"]
+    metrics["final"]["mean"] |= {"recall": None, "precision": float("nan")}
+    path.write_text(json.dumps(metrics))
+    paths = write_table(build_table(experiments, "frozen-layers", tmp_path), tmp_path / "tables")
+    assert "| GDD | 749 k (100.0 %) | 0.50 ± 0.05 |  |  |  | 54 |" in paths[1].read_text()
+    assert not any("nan" in path.read_text().lower().split("distance")[0] for path in paths)
+
+
+def test_a_new_metric_becomes_a_column(make_experiments, setting, write_results, tmp_path, monkeypatch):
+    new = Metric(
+        title="Sharpness", needs="features", function=len, definition="", better="higher", decimals=1
+    )
+    monkeypatch.setitem(METRICS, "sharpness", new)
+    judged = setting("Sharp").replace("pixels: true", "metrics: [fid, sharpness]")
+    experiments = make_experiments(
+        other={"settings/sharp": judged},
+        sharp="{title: S, setting: sharp, rows: {GDD: {method: gdd}}, columns: [fid, sharpness]}",
+    )
+    write_results(experiments, tmp_path, names=["sharp"])
+    path = tmp_path / "runs/sharp/gdd/seed0/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["final"]["mean"]["sharpness"] = 7.25
+    path.write_text(json.dumps(metrics))
+    paths = write_table(build_table(experiments, "sharp", tmp_path), tmp_path / "tables")
+    assert "| Model | FID ↓ | Sharpness ↑ |" in paths[1].read_text()
+    assert next(csv.DictReader(paths[0].open()))["sharpness"] == "7.25"
+    plot_samples(experiments, "sharp", tmp_path, tmp_path / "figures/sharp-samples")
+    page = write_site(experiments, "sharp", tmp_path, tmp_path / "site/sharp.html").read_text()
+    assert ">Sharpness\N{NO-BREAK SPACE}↑</th>" in page
