@@ -96,7 +96,7 @@ def _overview(experiments: Experiments, tables: list[Table]) -> dict[str, Any]:
     teachers = dict.fromkeys(of.teacher for of in evaluated if of.teacher)
     students = {of.run.folder for of in evaluated if of.run}
     return {
-        "students": counted(len(students), "student") if students else "",
+        "students": counted(len(students), "trained student") if students else "",
         "teachers": dict.fromkeys(experiments.config.teachers[name].title for name in teachers),
         "settings": {name: title for table in tables for name, title in table.settings.items()},
     }

@@ -142,3 +142,26 @@ def test_claims_that_cannot_be_decided_are_refused(make_experiments, text, sente
     with pytest.raises(UserError) as caught:
         make_experiments(claiming=f"{table}columns: [fid], claims: [{text}]}}")
     assert sentence in str(caught.value)
+
+
+def test_what_others_published_stands_where_there_is_a_file_of_it(make_experiments, write_results, tmp_path):
+    """It has one number, which every run compares with, and no row in other settings."""
+    theirs = "{title: Theirs, holds: images, licence: free, settings: {digits: {where: somewhere}}}"
+    table = (
+        "{title: E, settings: [digits, other], rows: {GDD: {method: gdd}, Theirs: {external: theirs}}, "
+        "columns: [fid], claims: [{better: GDD, than: Theirs, in: fid}]}"
+    )
+    experiments = make_experiments(seeds=(0, 1), other={"external/theirs": theirs}, published=table)
+    write_results(experiments, tmp_path, names=["published"])
+    folder = tmp_path / "external/digits/theirs"
+    folder.mkdir(parents=True)
+    metrics = json.loads((tmp_path / "runs/digits/gdd/seed0/metrics.json").read_text())
+    final = {**metrics["final"], "mean": {"fid": 0.9}}
+    (folder / "metrics.json").write_text(json.dumps({"final": final, "licence": "free"}))
+    found = build_table(experiments, "published", tmp_path)
+    (verdict,) = verdicts(found)
+    assert (verdict.setting, verdict.verdict) == ("digits", "holds")
+    assert (verdict.pairs[0].agree, verdict.pairs[0].pairs, verdict.pairs[0].spread_of) == (2, 2, "training")
+    markdown = write_table(found, tmp_path)[1].read_text()
+    assert "| Digits 8x8 | Theirs | 0.90 ± 0.05 |" in markdown
+    assert "| Other digits | Theirs |" not in markdown
