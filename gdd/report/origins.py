@@ -1,4 +1,4 @@
-"""Where the numbers of a page come from: runs, their cost and their hashes, as plain text."""
+"""Where the numbers of a page come from: what was evaluated, its cost and its hashes, as plain text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from gdd.config.load import Config
 from gdd.experiments import Experiments
 from gdd.report.numbers import Evaluated, read_object
 from gdd.report.table import Table
@@ -18,63 +19,51 @@ from gdd.targets.paths import reference_distances
 SAME = 0.05  # Frechet distance between two ways to compute one reference; a table's FIDs have two decimals
 
 
-def describe_runs(tables: Iterable[Table]) -> list[dict[str, Any]]:
-    """Return every run of the tables once: title, setting, facts, sessions, provenance and recipe."""
-    found: dict[str, tuple[Evaluated, list[str]]] = {}
+def describe_evaluated(tables: Iterable[Table], config: Config) -> list[dict[str, Any]]:
+    """Return every run, every teacher at each number of steps, and others' work in the tables, once each."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for table in tables:
-        for of in _evaluated(table):
-            if of.run is not None:
-                names = found.setdefault(of.run.folder, (of, []))[1]
-                names += [table.name] if table.name not in names else []
-    return [_run(of, names) for of, names in found.values()]
+        for of in (of for line in table.lines if line.kind != "floor" for of in line.evaluated):
+            title = _title(of, config)
+            entry = found.setdefault((of.row.setting, title), _describe(of, title))
+            if table.name not in entry["tables"]:
+                entry["tables"].append(table.name)
+    return list(found.values())
 
 
-def _run(of: Evaluated, tables: list[str]) -> dict[str, Any]:
-    run, data = of.run, of.record
-    assert run is not None
-    parameters = data.get("parameters") or {}
+def _title(of: Evaluated, config: Config) -> str:
+    if of.run:
+        return f"{of.run.id}, seed {of.run.seed}"
+    if of.row.external is not None:
+        return f"{config.external[of.row.external].title}, published by others"
+    return f"teacher {of.teacher}, {counted(of.row.teacher_steps or 0, 'step')}"
+
+
+def _describe(of: Evaluated, title: str) -> dict[str, Any]:
+    parameters, weights = of.record.get("parameters") or {}, of.metrics["final"].get("weights_sha256")
     facts = {
-        "Seed": run.seed,
-        "Images": _count(data.get("images")),
-        "Seconds": _count(data.get("seconds")),
-        "Peak memory": _count(data.get("peak_memory_mib"), " MiB"),
+        "Images": _count(of.record.get("images")),
+        "Seconds": _count(of.record.get("seconds")),
+        "Peak memory": _count(of.record.get("peak_memory_mib"), " MiB"),
         "Parameters": _count(parameters.get("total")),
         "Trainable": _count(parameters.get("trainable")),
         "Frozen": _count(parameters.get("frozen")),
-        "Frozen tensors": len(data["frozen"]) if "frozen" in data else None,
-        "Recipe hash": data.get("recipe_hash"),
-        "Folder": run.folder,
-        "In tables": ", ".join(tables),
+        "Frozen tensors": len(of.record["frozen"]) if "frozen" in of.record else None,
+        "Recipe hash": of.record.get("recipe_hash"),
+        "Folder": of.run.folder if of.run else None,
+        "Weights or images": weights if of.row.external else None,
+        "Licence": of.metrics.get("licence"),
     }
+    recipe = of.record.get("recipe")
     return {
-        "title": f"{run.id}, seed {run.seed}",
-        "setting": run.setting,
-        "facts": {key: value for key, value in facts.items() if value not in (None, "")},
-        "sessions": [_flat(session) for session in data.get("sessions") or []],
+        "title": title,
+        "setting": of.row.setting,
+        "tables": [],
+        "facts": {key: value for key, value in facts.items() if value is not None},
+        "sessions": [_flat(session) for session in of.record.get("sessions") or []],
         "provenance": _flat(of.metrics.get("provenance") or {}),
-        "recipe": yaml.safe_dump(data["recipe"], sort_keys=False, width=90, allow_unicode=True),
+        "recipe": yaml.safe_dump(recipe, sort_keys=False, width=90, allow_unicode=True) if recipe else "",
     }
-
-
-def describe_others(tables: Iterable[Table], experiments: Experiments) -> list[dict[str, Any]]:
-    """Return what is known about every teacher at each number of steps and of others' work, once each."""
-    described: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for of in (of for table in tables for of in _evaluated(table)):
-        row, facts = of.row, {}
-        if of.run or not (row.teacher_steps or row.external):
-            continue
-        if row.external is not None:
-            kind, title = "published by others", experiments.config.external[row.external].title
-            weights = of.metrics["final"].get("weights_sha256")
-            facts = {"weights or images": weights, "licence": of.metrics.get("licence")}
-        else:
-            kind, title = "teacher", f"{of.teacher}, {counted(row.teacher_steps or 0, 'step')}"
-        provenance = _flat(facts) | _flat(of.metrics.get("provenance") or {})
-        described.setdefault(
-            (kind, title, row.setting),
-            {"kind": kind, "title": title, "setting": row.setting, "provenance": provenance},
-        )
-    return list(described.values())
 
 
 def describe_references(
@@ -98,12 +87,8 @@ def describe_references(
     ]
 
 
-def _evaluated(table: Table) -> Iterable[Evaluated]:
-    return (of for line in table.lines for of in line.evaluated)
-
-
-def _count(value: float | None, unit: str = "") -> str:
-    return "" if value is None else f"{value:,.0f}{unit}"
+def _count(value: float | None, unit: str = "") -> str | None:
+    return None if value is None else f"{value:,.0f}{unit}"
 
 
 def _flat(data: Mapping[str, Any]) -> dict[str, str]:

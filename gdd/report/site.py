@@ -18,7 +18,7 @@ from gdd.experiments import Experiments
 from gdd.files import write_text
 from gdd.report.claims import verdicts
 from gdd.report.numbers import require
-from gdd.report.origins import describe_others, describe_references, describe_runs
+from gdd.report.origins import describe_evaluated, describe_references
 from gdd.report.table import Table, build_table
 from gdd.report.wording import cell_text, counted, headings, leads, note
 from gdd.targets.paths import CHOICE_ENDINGS, TABLE_ENDINGS, figure_kinds
@@ -57,8 +57,7 @@ def write_site(experiments: Experiments, target: str, results: Path, out: Path) 
         "notes": dict.fromkeys(text for table in tables for text in table.notes),
         "rules": dict.fromkeys(verdict.rule for table in tables for verdict in verdicts(table)),
         "sections": [_section(experiments, table, results, out) for table in tables],
-        "runs": describe_runs(tables),
-        "others": describe_others(tables, experiments),
+        "origins": describe_evaluated(tables, experiments.config),
         "references": describe_references(experiments, names, results),
     }
     write_text(out, render(page))
