@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, ClassVar, Self
 
 from pydantic import model_validator
 
-from gdd.config.metrics import METRICS, MetricName, by_extractor
+from gdd.config.metrics import MetricName, by_extractor
 from gdd.config.recipe import Count
 from gdd.config.record import Distinct, Record
 
 USUAL = ("fid", "precision", "recall", "density", "coverage")
 USUAL_OF_PIXELS = (*(f"pixel_{name}" for name in USUAL), "nearest")
 ON_CURVES = ("fid", "pixel_fid")
-
-
-def spaces(metrics: Iterable[str], judge: str) -> dict[str, dict[str, str]]:
-    """Return by extractor the metrics asked for and what they are called there.
-
-    Raises:
-        UserError: there is no such metric.
-    """
-    called = {metric.number: name for name, metric in METRICS.items() if metric.extractor is None}
-    return {
-        space: {name: called.get(METRICS[name].number, name) for name in names}
-        for space, names in by_extractor(metrics, judge).items()
-    }
 
 
 class Evaluation(Record):

@@ -93,6 +93,7 @@ _KID = Metric(
     decimals=5,
     definition="unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, mean over 100 "
     "subsets of at most 1000 images, drawn by numpy's RandomState(0) in clean-fid's order",
+    floor=0.0,  # on average
 )
 _NEIGHBOURS = {
     "precision": _neighbours("Precision", "precision", "improved precision"),
@@ -108,7 +109,7 @@ METRICS: dict[str, Metric] = {
     "inception_score": Metric(
         title="Inception Score",
         needs="probabilities",
-        function="gdd.metrics.inception_score:inception_score",
+        function="gdd.metrics.inception:inception_score",
         part="score",
         better="higher",
         decimals=2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +12,15 @@ from PIL import Image
 
 from gdd.errors import UserError
 from gdd.files import atomic_path, write_npz
-from gdd.metrics.sources import ImageSource
+from gdd.metrics.sources import BATCH, Source
+from gdd.progress import progress_bar
 from gdd.training.world import ALONE, World
 
-BATCH = 250
 PER_FOLDER = 1000  # PNGs, as EDM lays out its samples
 MOST_IN_A_GRID = 4096
 
 
-def export(
-    source: ImageSource,
-    out: str | Path,
-    *,
-    start: int,
-    count: int,
-    shards: World = ALONE,
-    progress: Callable[[int], None] | None = None,
-) -> None:
+def export(source: Source, out: str | Path, *, start: int, count: int, world: World = ALONE) -> None:
     """Write the images `start` to `start + count` of a source.
 
     `out` decides how: `.npz` (uint8 [count, H, W, C] as `images`), `.png` (a grid), or a name without an
@@ -39,45 +30,38 @@ def export(
         UserError: another ending, too many images for a grid, or a folder that holds something already.
     """
     out = Path(out)
-    write = _writer(out, count)
-    parts = []
-    with shards.same_error():
-        for first, size in shards.batches(start, count, BATCH):
-            parts.append(source.images(first, size).cpu())
-            if progress:
-                progress(size)
+    _check_place(out, count)
+    mine = list(world.batches(start, count, BATCH))
     channels, height, width = source.shape
-    mine = torch.cat(parts) if parts else torch.zeros(0, height, width, channels, dtype=torch.uint8)
-    gathered = shards.gather(mine)
-    if shards.main:
-        write(out, torch.cat(gathered).numpy(), start)
-
-
-def _writer(out: Path, count: int) -> Callable[[Path, np.ndarray, int], None]:
-    """Return what writes images in the form that `out` asks for, if it can."""
+    parts = [torch.zeros(0, height, width, channels, dtype=torch.uint8)]
+    total = sum(size for _, size in mine)
+    with world.same_error(), progress_bar(str(out), total, shown=world.main) as advance:
+        for first, size in mine:
+            parts.append(source.images(first, size).cpu())
+            advance(size)
+    gathered = world.gather(torch.cat(parts))
+    if not world.main:
+        return
+    images = torch.cat(gathered).numpy()
     if out.suffix == ".npz":
-        return _write_array
-    if out.suffix == ".png":
-        if count > MOST_IN_A_GRID:
-            raise UserError(
-                f"A grid of {count:,} images is more than anybody can see; at most {MOST_IN_A_GRID:,}, "
-                f"or give a folder or an .npz instead of {out}."
-            )
-        return _write_grid
-    if out.suffix:
+        write_npz(out, images=images)
+    elif out.suffix == ".png":
+        with atomic_path(out) as temporary:
+            Image.fromarray(_grid(images)).save(temporary)
+    else:
+        _write_folder(out, images, start)
+
+
+def _check_place(out: Path, count: int) -> None:
+    if out.suffix not in (".npz", ".png", ""):
         raise UserError(f"{out} should end in .npz, in .png for a grid, or in nothing for a folder of PNGs.")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.suffix == ".png" and count > MOST_IN_A_GRID:
+        raise UserError(
+            f"A grid of {count:,} images is more than anybody can see; at most {MOST_IN_A_GRID:,}, "
+            f"or give a folder or an .npz instead of {out}."
+        )
+    if not out.suffix and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise UserError(f"{out} holds something already; give a new folder.")
-    return _write_folder
-
-
-def _write_array(out: Path, images: np.ndarray, start: int) -> None:  # noqa: ARG001
-    write_npz(out, images=images)
-
-
-def _write_grid(out: Path, images: np.ndarray, start: int) -> None:  # noqa: ARG001
-    with atomic_path(out) as temporary:
-        Image.fromarray(grid(images)).save(temporary)
 
 
 def _write_folder(out: Path, images: np.ndarray, start: int) -> None:
@@ -93,7 +77,7 @@ def _write_folder(out: Path, images: np.ndarray, start: int) -> None:
     partial.rename(out)
 
 
-def grid(images: np.ndarray) -> np.ndarray:
+def _grid(images: np.ndarray) -> np.ndarray:
     """Return images [N, H, W, C] side by side, row by row, as nearly square as their number allows."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))

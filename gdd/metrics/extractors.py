@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gdd import files
+from gdd.config.load import load_all_sources
+from gdd.config.local import load_local
+from gdd.config.metrics import PIXELS
+from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
+from gdd.fetch.fetch import Resources, choose
 from gdd.networks.classifier import load_classifier
 from gdd.networks.weights import load_weights
 
+BATCH = 32  # images that go through a large network at once
 
-class FeatureExtractor(Protocol):
+# Imported when one is asked for, because timm and clean-fid take seconds. Other names are small classifiers'.
+PUBLISHED = {
+    "inception": "gdd.metrics.inception:InceptionExtractor",
+    "inception-clean": "gdd.metrics.inception:CleanInceptionExtractor",
+    "clip": "gdd.metrics.vision_transformers:ClipExtractor",
+    "dinov2": "gdd.metrics.vision_transformers:DinoExtractor",
+}
+
+
+class Extractor(Protocol):
     """Turns uint8 images [B, H, W, C] into features [B, D] in float32 or float64.
 
-    `name` is the key in results, `sha256` identifies the weights (or the definition where there are none),
-    `definition` is one sentence that stands beside every number.
+    One that also classifies has a method `probabilities`, from features [B, D] to [B, K].
+
+    Attributes:
+        name: the key in results.
+        dimension: the number of features D.
+        sha256: of the weights, or of the definition where there are none.
+        definition: one sentence that stands beside every number.
     """
 
     name: str
@@ -27,39 +52,73 @@ class FeatureExtractor(Protocol):
     sha256: str
     definition: str
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features [B, D] of uint8 images [B, H, W, C]."""
-        ...
+    def __call__(self, images: Tensor) -> Tensor: ...
 
 
-@runtime_checkable
-class ProbabilityExtractor(FeatureExtractor, Protocol):
-    """An extractor whose network also classifies, so that the Inception Score costs no second pass."""
+def open_extractor(
+    name: str, path: str | Path | None, shape: tuple[int, int, int], device: torch.device | str = "cpu"
+) -> Extractor:
+    """Return an extractor by its name in configuration.
 
-    def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, D] and class probabilities [B, K] of uint8 images [B, H, W, C]."""
-        ...
+    Args:
+        name: `pixels`, a key of `gdd.config.pretrained.EXTRACTORS`, or any other for a small classifier.
+        path: its weights; pixels have none.
+        shape: (C, H, W) of the images.
+        device: where it runs.
+
+    Raises:
+        UserError: the file is missing, damaged, or another network's.
+    """
+    if name == PIXELS:
+        return PixelExtractor(shape)
+    if path is None:
+        raise UserError(f"The extractor {name} needs the file of its weights.")
+    kind = pkgutil.resolve_name(PUBLISHED[name]) if name in PUBLISHED else ClassifierExtractor
+    extractor: Extractor = kind(path, device)
+    return extractor
+
+
+def fetched_weights(name: str, config: Path, resources: Path) -> Path:
+    """Return where the weights of a published extractor lie, once they are known to be the right ones.
+
+    Args:
+        name: a key of `gdd.config.pretrained.EXTRACTORS`.
+        config: the folder of sources.yaml and local.yaml.
+        resources: the folder of fetched files.
+
+    Raises:
+        UserError: there is no such extractor, it has not been fetched, or its hash is another than published
+            or than that of the first copy.
+    """
+    if name not in EXTRACTORS:
+        raise UserError(
+            f"'{name}' is no published extractor ({', '.join(EXTRACTORS)}); "
+            f"say where its weights lie with --extractor {name}=FILE."
+        )
+    ((source_name, source),) = choose(load_all_sources([config]), [EXTRACTORS[name]]).items()
+    if not Resources(resources, load_local(config)).has(source):
+        raise UserError(
+            f"The extractor {name} needs {resources / source.path}, which is not there; "
+            f"run `gdd fetch {source_name}`."
+        )
+    return resources / source.path
 
 
 class PixelExtractor:
     """The pixels themselves, in [-1, 1]."""
 
-    name = "pixels"
+    name = PIXELS
     definition = "raw pixels as x / 127.5 - 1, flattened in the order row, column, channel"
 
-    def __init__(self, resolution: int, channels: int) -> None:
-        self.dimension = resolution * resolution * channels
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        """Take images of that (C, H, W)."""
+        channels, height, width = shape
+        self.dimension = channels * height * width
         self.sha256 = hashlib.sha256(self.definition.encode()).hexdigest()
-        self._shape = (resolution, resolution, channels)
+        self._shape = (height, width, channels)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return pixels [B, H W C], float32, of uint8 images [B, H, W, C].
-
-        Raises:
-            UserError: the images have another size than the extractor was made for.
-        """
-        require_bytes(images)
-        _require_shape(images, self._shape, "a pixel extractor")
+        require_images(images, self.name, self._shape)
         return _to_unit_range(images, torch.float32).flatten(1)
 
 
@@ -99,30 +158,90 @@ class ClassifierExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return features [B, D], float64, of uint8 images [B, H, W, C].
+        net = self._net
+        require_images(images, self.name, (net.img_resolution, net.img_resolution, net.img_channels))
+        pixels = _to_unit_range(images.to(self._device), torch.float64).permute(0, 3, 1, 2).contiguous()
+        return net.features(pixels) * self._scale
+
+
+class PublishedNetwork:
+    """What the published networks have in common: RGB images of any size, some at a time, in float32."""
+
+    name: str
+    dimension: int
+    definition: str
+
+    def __init__(self, path: str | Path, device: torch.device | str) -> None:
+        """Note the file.
 
         Raises:
-            UserError: the images have another size than the classifier was trained on.
+            UserError: it does not exist.
         """
-        require_bytes(images)
-        expected = (self._net.img_resolution, self._net.img_resolution, self._net.img_channels)
-        _require_shape(images, expected, "a classifier")
-        pixels = _to_unit_range(images.to(self._device), torch.float64).permute(0, 3, 1, 2).contiguous()
-        return self._net.features(pixels) * self._scale
+        if not Path(path).is_file():
+            raise UserError(
+                f"{path} does not exist; run `gdd fetch {EXTRACTORS[self.name]}` for what {self.name} needs."
+            )
+        self.sha256 = files.sha256(path)
+        self.device = torch.device(device)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features [B, D] of uint8 images [B, H, W, 3]."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features [B, D], float32, of uint8 images [B, H, W, C]; grey ones are repeated to RGB.
+
+        Raises:
+            UserError: the images have neither one nor three channels.
+        """
+        require_images(images, self.name)
+        if images.shape[3] not in {1, 3}:
+            raise UserError(f"{self.name} takes grey or RGB images, not {images.shape[3]} channels.")
+        rgb = images.expand(-1, -1, -1, 3)
+        with reproducible_float32():
+            return torch.cat([self.features(part) for part in rgb.split(BATCH)])
 
 
-def require_bytes(images: Tensor) -> None:
-    """Refuse anything but uint8 images [B, H, W, C]: a float image would be scaled wrongly in silence."""
+def each(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """Apply a function that resizes to every image: [B, H, W, 3] -> [B, 3, H', W'], on the CPU."""
+    arrays = images.cpu().contiguous().numpy()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow lets go of the interpreter's lock
+        resized = np.stack(list(pool.map(function, arrays)))
+    return torch.from_numpy(resized).permute(0, 3, 1, 2)
+
+
+@contextmanager
+def reproducible_float32() -> Iterator[None]:
+    """Let networks compute in float32, and the same for the same images from the first call on."""
+    before = torch.get_float32_matmul_precision()
+    # cuDNN computes convolutions in TF32 unless told otherwise, matrix products if a variable of NVIDIA's
+    # containers or a training with TF32 says so. The profiling executor compiles in the first calls on a GPU
+    # and again for new batch sizes, which takes longer than it saves.
+    jit: Any = torch.jit
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with (
+            jit.optimized_execution(False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def require_images(images: Tensor, name: str, shape: tuple[int, int, int] | None = None) -> None:
+    """Refuse anything but uint8 images [B, H, W, C]: a float image would be scaled wrongly in silence.
+
+    Raises:
+        UserError: the images have not the `shape` (H, W, C) that the extractor takes.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"expected uint8 images [B, H, W, C], got {images.dtype} {list(images.shape)}")
-
-
-def _require_shape(images: Tensor, expected: tuple[int, int, int], extractor: str) -> None:
-    found = tuple(images.shape[1:])
-    if found != expected:
+    if shape and tuple(images.shape[1:]) != shape:
         raise UserError(
-            f"Images of {found} (height, width, channels) came to {extractor} for {expected}; "
-            "evaluate with the files made for this data set."
+            f"Images of {tuple(images.shape[1:])} (height, width, channels) came to the extractor {name} for "
+            f"{shape}; evaluate with the files made for this data set."
         )
 
 

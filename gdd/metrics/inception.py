@@ -1,40 +1,36 @@
-"""Features of the Inception-v3 network of 2015-12-05, on which published FIDs are computed."""
+"""Features of the Inception-v3 network of 2015-12-05 by clean-fid, behind two resizes, and its score.
+
+The file is StyleGAN2-ADA's translation of TensorFlow's graph, `inception-2015-12-05.pt`.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import torch
+from cleanfid.inception_torchscript import InceptionV3W
+from cleanfid.resize import build_resizer
 from torch import Tensor
 from torch.nn.functional import linear
 
-from gdd import files
 from gdd.errors import UserError
-from gdd.metrics.extractors import require_bytes
-from gdd.metrics.screening import full_float32
+from gdd.metrics.extractors import PublishedNetwork, each
 
-BATCH = 32  # images in one pass, at about 20 MB of activations each; more at once is no faster on a CPU
-SCRIPT_ERRORS = (RuntimeError, torch.jit.Error)
+FILE = "inception-2015-12-05.pt"  # as clean-fid calls it
 
 
-class InceptionExtractor:
-    """Pool features and class probabilities of a TorchScript network with StyleGAN's calling interface.
+class InceptionExtractor(PublishedNetwork):
+    """Pool features behind the resize in the network, which is TensorFlow 1's: EDM's and ADM's FID.
 
-    The file is StyleGAN2-ADA's translation of TensorFlow's graph (`inception-2015-12-05.pt`). Called with
-    images [B, 3, H, W] in 0..255 of any type, it resizes them itself, the way TensorFlow 1 did, and returns
-    the features behind its trunk with `return_features=True`, else probabilities; its last layer is the
-    attribute `output`. Clean-fid calls this network in its mode `legacy_tensorflow`.
-
-    The probabilities are those of `no_output_bias=True`, as the Inception Score was first computed
-    (Salimans et al., arXiv:1606.03498). They are had from the features and the last layer's weights, so that
-    both take one pass through the trunk; that this is what the network itself does is tried out at loading.
+    This is clean-fid's mode `legacy_tensorflow`, but for its forward, which takes 2048 features for granted.
     """
 
     name = "inception"
+    behind = "with the bilinear resize of TensorFlow 1 inside the network, in float32 without TF32"
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
         """Load the network and try it on one image.
@@ -42,112 +38,100 @@ class InceptionExtractor:
         Raises:
             UserError: the file is missing, no TorchScript, or a network with another interface.
         """
-        self._path = path
-        self._device = torch.device(device)
-        if not Path(path).is_file():
-            self._refuse("does not exist")
+        super().__init__(path, device)
         try:
-            with warnings.catch_warnings():
-                # PyTorch advises against TorchScript, which the published file is.
-                warnings.simplefilter("ignore", FutureWarning)
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._net: Any = torch.jit.load(str(path), map_location=self._device).eval()
-        except (*SCRIPT_ERRORS, ValueError, OSError) as error:
-            self._refuse(f"is no TorchScript file ({_sentence(error)})", error)
-        self.dimension = self._try_out()
-        self.sha256 = files.sha256(path)
+            self._net = _load(Path(path)).to(self.device)
+            features = self(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+            self.probabilities(features)
+        except (RuntimeError, torch.jit.Error, AttributeError, TypeError, ValueError, OSError) as error:
+            raise UserError(
+                f"{path} is not the Inception network that features need ({_sentence(error)}); "
+                "run `gdd fetch inception`."
+            ) from error
+        self.dimension = features.shape[1]
         self.definition = (
-            f"{self.dimension} pool features of the Inception-v3 network of 2015-12-05, as TorchScript, with "
-            "the bilinear resize of TensorFlow 1 inside the network, in float32 without TF32"
+            f"{self.dimension} pool features of the Inception-v3 network of 2015-12-05, as TorchScript, "
+            f"{self.behind}"
         )
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features [B, D], float32, of uint8 images [B, H, W, C]; grey ones are repeated to RGB.
-
-        Raises:
-            UserError: the images have neither one nor three channels.
-        """
-        require_bytes(images)
-        channels = images.shape[3]
-        if channels not in {1, 3}:
-            raise UserError(f"The Inception network takes grey or RGB images, not {channels} channels.")
-        if len(images) == 0:
-            return torch.zeros(0, self.dimension, device=self._device)
-        with reproducible_float32():
-            return torch.cat([self._features(part) for part in images.split(BATCH)])
-
-    @torch.no_grad()
-    def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, D], float32, and class probabilities [B, K], float64; K is 1008.
-
-        Raises:
-            UserError: the images have neither one nor three channels.
-        """
-        features = self(images)
-        return features, self._probabilities(features)
-
-    @torch.no_grad()
-    def trunk(self, pixels: Tensor) -> Tensor:
-        """Return features [B, D] of images [B, 3, 299, 299] that are resized and scaled to [-1, 1] already.
-
-        Raises:
-            UserError: the network's trunk cannot be had apart from its resize.
-        """
-        if not hasattr(self._net, "layers"):
-            self._refuse("has another interface than the Inception network (no attribute layers)")
-        with reproducible_float32():
-            features: Tensor = self._net.layers(pixels.to(self._device))
-        return features.flatten(1)
-
-    def _features(self, images: Tensor) -> Tensor:
-        pixels = images.to(self._device).expand(-1, -1, -1, 3).permute(0, 3, 1, 2).contiguous()
-        features: Tensor = self._net(pixels, return_features=True)
+    def features(self, images: Tensor) -> Tensor:
+        pixels = images.to(self.device).permute(0, 3, 1, 2).contiguous()
+        features: Tensor = self._net.base(pixels, return_features=True)
         return features
 
-    def _probabilities(self, features: Tensor) -> Tensor:
-        # In float64 because a matrix product in float32 may be TF32, whatever cuDNN is told.
-        return linear(features.double(), self._net.output.weight.double()).softmax(dim=1)
-
     @torch.no_grad()
-    def _try_out(self) -> int:
-        """Return the number of features after comparing both outputs with the network's own."""
-        image = (torch.arange(32 * 32 * 3) * 37 % 256).to(torch.uint8).reshape(1, 32, 32, 3)
-        try:
-            with reproducible_float32():
-                features = self._features(image)
-                pixels = image.permute(0, 3, 1, 2).to(self._device)
-                expected = self._net(pixels, no_output_bias=True).double()
-                difference = (self._probabilities(features) - expected).abs().max()
-        except (*SCRIPT_ERRORS, AttributeError, TypeError) as error:
-            self._refuse(f"has another interface than the Inception network ({_sentence(error)})", error)
-        if features.ndim != 2 or not torch.isfinite(features).all():
-            self._refuse(f"gives features of shape {list(features.shape)} that are unusable or no numbers")
-        if not difference < 1e-4:
-            self._refuse("gives other probabilities than its output layer on its features")
-        return features.shape[1]
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Return class probabilities [B, 1008], float64, of features, without the last layer's bias.
 
-    def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
+        That is how the Inception Score was first computed (Salimans et al., arXiv:1606.03498).
+        """
+        # In float64 because a matrix product in float32 may be TF32, whatever cuDNN is told.
+        weight: Tensor = self._net.base.output.weight.double()
+        return linear(features.to(weight), weight).softmax(dim=1)
+
+
+class CleanInceptionExtractor(InceptionExtractor):
+    """Pool features behind clean-fid's own resize, its mode `clean` (Parmar et al., arXiv:2104.11222).
+
+    Distances are other numbers than the FID that EDM and its successors report, by about a point on CIFAR-10.
+    """
+
+    name = "inception-clean"
+    behind = (
+        "behind clean-fid's resize to 299x299 (Pillow's bicubic filter, float channels), in float32 without "
+        "TF32; not comparable with FIDs behind the network's own resize"
+    )
+
+    def features(self, images: Tensor) -> Tensor:
+        pixels = each(images, build_resizer("clean")).to(self.device).contiguous()
+        features: Tensor = self._net.layers((pixels - 128) / 128)
+        return features.flatten(1)
+
+
+class InceptionScore(NamedTuple):
+    """Mean and population standard deviation over splits."""
+
+    score: float
+    score_std: float
+
+
+def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:
+    """Return exp(E KL(p(y|x) || p(y))) over consecutive splits of `probabilities` [N, C], a softmax a row.
+
+    The rows are split in the order they come in, so they must not be sorted by class.
+
+    Raises:
+        UserError: fewer rows than splits.
+    """
+    count = len(probabilities)
+    if count < splits:
         raise UserError(
-            f"{self._path} {reason}; run `gdd fetch inception` for the network that features need."
-        ) from error
+            f"The Inception Score over {splits} splits needs {splits} images or more, got {count}."
+        )
+    rows = probabilities.to(torch.float64)
+    bounds = [index * count // splits for index in range(splits + 1)]
+    scores = torch.stack([_score(rows[low:high]) for low, high in pairwise(bounds)])
+    return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
 
 
-@contextmanager
-def reproducible_float32() -> Iterator[None]:
-    """Let networks compute in float32, and the same for the same images from the first call on."""
-    # The profiling executor compiles in the first calls on a GPU and again for new batch sizes, which takes
-    # longer than it saves; and cuDNN computes convolutions in TF32 unless told otherwise, matrix products if
-    # a variable of NVIDIA's containers or a training with TF32 says so.
-    with (
-        full_float32(),
-        torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
+def _load(path: Path) -> Any:
+    """Return clean-fid's network from a file of any name; it takes a folder and knows the name itself."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # PyTorch advises against TorchScript, which the published file is.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        (Path(folder) / FILE).symlink_to(path.resolve())
+        return InceptionV3W(folder, download=False).eval()
 
 
 def _sentence(error: Exception) -> str:
     """Return what a TorchScript error says: a sentence of its last line, before which stands a trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split(". ")[0].rstrip(".") if lines else type(error).__name__
+
+
+def _score(rows: Tensor) -> Tensor:
+    marginal = rows.mean(dim=0)
+    # xlogy is 0 at 0, the limit of p log p.
+    divergence = torch.xlogy(rows, rows) - torch.xlogy(rows, marginal)
+    return divergence.sum(dim=1).mean().exp()

@@ -7,16 +7,11 @@ import torch
 from torch import Tensor
 
 from gdd.errors import UserError
-
-SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 0
-DEFINITION = (
-    f"unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, mean over {SUBSETS} subsets "
-    f"of at most {SUBSET_SIZE} images, drawn by numpy's RandomState({SEED}) in clean-fid's order"
-)
+from gdd.metrics.neighbours import check_features
 
 
 def kernel_distance(
-    real: Tensor, fake: Tensor, *, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = SEED
+    real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> float:
     """Return the unbiased estimate of the squared MMD between `real` [N, D] and `fake` [M, D].
 
@@ -27,30 +22,18 @@ def kernel_distance(
     Raises:
         UserError: fewer than two images in a set, different numbers of features, or a value is not finite.
     """
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise UserError(
-            f"Features of shapes {list(real.shape)} and {list(fake.shape)} cannot be compared; "
-            "use one feature extractor for both."
-        )
+    real, fake = check_features(real, fake)
     size = min(len(real), len(fake), subset_size)
     if size < 2:
         raise UserError(f"KID needs at least 2 images of either kind, got {len(real)} and {len(fake)}.")
     random = np.random.RandomState(seed)
-    total = 0.0
-    for _ in range(subsets):
-        # The generated images are drawn first.
-        x = _drawn(fake, size, random).to(real.device)
-        y = _drawn(real, size, random)
-        total += _squared_mmd(x, y)
-    distance = total / subsets
-    if not np.isfinite(distance):
-        raise UserError("Features hold NaN or infinity; check the images and the extractor's weights.")
-    return distance
 
+    def drawn(features: Tensor) -> Tensor:
+        chosen = random.choice(len(features), size, replace=False)
+        return features[torch.from_numpy(chosen).to(features.device)].double()
 
-def _drawn(features: Tensor, size: int, random: np.random.RandomState) -> Tensor:
-    chosen = torch.from_numpy(random.choice(len(features), size, replace=False))
-    return features[chosen.to(features.device)].double()
+    # The generated images are drawn first, as clean-fid does.
+    return sum(_squared_mmd(drawn(fake), drawn(real)) for _ in range(subsets)) / subsets
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> float:

@@ -15,8 +15,7 @@ from gdd.data.quantise import quantise
 from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError
 from gdd.files import sha256
-from gdd.metrics.by_name import make_extractor
-from gdd.metrics.extractors import FeatureExtractor
+from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Moments, frechet_distance, require_enough_samples
 from gdd.metrics.reference import Reference, check_compatible, load_reference
 from gdd.networks.preconditioning import OneStepGenerator
@@ -34,7 +33,7 @@ class FidMonitor:
 
     Args:
         images: to generate each time.
-        judge: weights of the network that judges.
+        weights: of the extractor.
         reference: its features of the data set.
         every: images of training between two measurements; None is the snapshots' interval.
         dataset: whose reference it is, where that is another data set than the run's.
@@ -43,7 +42,7 @@ class FidMonitor:
     def __init__(
         self,
         images: int,
-        judge: Path,
+        weights: Path,
         reference: Path,
         *,
         every: int | None = None,
@@ -52,24 +51,22 @@ class FidMonitor:
         self.images = images
         self.every = every
         self.dataset = dataset
-        self.files = judge, reference
+        self.files = weights, reference
         self.name = f"fid_of_{images}"
-        self._opened: tuple[FeatureExtractor, Reference] | None = None
+        self._opened: tuple[Extractor, Reference] | None = None
 
     def open(self, data: ImageArray, device: torch.device) -> dict[str, Any]:
         """See `GeneratorMonitor`.
 
         Raises:
-            UserError: a file is missing, does not fit the data, or there are too few images for the judge.
+            UserError: a file is missing or does not fit the data, or there are too few images.
         """
-        judge, file = self.files
+        weights, file = self.files
         reference = load_reference(file)
-        # Two extractors may be one file; which is meant, the reference says.
-        name = reference.description.extractor if judge.suffix in (".pt", ".pth") else None
-        extractor = make_extractor(judge, data, name, device)
+        extractor = open_extractor(reference.description.extractor, weights, data.shape, device)
         check_compatible(reference, extractor, self.dataset or data.name, data.shape[1])
-        self._opened = extractor, reference
         require_enough_samples(self.images, extractor.dimension)
+        self._opened = extractor, reference
         return {
             "name": self.name,
             "images": self.images,
@@ -85,7 +82,7 @@ class FidMonitor:
     def measure(
         self, generator: OneStepGenerator, interrupted: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """See `GeneratorMonitor`; NaN for a generator that gives no numbers, or where the memory is full."""
+        """See `GeneratorMonitor`; NaN for a generator that has diverged, or where the memory is full."""
         assert self._opened
         extractor, reference = self._opened
         moments = Moments(extractor.dimension)

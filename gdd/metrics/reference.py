@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,58 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gdd.config.metrics import METRICS
 from gdd.config.record import Record, parse
 from gdd.errors import UserError
 from gdd.files import atomic_path
-from gdd.metrics.extractors import FeatureExtractor
-from gdd.metrics.frechet import Gaussian, Moments, frechet_distance
-from gdd.metrics.neighbours import nearest_distance, neighbour_metrics, squared_radii
+from gdd.metrics.extractors import Extractor
+from gdd.metrics.frechet import Gaussian, Moments
 
 FLOOR_SEED = 0
+FEWEST = 8  # images of which two halves can be compared
 
 
-class Floor(Record):
-    """The metrics of one half of the data set (as generated) against the other (as real).
+@dataclass(frozen=True)
+class Features:
+    """Features of a set of images: mean and covariance over all, rows [N, D] of all or some."""
 
-    No generator can be expected to do better on so few images. `fid` is null where a half has no more images
-    than there are features.
+    gaussian: Gaussian
+    rows: Tensor
+
+
+def compute(
+    names: Iterable[str], real: Features, fake: Features, probabilities: Callable[[], Tensor] | None = None
+) -> dict[str, float]:
+    """Return metrics by name, and as `<name>_std` the spread of those that have one.
+
+    A function that gives several metrics is called once. A metric without a value is left out.
+
+    Args:
+        names: keys of `METRICS`, all in the same features.
+        real: the real images.
+        fake: the generated ones, whose rows lie on the same device.
+        probabilities: class probabilities [M, K] of the generated images, for metrics that need these.
+
+    Raises:
+        UserError: too few images for a metric, or features that are not finite.
     """
-
-    real_count: int
-    other_count: int
-    fid: float | None
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    results: dict[Any, Any] = {}
+    values: dict[str, float | None] = {}
+    for name in names:
+        metric = METRICS[name]
+        if metric.function not in results:
+            if metric.needs == "moments":
+                found = metric.compute()(real.gaussian, fake.gaussian)
+            elif metric.needs == "features":
+                found = metric.compute()(real.rows, fake.rows)
+            else:
+                assert probabilities
+                found = metric.compute()(probabilities())
+            results[metric.function] = found
+        result = results[metric.function]
+        values[name] = getattr(result, metric.part) if metric.part else result
+        values[f"{name}_std"] = getattr(result, f"{metric.part}_std", None)
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 class ReferenceDescription(Record):
@@ -49,28 +78,27 @@ class ReferenceDescription(Record):
     extractor_sha256: str
     definition: str
     count: int
-    nearest_real: float
-    """Median distance from a kept image to the nearest other kept one, divided by sqrt(features)."""
-    floor: Floor
+    # One half of the data set (as generated) against the other (as real): no generator can be expected to do
+    # better on so few images. Of metrics that differ in the features alone, the first one's name stands here.
+    floor: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Features of a data set: `gaussian` over all images, `features` [M, D] of all or evenly spaced ones.
-
-    `squares` are what `squared_radii` gives for these features: the same for every generator, so that they
-    are kept where they take long.
-    """
+class Reference(Features):
+    """Features of a data set: `gaussian` over all images, `rows` of all or of evenly spaced ones."""
 
     description: ReferenceDescription
-    gaussian: Gaussian
-    features: Tensor
-    squares: Tensor | None = None
+
+    def floor(self, name: str) -> float | None:
+        """Return what a metric is for real images, if that is known."""
+        metric = METRICS[name]
+        first = next(other for other in METRICS if METRICS[other].number == metric.number)
+        return self.description.floor.get(first) if metric.floor is None else metric.floor
 
 
 def build_reference(
     images: npt.NDArray[np.uint8],
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     *,
     dataset: str,
     dataset_sha256: str,
@@ -87,34 +115,27 @@ def build_reference(
         UserError: too few images for the neighbour metrics, or features that are not finite.
     """
     count = len(images)
-    if count < 8:
-        raise UserError(f"The data set {dataset} has {count} images; a reference needs 8 or more.")
-    order = np.random.default_rng(FLOOR_SEED).permutation(count)
-    in_second_half = np.zeros(count, dtype=bool)
-    in_second_half[order[1::2]] = True
-    is_kept = np.zeros(count, dtype=bool)
-    is_kept[np.arange(min(kept, count)) * count // min(kept, count)] = True
+    if count < FEWEST:
+        raise UserError(f"The data set {dataset} has {count} images; a reference needs {FEWEST} or more.")
+    in_second = torch.zeros(count, dtype=torch.bool)
+    in_second[np.random.default_rng(FLOOR_SEED).permutation(count)[1::2]] = True
+    is_kept = torch.zeros(count, dtype=torch.bool)
+    is_kept[torch.arange(min(kept, count)) * count // min(kept, count)] = True
 
     halves = (Moments(extractor.dimension), Moments(extractor.dimension))
-    collected: list[Tensor] = []
+    collected = []
     for start in range(0, count, batch):
         chunk = slice(start, start + batch)
         features = extractor(torch.from_numpy(np.array(images[chunk])))
-        device, features = features.device, features.cpu()
-        second = torch.from_numpy(in_second_half[chunk])
-        halves[0].update(features[~second])
-        halves[1].update(features[second])
-        collected.append(features[torch.from_numpy(is_kept[chunk])])
-    features = torch.cat(collected)
+        for half, mine in zip(halves, (~in_second[chunk], in_second[chunk]), strict=True):
+            half.update(features[mine])
+        collected.append(features[is_kept[chunk]])
+    rows = torch.cat(collected)
 
-    second = torch.from_numpy(in_second_half[is_kept])
-    # Neighbours are searched where the network runs; on a CPU, 50,000 of them take long.
-    floor = _floor(halves, features[~second].to(device), features[second].to(device))
-    total = Moments(extractor.dimension)
-    for half in halves:
-        total.merge(half)
-    spacing = nearest_distance(features.to(device), features.to(device), exclude_self=True).quantile(0.5)
-    squares = squared_radii(features.to(device))
+    second = in_second[is_kept]
+    real, other = Features(halves[0].gaussian(), rows[~second]), Features(halves[1].gaussian(), rows[second])
+    floor = compute(_measurable(extractor.dimension, halves[1].count), real, other)
+    halves[0].merge(halves[1])
     description = ReferenceDescription(
         dataset=dataset,
         dataset_sha256=dataset_sha256,
@@ -123,11 +144,17 @@ def build_reference(
         extractor_sha256=extractor.sha256,
         definition=extractor.definition,
         count=count,
-        nearest_real=float(spacing) / extractor.dimension**0.5,
         floor=floor,
     )
-    reference = Reference(description, total.gaussian(), features, squares)
-    _save(reference, path)
+    reference = Reference(halves[0].gaussian(), rows.cpu(), description)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            mean=reference.gaussian.mean.cpu().numpy(),
+            covariance=reference.gaussian.covariance.cpu().numpy(),
+            features=reference.rows.numpy(),
+            description=np.array(description.canonical()),
+        )
     return reference
 
 
@@ -140,26 +167,35 @@ def load_reference(path: str | Path) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as file:
             description = parse(ReferenceDescription, json.loads(str(file["description"])), path)
-            mean, covariance, features = (
+            mean, covariance, rows = (
                 torch.from_numpy(file[key]) for key in ("mean", "covariance", "features")
             )
-            squares = torch.from_numpy(file["squares"]) if "squares" in file else None
     except FileNotFoundError:
         raise UserError(f"The reference features {path} do not exist; build them first.") from None
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is no reference file of gdd ({error}); delete it and build it again."
         ) from None
-    return Reference(description, Gaussian(mean, covariance, description.count), features, squares)
+    return Reference(Gaussian(mean, covariance, description.count), rows, description)
 
 
-def check_extractor(reference: Reference, extractor: FeatureExtractor) -> None:
-    """Refuse features of another extractor than the reference's.
+def check_compatible(reference: Reference, extractor: Extractor, dataset: str, resolution: int) -> None:
+    """Refuse a reference that does not belong to the images to be evaluated.
 
     Raises:
-        UserError: name, weights or definition differ.
+        UserError: data set, resolution or extractor (name, weights, number of features) differ.
     """
     of = reference.description
+    if of.dataset != dataset:
+        raise UserError(
+            f"The reference is of the data set {of.dataset}, the images are of {dataset}; "
+            "use that data set's reference."
+        )
+    if of.resolution != resolution:
+        raise UserError(
+            f"The reference of {of.dataset} is at resolution {of.resolution}, the images at {resolution}; "
+            "use a reference of the same resolution."
+        )
     if (of.extractor, of.extractor_sha256) != (extractor.name, extractor.sha256):
         raise UserError(
             f"The reference of {of.dataset} was made by the extractor {of.extractor} "
@@ -173,48 +209,11 @@ def check_extractor(reference: Reference, extractor: FeatureExtractor) -> None:
         )
 
 
-def check_compatible(
-    reference: Reference, extractor: FeatureExtractor, dataset_name: str, resolution: int
-) -> None:
-    """Refuse a reference that does not belong to the images to be judged.
-
-    Raises:
-        UserError: the data set, the resolution or the extractor differs.
-    """
-    of = reference.description
-    if of.dataset != dataset_name:
-        raise UserError(
-            f"The reference is of the data set {of.dataset}, the images are of {dataset_name}; "
-            "use that data set's reference."
-        )
-    if of.resolution != resolution:
-        raise UserError(
-            f"The reference of {of.dataset} is at resolution {of.resolution}, the images at {resolution}; "
-            "use a reference of the same resolution."
-        )
-    check_extractor(reference, extractor)
-
-
-def _floor(halves: tuple[Moments, Moments], real: Tensor, other: Tensor) -> Floor:
-    enough = min(half.count for half in halves) > real.shape[1]
-    neighbours = neighbour_metrics(real, other)
-    return Floor(
-        real_count=halves[0].count,
-        other_count=halves[1].count,
-        fid=frechet_distance(halves[0].gaussian(), halves[1].gaussian()) if enough else None,
-        **neighbours._asdict(),
-    )
-
-
-def _save(reference: Reference, path: str | Path) -> None:
-    arrays: dict[str, Any] = {
-        "mean": reference.gaussian.mean.cpu().numpy(),
-        "covariance": reference.gaussian.covariance.cpu().numpy(),
-        "features": reference.features.cpu().numpy(),
-        "count": np.int64(reference.gaussian.count),
-        "description": np.array(reference.description.canonical()),
-    }
-    if reference.squares is not None:
-        arrays["squares"] = reference.squares.cpu().numpy()
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+def _measurable(dimension: int, fewest: int) -> list[str]:
+    """Return one metric for every number that halves of `fewest` images or more can be compared by."""
+    names: dict[Any, str] = {}
+    for name, metric in METRICS.items():
+        enough = metric.needs == "features" or (metric.needs == "moments" and fewest > dimension)
+        if metric.floor is None and enough:
+            names.setdefault(metric.number, name)
+    return list(names.values())

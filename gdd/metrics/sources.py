@@ -1,14 +1,12 @@
-"""Where images to be judged come from: a generator, a teacher with its sampler, or files of images.
-
-Whatever it is, image i is the same however the indices are split over batches and processes.
-"""
+"""Where images to be evaluated come from: a generator, a teacher with its sampler, or files of images."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,131 +19,42 @@ from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.metrics.image_sets import open_image_set
+from gdd.metrics.image_files import open_images
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.weights import load_weights
 
-BATCH = 250  # images that go through a network at once
-GENERATORS = ("generator", "two-time generator")
+BATCH = 250  # images that go through a generator at once
+Draw = Callable[[int, int], Tensor]
 
 
-class ImageSource(Protocol):
-    """Uint8 images by their indices, and what they are.
+@dataclass(frozen=True)
+class Source:
+    """Images by their indices, and what they are.
+
+    Image i is the same however the indices are split over batches and processes.
 
     Attributes:
         name: the file they come from.
-        kind: what it is: "generator", "teacher" or "images".
+        kind: what it is.
         sha256: of the weights, or of the images' file or files.
         shape: one image's (C, H, W).
+        images: returns the images `start` to `start + count`, uint8 [count, H, W, C]. It raises a UserError
+            where there are not as many, and a DivergedError for an image that holds NaN or infinity.
+        facts: what else decides the images, as JSON values.
         evaluations: of the network for an image; None where that is unknown.
         count: how many there are; None for as many as anybody asks for.
         dataset: the data set they imitate, where the file says it.
-        facts: what else decides the images, as JSON values.
     """
 
     name: str
-    kind: str
+    kind: Literal["generator", "teacher", "images"]
     sha256: str
     shape: tuple[int, int, int]
-    evaluations: int | None
-    count: int | None
-    dataset: str | None
+    images: Draw
     facts: dict[str, Any]
-
-    def images(self, start: int, count: int) -> Tensor:
-        """Return the images `start` to `start + count`, uint8 [count, H, W, C].
-
-        Raises:
-            UserError: there are not as many.
-            DivergedError: an image holds NaN or infinity.
-        """
-        ...
-
-
-class GeneratorSource:
-    """A student of this project, of one step or several."""
-
-    kind = "generator"
+    evaluations: int | None = None
     count: int | None = None
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        seed: int = 0,
-        batch: int = BATCH,
-        device: torch.device | str = "cpu",
-        only_class: int | None = None,
-    ) -> None:
-        """Load the generator.
-
-        Args:
-            path: its safetensors.
-            seed: latents and labels of image i come from (seed, i).
-            batch: images at once.
-            device: where the network runs.
-            only_class: the class of all images; without it, a class-conditional generator draws them.
-
-        Raises:
-            UserError: the file holds something else, or there is no such class.
-        """
-        self.name, self.sha256 = str(path), sha256_of(path)
-        self._generator = load_generator(path).to(device)
-        self._seed, self._batch, self._class = seed, batch, only_class
-        arch = self._generator.arch
-        check_class(only_class, arch.label_dim, path)
-        self.shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
-        self.evaluations: int | None = self._generator.steps
-        self.dataset: str | None = _description(path).get("dataset")
-        self.facts: dict[str, Any] = {"seed": seed, "class": only_class, "classes": arch.label_dim}
-
-    def images(self, start: int, count: int) -> Tensor:
-        """See `ImageSource`."""
-        return _in_batches(self._few, start, count, self._batch)
-
-    def _few(self, start: int, count: int) -> Tensor:
-        return quantise(generate(self._generator, start, count, seed=self._seed, only_class=self._class))
-
-
-class TeacherSource:
-    """A diffusion model with one of EDM's samplers, deterministic or stochastic."""
-
-    kind = "teacher"
-    count: int | None = None
-
-    def __init__(
-        self,
-        path: str | Path,
-        sampler: Sampler,
-        *,
-        seed: int = 0,
-        batch: int = BATCH,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Load the teacher.
-
-        Raises:
-            UserError: the file holds something else.
-        """
-        self.name, self.sha256 = str(path), sha256_of(path)
-        self._denoiser = load_denoiser(path).to(device)
-        self._sampler, self._seed, self._batch = sampler, seed, batch
-        arch = self._denoiser.arch
-        self.shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
-        self.evaluations: int | None = function_evaluations(sampler.steps)
-        self.dataset: str | None = _description(path).get("dataset")
-        self.facts: dict[str, Any] = {
-            "seed": seed,
-            "sampler": sampler.model_dump(mode="json"),
-            "classes": arch.label_dim,
-        }
-
-    def images(self, start: int, count: int) -> Tensor:
-        """See `ImageSource`."""
-        return _in_batches(self._few, start, count, self._batch)
-
-    def _few(self, start: int, count: int) -> Tensor:
-        return quantise(sample_range(self._denoiser, self._sampler, self._seed, start, count))
+    dataset: str | None = None
 
 
 def open_source(
@@ -156,47 +65,92 @@ def open_source(
     batch: int = BATCH,
     device: torch.device | str = "cpu",
     only_class: int | None = None,
-) -> ImageSource:
+    evaluations: int | None = None,
+) -> Source:
     """Return the images of a file or folder, by what it is.
 
     Args:
         path: safetensors of a generator or a teacher; or images: an .npz, a folder, a .zip, a .tar.
-        sampler: for a teacher, and nothing else.
-        seed: of latents and labels.
+        sampler: of a teacher, which needs one.
+        seed: latents and labels of image i come from (seed, i).
         batch: images that go through a network at once.
         device: where the network runs.
-        only_class: see `GeneratorSource`.
+        only_class: the class of all images; without it, a class-conditional generator draws them.
+        evaluations: of the network that made a file's images.
 
     Raises:
-        UserError: the file is missing, or neither of these.
+        UserError: the file is missing, something else, or does not go with the other arguments.
     """
     path = Path(path)
     if path.suffix == ".pkl":
         raise UserError(f"{path} is a pickled network; turn it into one of gdd with `gdd import-teacher`.")
-    kind = _description(path).get("kind") if path.suffix == ".safetensors" else None
-    if kind == "denoiser":
-        if sampler is None:
-            raise UserError(
-                f"{path} holds a teacher; say how to sample it, e.g. --sampler '{{\"steps\": 18}}'."
-            )
-        if only_class is not None:
-            raise UserError(f"{path} holds a teacher, whose classes are drawn; leave out the class.")
-        return TeacherSource(path, sampler, seed=seed, batch=batch, device=device)
-    if sampler is not None:
+    weights = path.suffix == ".safetensors"
+    described = _description(path) if weights else {}
+    teacher = described.get("kind") == "denoiser"
+    if teacher and sampler is None:
+        raise UserError(f"{path} holds a teacher; say how to sample it, e.g. --sampler '{{\"steps\": 18}}'.")
+    if teacher and only_class is not None:
+        raise UserError(f"{path} holds a teacher, whose classes are drawn; leave out the class.")
+    if sampler is not None and not teacher:
         raise UserError(f"A sampler is for teachers, which {path} is not; leave it out.")
-    if path.suffix == ".safetensors":
-        return GeneratorSource(path, seed=seed, batch=batch, device=device, only_class=only_class)
-    if only_class is not None:
-        raise UserError(f"{path} holds images, whose classes nobody can choose; leave out the class.")
-    return open_image_set(path)
+    if not weights:
+        if only_class is not None:
+            raise UserError(f"{path} holds images, whose classes nobody can choose; leave out the class.")
+        return _image_files(path, evaluations)
+
+    draw: Draw
+    if sampler is not None:
+        denoiser = load_denoiser(path).to(device)
+        arch, evaluations = denoiser.arch, function_evaluations(sampler.steps)
+        how: dict[str, Any] = {"sampler": sampler.model_dump(mode="json")}
+
+        def draw(start: int, count: int) -> Tensor:
+            return quantise(sample_range(denoiser, sampler, seed, start, count))
+    else:
+        generator = load_generator(path).to(device)
+        arch, evaluations = generator.arch, generator.steps
+        _check_class(only_class, arch.label_dim, path)
+        how = {"class": only_class}
+
+        def draw(start: int, count: int) -> Tensor:
+            return quantise(generate(generator, start, count, seed=seed, only_class=only_class))
+
+    return Source(
+        name=str(path),
+        kind="teacher" if teacher else "generator",
+        sha256=sha256(path),
+        shape=(arch.img_channels, arch.img_resolution, arch.img_resolution),
+        images=_in_batches(draw, batch),
+        facts={"seed": seed, **how, "classes": arch.label_dim},
+        evaluations=evaluations,
+        dataset=described.get("dataset"),
+    )
 
 
-def check_class(only_class: int | None, classes: int, path: str | Path) -> None:
-    """Refuse a class that a generator does not know.
+def _image_files(path: Path, evaluations: int | None) -> Source:
+    files = open_images(path)
 
-    Raises:
-        UserError: there is no such class.
-    """
+    def draw(start: int, count: int) -> Tensor:
+        if start + count > files.count:
+            raise UserError(
+                f"{path} holds {files.count:,} images, but the {count:,} from {start:,} on are asked for; "
+                "ask for fewer samples or blocks."
+            )
+        return torch.from_numpy(files.rows(start, start + count))
+
+    return Source(
+        name=str(path),
+        kind="images",
+        sha256=files.sha256,
+        shape=files.shape,
+        images=draw,
+        facts={"images": files.count},
+        evaluations=evaluations,
+        count=files.count,
+    )
+
+
+def _check_class(only_class: int | None, classes: int, path: Path) -> None:
     if only_class is None:
         return
     if classes == 0:
@@ -205,18 +159,15 @@ def check_class(only_class: int | None, classes: int, path: str | Path) -> None:
         raise UserError(f"{path} knows the classes 0 to {classes - 1}, not {only_class}.")
 
 
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file that has to be there.
+def _in_batches(draw: Draw, batch: int) -> Draw:
+    def images(start: int, count: int) -> Tensor:
+        firsts = range(start, start + count, batch)
+        return torch.cat([draw(first, min(batch, start + count - first)) for first in firsts])
 
-    Raises:
-        UserError: it is not.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"The weights {path} do not exist.")
-    return sha256(path)
+    return images
 
 
-def _description(path: str | Path) -> dict[str, Any]:
+def _description(path: Path) -> dict[str, Any]:
     """Return what a safetensors file says it holds, without reading its numbers."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -225,8 +176,3 @@ def _description(path: str | Path) -> dict[str, Any]:
         header = None
     # What is wrong with the file, the one who reads all of it says.
     return dict(json.loads(header)) if header else load_weights(path)[1]
-
-
-def _in_batches(few: Callable[[int, int], Tensor], start: int, count: int, batch: int) -> Tensor:
-    parts = [few(first, min(batch, start + count - first)) for first in range(start, start + count, batch)]
-    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""A run's snapshots and what judges them, small enough for a test."""
+"""A run's snapshots and what they are compared with, small enough for a test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdd.config.evaluation import Evaluation, spaces
+from gdd.config.evaluation import Evaluation
+from gdd.config.metrics import by_extractor
 from gdd.config.recipe import Sampler
-from gdd.metrics.by_name import make_extractor
-from gdd.metrics.judges import open_judges
+from gdd.metrics.comparison import open_comparisons
+from gdd.metrics.extractors import open_extractor
 from gdd.metrics.reference import build_reference
 from gdd.metrics.sources import open_source
 from gdd.networks.checkpoint import one_step_from_denoiser, save_network
@@ -24,22 +25,26 @@ def write_references(world: Any, folder: Path) -> Path:
     # Pixels are 64 features, more than the world has images.
     data = np.concatenate([np.asarray(world.data.images)] * 2)
     data[44:] = 255 - data[44:]
-    for name, judge in (("one", world.backbones["one"]), ("pixels", None)):
-        extractor, path = make_extractor(judge, world.data), folder / f"{name}.npz"
-        build_reference(
-            data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path, batch=16
-        )
+    for name in ("one", "pixels"):
+        extractor = open_extractor(name, world.backbones["one"], world.data.shape)
+        path, of = folder / f"{name}.npz", {"dataset": "blobs", "dataset_sha256": world.data.sha256}
+        build_reference(data, extractor, path=path, batch=16, **of)
     return folder
 
 
-def judges_of(
-    world: Any, folder: Path, evaluation: Evaluation = EVALUATION, judge: str = "one", **options: Any
+def compared_with(
+    world: Any, folder: Path, evaluation: Evaluation = EVALUATION, weights: str = "one", **options: Any
 ) -> Any:
-    wanted = spaces(evaluation.wanted(), "one")
-    weights = {"one": world.backbones[judge]}
-    source = open_source(world.teachers[False], sampler=Sampler(steps=1))
-    return open_judges(
-        source, folder, wanted, weights=weights, config=folder, resources=folder, dataset="blobs", **options
+    """Open the references in `folder` for what an evaluation wants."""
+    return open_comparisons(
+        open_source(world.teachers[False], sampler=Sampler(steps=1)),
+        folder,
+        by_extractor(evaluation.wanted(), "one"),
+        weights={"one": world.backbones[weights]},
+        config=folder,
+        resources=folder,
+        dataset="blobs",
+        **options,
     )
 
 

@@ -1,49 +1,136 @@
+"""Inception's features as clean-fid gets them from the same file, and the Inception Score."""
+
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cleanfid import fid as cleanfid
+from cleanfid.inception_torchscript import InceptionV3W
 from inception_stand_in import StandIn, save_script, some_images
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gdd import files
 from gdd.errors import UserError
-from gdd.metrics import inception
-from gdd.metrics.by_name import make_extractor
-from gdd.metrics.evaluation import evaluate_block
-from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, ProbabilityExtractor
-from gdd.metrics.inception import InceptionExtractor
-from gdd.metrics.reference import build_reference
-from gdd.networks.classifier import SmallClassifier, save_classifier
+from gdd.metrics import extractors
+from gdd.metrics.inception import CleanInceptionExtractor, InceptionExtractor, inception_score
+from gdd.metrics.kid import kernel_distance
 from gdd.networks.seeded import seeded_weights
 
-
-class Flat(StandIn):
-    """Probabilities that are not those of the output layer."""
-
-    def forward(
-        self, img: Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
-    ) -> Tensor:
-        features = img.to(torch.float32).mean((2, 3)) / 255
-        return features if return_features else torch.softmax(100 * features, dim=1)
+KINDS = {"legacy_tensorflow": InceptionExtractor, "clean": CleanInceptionExtractor}  # by clean-fid's mode
 
 
-class NoFlags(nn.Module):
-    def forward(self, img: Tensor) -> Tensor:
-        return img.to(torch.float32).mean((2, 3))
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Clean-fid knows the file by its published name and takes 2048 features for granted.
+    with seeded_weights(0):
+        return save_script(StandIn(8, 16, 11), tmp_path_factory.mktemp("net") / "inception-2015-12-05.pt")
+
+
+def clean_fids_features(network: Path, images: Tensor, mode: str, folder: Path) -> np.ndarray:
+    """Return what clean-fid makes of the images as PNG files."""
+    for index, image in enumerate(images):
+        Image.fromarray(image.numpy()).save(folder / f"{index:03d}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = InceptionV3W(str(network.parent), download=False, resize_inside=mode == "legacy_tensorflow")
+    options: dict[str, Any] = {"num_workers": 0, "device": torch.device("cpu"), "verbose": False}
+    found: np.ndarray = cleanfid.get_folder_features(str(folder), net, mode=mode, **options)
+    return found
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_features_and_distances_are_clean_fids(mode: str, network: Path, tmp_path: Path) -> None:
+    images = torch.cat([some_images(25), some_images(25, seed=2) // 2])
+    theirs = clean_fids_features(network, images, mode, tmp_path)
+    extractor = KINDS[mode](network)
+    ours = extractor(images)
+    assert ours.dtype == torch.float32
+    assert not ours.requires_grad
+    assert theirs.std() > 0.05
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
+    np.random.seed(0)  # noqa: NPY002
+    expected = cleanfid.kernel_distance(theirs[:25], theirs[25:])
+    assert kernel_distance(ours[:25], ours[25:]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_two_resizes_differ_and_say_so(network: Path) -> None:
+    inside, outside = (KINDS[mode](network) for mode in KINDS)
+    images = some_images(5)
+    assert (inside(images) - outside(images)).abs().max() > 1e-2
+    assert (inside.name, outside.name) == ("inception", "inception-clean")
+    assert inside.dimension == outside.dimension == 2048
+    assert inside.sha256 == outside.sha256 == files.sha256(network)
+    assert inside.definition.startswith("2048 pool features of the Inception-v3 network of 2015-12-05")
+    assert "TensorFlow 1" in inside.definition
+    assert "clean-fid" in outside.definition
+
+
+def test_probabilities_are_the_networks_own_without_bias(network: Path) -> None:
+    images, extractor = some_images(6), InceptionExtractor(network)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        net: Any = torch.jit.load(network)
+        expected = net(images.permute(0, 3, 1, 2), no_output_bias=True)
+        biased = net(images.permute(0, 3, 1, 2))
+    found = extractor.probabilities(extractor(images))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), expected, rtol=1e-5, atol=1e-6)
+    assert (found - biased).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_images_of_all_kinds(mode: str, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor, grey = KINDS[mode](network), some_images(3, channels=1)
+    assert torch.equal(extractor(grey), extractor(grey.repeat(1, 1, 1, 3)))
+    whole = extractor(some_images(7))
+    monkeypatch.setattr(extractors, "BATCH", 3)
+    torch.testing.assert_close(extractor(some_images(7)), whole, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="not 4 channels"):
+        extractor(some_images(2, channels=4))
+    with pytest.raises(ValueError, match="uint8"):
+        extractor(some_images(2).float())
+
+
+def test_tf32_is_off_in_the_network_and_as_before_outside(
+    network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = InceptionExtractor(network)
+    seen: list[Any] = []
+
+    def look(images: Tensor) -> Tensor:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(extractor, "features", look)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            with pytest.raises(RuntimeError, match="seen"):
+                extractor(some_images(2))
+            assert torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == [(False, "highest")]
 
 
 class NoOutput(nn.Module):
-    def forward(
-        self, img: Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
-    ) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Flatten()
+
+    def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
+        return img.to(torch.float32).mean((2, 3))
+
+
+class NoFlags(StandIn):
+    def forward(self, img: Tensor) -> Tensor:  # type: ignore[override]
         return img.to(torch.float32).mean((2, 3))
 
 
@@ -55,150 +142,14 @@ class Fails(StandIn):
         return img
 
 
-class NotFinite(StandIn):
-    def forward(
-        self, img: Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
-    ) -> Tensor:
-        features = img.to(torch.float32).mean((2, 3)) / 0
-        return features if return_features else F.linear(features, self.output.weight).softmax(dim=1)
-
-
-def stand_in(path: Path, channels: int = 2, pool: int = 2, classes: int = 11) -> Path:
-    with seeded_weights(0):
-        return save_script(StandIn(channels, pool, classes), path)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stand_in(tmp_path_factory.mktemp("net") / "net.pt")
-
-
-@pytest.fixture(scope="module")
-def extractor(network: Path) -> InceptionExtractor:
-    return InceptionExtractor(network)
-
-
-def direct(network: Path, images: Tensor, **flags: bool) -> Tensor:
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        net: Any = torch.jit.load(network)
-        result: Tensor = net(images.permute(0, 3, 1, 2), **flags)
-    return result
-
-
-def clean_fids_network(folder: Path) -> Any:
-    wrapper = pytest.importorskip("cleanfid.inception_torchscript")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return wrapper.InceptionV3W(str(folder), download=False, resize_inside=True)
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Clean-fid knows the file by its published name and takes 2048 features for granted.
-    return stand_in(tmp_path_factory.mktemp("wide") / "inception-2015-12-05.pt", channels=8, pool=16)
-
-
-def test_features_are_what_clean_fid_gets(wide: Path) -> None:
-    images = some_images(5, size=32)
-    with torch.no_grad():
-        theirs = clean_fids_network(wide.parent)(images.permute(0, 3, 1, 2).float() / 255 * 255)
-    ours = InceptionExtractor(wide)
-    assert ours.dimension == 2048
-    torch.testing.assert_close(ours(images), theirs, rtol=1e-5, atol=1e-6)
-    assert theirs.std() > 0.05
-
-
-@pytest.mark.slow
-def test_features_are_what_clean_fid_gets_from_image_files(wide: Path, tmp_path: Path) -> None:
-    fid = pytest.importorskip("cleanfid.fid")
-    images = some_images(5, size=32)
-    for index, image in enumerate(images):
-        Image.fromarray(image.numpy()).save(tmp_path / f"{index}.png")
-    theirs = fid.get_folder_features(
-        str(tmp_path),
-        clean_fids_network(wide.parent),
-        num_workers=0,
-        batch_size=3,
-        device=torch.device("cpu"),
-        mode="legacy_tensorflow",
-        verbose=False,
-    )
-    np.testing.assert_allclose(InceptionExtractor(wide)(images).numpy(), theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_probabilities_are_the_networks_own_without_bias(
-    network: Path, extractor: InceptionExtractor
-) -> None:
-    images = some_images(6)
-    features, probabilities = extractor.features_and_probabilities(images)
-    assert torch.equal(features, extractor(images))
-    assert probabilities.shape == (6, 11)
-    torch.testing.assert_close(features, direct(network, images, return_features=True), rtol=1e-5, atol=1e-6)
-    own = direct(network, images, no_output_bias=True)
-    torch.testing.assert_close(probabilities, own.double(), rtol=1e-5, atol=1e-6)
-    assert (own - direct(network, images)).abs().max() > 1e-3  # the bias would have shown
-
-
-def test_description(network: Path, extractor: InceptionExtractor) -> None:
-    assert isinstance(extractor, ProbabilityExtractor)
-    assert (extractor.name, extractor.dimension) == ("inception", 8)
-    assert extractor.sha256 == files.sha256(network)
-    for word in ("8 pool features", "2015-12-05", "TensorFlow 1", "float32"):
-        assert word in extractor.definition
-
-
-def test_many_images_go_through_in_parts(
-    extractor: InceptionExtractor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = some_images(7)
-    whole = extractor(images)
-    assert whole.dtype == torch.float32
-    assert not whole.requires_grad
-    seen: list[int] = []
-    net = extractor._net
-
-    def count(part: Tensor, return_features: bool) -> Tensor:
-        seen.append(len(part))
-        return net(part, return_features=return_features)
-
-    monkeypatch.setattr(extractor, "_net", count)
-    monkeypatch.setattr(inception, "BATCH", 3)
-    torch.testing.assert_close(extractor(images), whole, rtol=1e-5, atol=1e-6)
-    assert seen == [3, 3, 1]
-
-
-def test_nothing_gives_no_features(extractor: InceptionExtractor) -> None:
-    features, probabilities = extractor.features_and_probabilities(some_images(0))
-    assert (features.shape, probabilities.shape) == ((0, 8), (0, 11))
-
-
-def test_grey_images_are_repeated(extractor: InceptionExtractor) -> None:
-    grey = some_images(3, channels=1)
-    assert torch.equal(extractor(grey), extractor(grey.repeat(1, 1, 1, 3)))
-    with pytest.raises(UserError, match="not 4 channels"):
-        extractor(some_images(2, channels=4))
-    with pytest.raises(ValueError, match="uint8"):
-        extractor(some_images(2).float())
-
-
-def test_tf32_is_off_in_the_network_and_as_before_outside(
-    extractor: InceptionExtractor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[bool, bool]] = []
-
-    def look(part: Tensor, return_features: bool) -> Tensor:
-        seen.append((torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()))
-        raise RuntimeError("seen")
-
-    monkeypatch.setattr(extractor, "_net", look)
-    before = torch.backends.cudnn.allow_tf32
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
-        with pytest.raises(RuntimeError, match="seen"):
-            extractor(some_images(2))
-        assert torch.backends.cudnn.allow_tf32
-    assert seen == [(False, False)]
-    assert torch.backends.cudnn.allow_tf32 == before
+@pytest.mark.parametrize("net", [NoOutput(), NoFlags(1, 1, 1), Fails(1, 1, 1), nn.Flatten()])
+def test_networks_with_another_interface_are_refused(tmp_path: Path, net: nn.Module) -> None:
+    path = save_script(net, tmp_path / "net.pt")
+    with pytest.raises(
+        UserError, match=r"is not the Inception network .*; run `gdd fetch inception`"
+    ) as error:
+        InceptionExtractor(path)
+    assert "\n" not in str(error.value)
 
 
 def test_files_that_are_no_torchscript_are_refused(tmp_path: Path, network: Path) -> None:
@@ -206,56 +157,32 @@ def test_files_that_are_no_torchscript_are_refused(tmp_path: Path, network: Path
     (tmp_path / "half.pt").write_bytes(network.read_bytes()[:3000])
     torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pt")
     for name in ("page", "half", "weights"):
-        with pytest.raises(UserError, match=rf"{name}\.pt is no TorchScript file .*gdd fetch inception"):
+        with pytest.raises(
+            UserError, match=rf"{name}\.pt is not the Inception network .*gdd fetch inception"
+        ):
             InceptionExtractor(tmp_path / f"{name}.pt")
     for path in (tmp_path / "missing.pt", tmp_path):
         with pytest.raises(UserError, match=r"does not exist; run `gdd fetch inception`"):
             InceptionExtractor(path)
 
 
-@pytest.mark.parametrize(
-    ("net", "message"),
-    [
-        (NoFlags(), "another interface"),
-        (NoOutput(), "another interface .*output"),
-        (Fails(1, 1, 1), "another interface .*no such image"),
-        (Flat(3, 1, 3), "other probabilities"),
-        (NotFinite(3, 1, 3), "no numbers"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
-)
-def test_networks_with_another_interface_are_refused(tmp_path: Path, net: nn.Module, message: str) -> None:
-    path = save_script(net, tmp_path / "net.pt")
-    with pytest.raises(UserError, match=message) as error:
-        InceptionExtractor(path)
-    assert "gdd fetch inception" in str(error.value)
-    assert "\n" not in str(error.value)
+def test_published_scores(golden: Path) -> None:
+    with np.load(golden / "metrics" / "features.npz") as stored:
+        probabilities = torch.from_numpy(stored["probs"])
+        expected_all = float(stored["inception_score_all"])
+        expected_ten = [float(stored[f"inception_score_10_splits_{name}"]) for name in ("mean", "std")]
+    assert inception_score(probabilities, splits=1) == pytest.approx((expected_all, 0.0), rel=1e-6)
+    assert inception_score(probabilities) == pytest.approx(tuple(expected_ten), rel=1e-6)
 
 
-def test_the_file_chooses_the_extractor(tmp_path: Path, network: Path) -> None:
-    data: Any = SimpleNamespace(shape=(3, 9, 9))
-    assert isinstance(make_extractor(network, data), InceptionExtractor)
-    assert isinstance(make_extractor(None, data), PixelExtractor)
-    with seeded_weights(0):
-        net = SmallClassifier("residual", 4, 1, 10, 8)
-    save_classifier(tmp_path / "judge.safetensors", net, feature_scale=1.0)
-    assert isinstance(make_extractor(tmp_path / "judge.safetensors", data), ClassifierExtractor)
-
-
-def test_one_pass_feeds_every_metric(tmp_path: Path, extractor: InceptionExtractor) -> None:
-    real = some_images(40, seed=1)
-    reference = build_reference(
-        real.numpy(), extractor, dataset="noise", dataset_sha256="b" * 64, path=tmp_path / "ref.npz"
-    )
-    block = evaluate_block(
-        lambda first, count: real[first : first + count],
-        start=0,
-        count=40,
-        batch=16,
-        references={"judge": (extractor, reference)},
-        metrics={"fid", "precision", "recall", "inception_score"},
-    )["judge"]
-    assert block["fid"] < 1e-5
-    assert block["precision"] == block["recall"] == 1
-    assert 1 < block["inception_score"] < 11
-    assert (block["extractor"], block["definition"]) == ("inception", extractor.definition)
+def test_scores_span_the_range() -> None:
+    certain = torch.eye(8).repeat(10, 1)  # holds zeros, where p log p is 0
+    assert inception_score(certain) == pytest.approx((8.0, 0.0))
+    assert inception_score(torch.full((20, 5), 0.2)) == pytest.approx((1.0, 0.0), abs=1e-7)
+    # Sorted by class every split sees one class: the order is part of the definition.
+    assert inception_score(torch.eye(4).repeat_interleave(10, 0), splits=4)[0] == pytest.approx(1.0)
+    rows = torch.softmax(torch.randn(23, 4, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    parts = [inception_score(rows[low:high], splits=1)[0] for low, high in ((0, 7), (7, 15), (15, 23))]
+    assert inception_score(rows, splits=3) == pytest.approx((np.mean(parts), np.std(parts)), rel=1e-12)
+    with pytest.raises(UserError, match="10 images or more, got 9"):
+        inception_score(torch.full((9, 2), 0.5))

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from gdd.errors import UserError
 from gdd.metrics import neighbours
-from gdd.metrics.neighbours import (
-    density_coverage,
-    nearest_distance,
-    neighbour_metrics,
-    precision_recall,
-    squared_radii,
-)
+from gdd.metrics.neighbours import nearest_distance, nearest_ratio, neighbour_metrics
 
 
-def clouds(dimension: int, real: int = 120, fake: int = 90) -> tuple[Tensor, Tensor]:
+def clouds(dimension: int, real: int = 120, fake: int = 90, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(dimension)
     a = torch.randn(real, dimension, generator=generator)
     b = 0.9 * torch.randn(fake, dimension, generator=generator) + 0.2
-    return a, b
+    return scale * a, scale * b
+
+
+def with_copies(dimension: int) -> tuple[Tensor, Tensor]:
+    """A generator that makes three images, one of them a training image, and real images that repeat."""
+    real, fake = clouds(dimension)
+    real[40:60] = real[:20]
+    return real, torch.cat([real[:1], fake[:2]])[torch.arange(90) % 3]
 
 
 def brute_force(real: Tensor, fake: Tensor, k: int) -> tuple[float, float, float, float]:
@@ -49,93 +50,72 @@ def test_precision_and_recall_of_published_features(golden: Path) -> None:
     with np.load(golden / "metrics" / "features.npz") as stored:
         real, fake = torch.from_numpy(stored["real"]), torch.from_numpy(stored["fake"])
         expected = (float(stored["precision"]), float(stored["recall"]))
-    assert precision_recall(real, fake) == pytest.approx(expected, rel=1e-6)
+    assert neighbour_metrics(real, fake)[:2] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("dimension", [2, 16, 300])  # 300 is beyond the direct differences
-@pytest.mark.parametrize("block", [1, 7, 64, 4096])
-def test_tiles_equal_brute_force(dimension: int, block: int) -> None:
-    real, fake = clouds(dimension, 40, 31) if block == 1 else clouds(dimension)
-    assert neighbour_metrics(real, fake, 3, block) == pytest.approx(brute_force(real, fake, 3), rel=1e-12)
+@pytest.mark.parametrize(
+    ("real", "fake"),
+    [
+        clouds(2),
+        clouds(300),
+        clouds(300, scale=1e-18),
+        clouds(300, scale=1e15),
+        with_copies(3),
+        with_copies(300),
+    ],
+    ids=["plane", "space", "tiny", "huge", "copies in space", "copies"],
+)
+@pytest.mark.parametrize("part", [1, 1000, neighbours.PART])
+def test_equals_brute_force(real: Tensor, fake: Tensor, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PART", part)
+    assert neighbour_metrics(real, fake, 3) == pytest.approx(brute_force(real, fake, 3), rel=1e-12)
+    nearest = (fake[:, None].double() - real[None].double()).square().sum(dim=2).sqrt().min(dim=1).values
+    torch.testing.assert_close(nearest_distance(fake, real), nearest, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("k", [1, 5])
 def test_agrees_with_the_prdc_package(k: int, capsys: pytest.CaptureFixture[str]) -> None:
     real, fake = clouds(10)
     expected = prdc.compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=k)
     assert neighbour_metrics(real, fake, k)._asdict() == pytest.approx(expected, rel=1e-12)
-    assert precision_recall(real, fake, k) == pytest.approx((expected["precision"], expected["recall"]))
-    assert density_coverage(real, fake, k) == pytest.approx((expected["density"], expected["coverage"]))
-
-
-def test_the_direct_and_the_product_formulation_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, fake = clouds(24)
-    real, fake = real + 50.0, fake + 50.0
-    direct = neighbour_metrics(real, fake), nearest_distance(fake, real)
-    monkeypatch.setattr(neighbours, "DIRECT_DIMENSIONS", 0)
-    assert neighbour_metrics(real, fake) == direct[0]
-    torch.testing.assert_close(nearest_distance(fake, real), direct[1], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("dimension", [3, 300])
-def test_a_set_against_itself_and_a_far_set(dimension: int) -> None:
+def test_the_boundary_counts_and_copies_are_at_zero(dimension: int) -> None:
     real, _ = clouds(dimension)
-    metrics = neighbour_metrics(real, real)
+    metrics = neighbour_metrics(real, real[torch.randperm(120, generator=torch.Generator().manual_seed(0))])
     assert (metrics.precision, metrics.recall, metrics.coverage) == (1, 1, 1)
     # Every point lies in its own ball and, boundary included, each ball holds k others: (k + 1) / k.
     assert metrics.density == pytest.approx(4 / 3)
     assert neighbour_metrics(real, real + 1000) == (0, 0, 0, 0)
-
-
-@pytest.mark.parametrize("dimension", [3, 300])
-def test_copies_are_at_distance_zero(dimension: int) -> None:
-    base, _ = clouds(dimension)
-    base = base + 5.0
-    queries = torch.cat([base[[3, 77]], base[[0]] + 1.0])
-    found = nearest_distance(queries, base, block=50)
-    assert found.dtype == torch.float64
+    found = nearest_distance(torch.cat([real[[3, 77]], real[[0]] + 1.0]), real)
     assert found[:2].tolist() == [0, 0]
     assert found[2] > 0
 
 
 def test_a_point_is_excluded_by_its_row_not_by_its_distance() -> None:
     base = torch.tensor([[0.0], [0.0], [1.0], [4.0]])
-    for block in (1, 3, 10):
-        assert nearest_distance(base, base, exclude_self=True, block=block).tolist() == [0, 0, 1, 3]
+    assert nearest_distance(base, base, exclude_self=True).tolist() == [0, 0, 1, 3]
     # Four equal points have radius 0, and a fake on them is inside because the boundary counts.
-    real = torch.zeros(4, 2)
     fake = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
-    assert precision_recall(real, fake) == (0.25, 1.0)
+    assert neighbour_metrics(torch.zeros(4, 2), fake)[:2] == (0.25, 1.0)
+
+
+def test_copies_show() -> None:
+    real, fake = clouds(8)
+    assert nearest_ratio(real, fake) == pytest.approx(1, abs=0.2)
+    assert nearest_ratio(real, real[:50]) == 0
+    assert nearest_ratio(torch.ones(9, 8), fake) is None
 
 
 def test_bad_input_is_refused() -> None:
     real, fake = clouds(3)
     with pytest.raises(UserError, match="3 generated images are too few for 3"):
-        precision_recall(real, fake[:3])
+        neighbour_metrics(real, fake[:3])
     with pytest.raises(UserError, match="cannot be compared"):
-        precision_recall(real, fake[:, :2])
-    broken = fake.clone()
-    broken[5, 1] = torch.nan
+        neighbour_metrics(real, fake[:, :2])
+    fake[5, 1] = torch.nan
     with pytest.raises(UserError, match="NaN or infinity"):
-        precision_recall(real, broken)
+        neighbour_metrics(real, fake)
     with pytest.raises(UserError, match="too few"):
         nearest_distance(real[:1], real[:1], exclude_self=True)
-    with pytest.raises(ValueError, match="one set"):
-        nearest_distance(fake, real, exclude_self=True)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 3e7])
-def test_kept_radii_change_nothing(scale: float) -> None:
-    real, fake = (scale * cloud for cloud in clouds(300, 60, 50))
-    fake[:5] = real[:5]  # at the boundary of balls and at their centres
-    real[20:23] = real[23]
-    squares = squared_radii(real)
-    assert squares is not None
-    assert squares.shape == (60,)
-    assert neighbour_metrics(real, fake, real_squares=squares) == neighbour_metrics(real, fake)
-    everywhere = torch.full_like(squares, torch.inf)
-    assert neighbour_metrics(real, fake, real_squares=everywhere).precision == 1
-
-
-def test_radii_that_are_quickly_found_are_not_kept() -> None:
-    assert squared_radii(clouds(8)[0]) is None

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gdd.config.evaluation import Evaluation
-from gdd.metrics.by_name import make_extractor
+from gdd.metrics.extractors import open_extractor
 from gdd.metrics.reference import build_reference
 from gdd.networks.checkpoint import one_step_from_denoiser, save_network
 
@@ -34,8 +34,9 @@ def references(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("references")
     data = np.concatenate([np.asarray(world.data.images)] * 2)
     data[44:] = 255 - data[44:]
-    for name, judge in (("one", world.backbones["one"]), ("pixels", None)):
-        extractor, path = make_extractor(judge, world.data), folder / f"{name}.npz"
+    for name in ("one", "pixels"):
+        extractor = open_extractor(name, world.backbones["one"], world.data.shape)
+        path = folder / f"{name}.npz"
         build_reference(data, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path)
     return folder
 

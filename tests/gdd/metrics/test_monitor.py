@@ -1,0 +1,135 @@
+"""FID while a run is trained: the right number, and the run as it would be without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gdd.data.quantise import quantise
+from gdd.distill.distill import distill
+from gdd.distill.generate import generate
+from gdd.distill.student import Student
+from gdd.errors import UserError
+from gdd.metrics.extractors import open_extractor
+from gdd.metrics.frechet import Moments, frechet_distance
+from gdd.metrics.monitor import FidMonitor
+from gdd.metrics.reference import build_reference, load_reference
+from gdd.networks.checkpoint import load_generator, one_step_from_denoiser
+from gdd.training.stop import Stopped
+
+pytestmark = pytest.mark.slow
+
+SEED, IMAGES, NAME = 1, 70, "fid_of_70"  # more than one batch of images, and more than there are features
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def reference(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reference") / "one.npz"
+    extractor = open_extractor("one", world.backbones["one"], world.data.shape)
+    images = np.asarray(world.data.images)
+    build_reference(images, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path)
+    return path
+
+
+@pytest.fixture
+def monitor(world: Any, reference: Path) -> FidMonitor:
+    return FidMonitor(IMAGES, world.backbones["one"], reference, every=12)
+
+
+def train(world: Any, folder: Path, monitor: FidMonitor | None) -> None:
+    recipe = world.recipe(snapshot_every=8)
+    distill(folder, recipe, SEED, world.inputs(), checkpoint_every=16, monitor=monitor)
+
+
+def measured(lines: list[dict[str, Any]]) -> dict[int, float]:
+    found = [line for line in lines if line.get("event") == "measurement"]
+    assert len({line["images"] for line in found}) == len(found)
+    return {line["images"]: line[NAME] for line in found}
+
+
+def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
+    world: Any,
+    tmp_path: Path,
+    monitor: FidMonitor,
+    reference: Path,
+    published: Callable[[Path], dict[str, bytes]],
+    logged: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    train(world, tmp_path / "with", monitor)
+    train(world, tmp_path / "without", None)
+    assert published(tmp_path / "with") == published(tmp_path / "without")
+    found = measured(logged(tmp_path / "with"))
+    assert list(found) == [16, 24, 32]  # the first steps at or after 12 and 24, and the end
+    extractor = open_extractor("one", world.backbones["one"], world.data.shape)
+    for images, value in found.items():
+        generator = load_generator(tmp_path / "with" / "snapshots" / f"{images:09d}.safetensors")
+        features = extractor(quantise(generate(generator, 0, IMAGES)))
+        gaussian = Moments.of(extractor.dimension, [features]).gaussian()
+        expected = frechet_distance(gaussian, load_reference(reference).gaussian)
+        assert value == pytest.approx(expected, rel=1e-4)
+    facts = json.loads((tmp_path / "with" / "run.json").read_text())["sessions"][0]["monitor"]
+    assert (facts["name"], facts["images"], facts["dataset"]) == (NAME, IMAGES, "blobs")
+    assert "not comparable with a distance of another number of images than 70" in facts["definition"]
+
+
+def test_interrupted_it_has_every_number_once(
+    world: Any,
+    tmp_path: Path,
+    monitor: FidMonitor,
+    interrupt: Callable[..., None],
+    logged: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    """The stop comes in a step after which one is due: it is left to the next start."""
+    train(world, tmp_path / "whole", monitor)
+    interrupt(Student, 2, "SIGUSR2")
+    with pytest.raises(Stopped):
+        train(world, tmp_path / "run", monitor)
+    assert "event" not in (tmp_path / "run" / "state" / "log.jsonl").read_text()
+    train(world, tmp_path / "run", monitor)
+    assert measured(logged(tmp_path / "run")) == measured(logged(tmp_path / "whole"))
+
+
+def test_neither_nan_nor_a_full_memory_ends_the_training(
+    world: Any, monitor: FidMonitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = one_step_from_denoiser(world.teachers[False]).eval()
+    with torch.no_grad():
+        next(generator.parameters()).fill_(torch.nan)
+    monitor.open(world.data, CPU)
+    assert np.isnan((monitor.measure(generator, lambda: False) or {})[NAME])
+    assert "fid_of_70: 64 of 64 generated images hold NaN" in caplog.text
+    assert monitor.measure(generator, lambda: True) is None
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("gdd.metrics.monitor.generate", full)
+    assert np.isnan((monitor.measure(generator, lambda: False) or {})[NAME])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"images": 3}, "3 images are too few for a Frechet distance on "),
+        ({"weights": "two"}, "was made by the extractor classifier"),
+        ({"reference": Path("no/one.npz")}, "The reference features no/one.npz do not exist"),
+        ({"dataset": "other"}, "The reference is of the data set blobs, the images are of other"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    world: Any, reference: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    weights = world.backbones[changes.get("weights", "one")]
+    files = weights, changes.get("reference", reference)
+    monitor = FidMonitor(changes.get("images", IMAGES), *files, dataset=changes.get("dataset"))
+    with pytest.raises(UserError) as error:
+        monitor.open(world.data, CPU)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
