@@ -88,11 +88,12 @@ def reference(
     device: str,
 ) -> None:
     """Compute a data set's reference features and write them to OUT (npz)."""
+    from gdd.config.metrics import PIXELS
     from gdd.config.pretrained import EXTRACTORS
     from gdd.data.image_array import ImageArray
-    from gdd.metrics.by_name import make_extractor
-    from gdd.metrics.image_sets import open_image_set
+    from gdd.metrics.extractors import open_extractor
     from gdd.metrics.reference import build_reference
+    from gdd.metrics.sources import open_source
     from gdd.training.world import own_device
 
     if extractor is None and out.stem in EXTRACTORS:
@@ -105,18 +106,22 @@ def reference(
         raise UserError("--images do not say which data set they are; give it a name with --name.")
     if images is None and name is not None:
         raise UserError("--name belongs to --images; a prepared data set has its name.")
+    if extractor is None:
+        extractor = PIXELS if judge is None else "inception" if judge.suffix == ".pt" else "classifier"
     if images is not None and name is not None:
-        found = open_image_set(images)
-        network = make_extractor(judge, found, extractor, own_device(device))
+        found = open_source(images)
+        network = open_extractor(extractor, judge, found.shape, own_device(device))
         pixels = found.images(0, found.count or 0).numpy()
         made = build_reference(pixels, network, dataset=name, dataset_sha256=found.sha256, path=out)
     elif data is not None:
         array = ImageArray.open(data)
-        network = make_extractor(judge, array, extractor, own_device(device))
+        network = open_extractor(extractor, judge, array.shape, own_device(device))
         made = build_reference(
             array.images, network, dataset=array.name, dataset_sha256=array.sha256, path=out
         )
-    say(f"{out}: {made.description.count:,} images, real-against-real FID {made.description.floor.fid}")
+    say(
+        f"{out}: {made.description.count:,} images, real-against-real FID {made.description.floor.get('fid')}"
+    )
 
 
 @click.command("reference-distance")

@@ -48,16 +48,16 @@ def evaluate_run(run_folder: Path, **options: Any) -> None:
     """
     from gdd.distill.snapshots import keep_only
     from gdd.files import read_json, write_json
-    from gdd.metrics.sources import GeneratorSource
+    from gdd.metrics.sources import open_source
     from gdd.metrics.stages import evaluate_run as run
     from gdd.metrics.stages import snapshots
     from gdd.training.world import join
 
-    with join(options["device"]) as shards:
-        last = GeneratorSource(snapshots(run_folder)[-1])
-        evaluation, judges = of_setting(last, **options)
-        metrics = run(run_folder, evaluation, judges, device=shards.device, shards=shards)
-        if not shards.main:
+    with join(options["device"]) as world:
+        last = open_source(snapshots(run_folder)[-1])
+        evaluation, comparisons = of_setting(last, **options)
+        metrics = run(run_folder, evaluation, comparisons, world=world)
+        if not world.main:
             return
         write_json(run_folder / "metrics.json", metrics)
         if read_json(run_folder / "run.json")["recipe"].get("keep") == "reported":
@@ -78,16 +78,16 @@ def evaluate_teacher(out: Path, model: Path, sampler: str, samples: Path, **opti
     from gdd.config.load import parse_record
     from gdd.config.recipe import Sampler
     from gdd.files import write_json
-    from gdd.metrics.sources import TeacherSource
+    from gdd.metrics.sources import open_source
     from gdd.metrics.stages import evaluate_in_setting
     from gdd.training.world import join
 
-    with join(options["device"]) as shards:
-        how, device = parse_record(Sampler, sampler), shards.device
-        source = TeacherSource(model, how, device=device)
-        evaluation, judges = of_setting(source, **options)
-        metrics = evaluate_in_setting(source, evaluation, judges, out, samples, device=device, shards=shards)
-        if shards.main:
+    with join(options["device"]) as world:
+        how = parse_record(Sampler, sampler)
+        source = open_source(model, sampler=how, device=world.device)
+        evaluation, comparisons = of_setting(source, **options)
+        metrics = evaluate_in_setting(source, evaluation, comparisons, out, samples, world=world)
+        if world.main:
             write_json(out, {"kind": "teacher", "sampler": how.model_dump(mode="json"), **metrics})
             fid, steps = metrics["final"]["mean"]["fid"], metrics["evaluations"]
             say(f"{out}: FID {fid:.3f} with {steps} evaluations.")
@@ -140,16 +140,16 @@ def evaluate(
     Interrupted, the same command goes on with the first block that is not done. With
     `torchrun ... -m -- gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
     """
-    from gdd.config.evaluation import spaces
-    from gdd.metrics.judges import open_judges
-    from gdd.metrics.judging import evaluate_source, settle_counts
+    from gdd.config.metrics import by_extractor
+    from gdd.metrics.comparison import open_comparisons
+    from gdd.metrics.evaluate import evaluate_source, settle_counts
     from gdd.training.world import join
 
-    with join(options["device"]) as shards:
+    with join(options["device"]) as world:
         source, device = opened(generator, **options)
-        wanted = spaces([name.strip() for name in metrics.split(",") if name.strip()], judge)
+        wanted = by_extractor([name.strip() for name in metrics.split(",") if name.strip()], judge)
         count, number = settle_counts(source, samples, blocks)
-        judges = open_judges(
+        comparisons = open_comparisons(
             source,
             reference,
             wanted,
@@ -159,8 +159,8 @@ def evaluate(
             dataset=dataset,
             device=device,
         )
-        outcome = evaluate_source(source, judges, out, samples=count, blocks=number, shards=shards)
-        if shards.main:
+        outcome = evaluate_source(source, comparisons, out, samples=count, blocks=number, world=world)
+        if world.main:
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in outcome["mean"].items())
             say(f"{out}: {numbers} (mean of {number} x {count:,} images).")
 
@@ -183,23 +183,24 @@ def of_setting(
     folder: Path,
 ) -> tuple[Any, Any]:
     """Return how a setting judges, and with what."""
-    from gdd.config.evaluation import Evaluation, spaces
+    from gdd.config.evaluation import Evaluation
     from gdd.config.load import parse_record
+    from gdd.config.metrics import by_extractor
     from gdd.data.image_array import ImageArray
-    from gdd.metrics.judges import open_judges
+    from gdd.metrics.comparison import open_comparisons
     from gdd.metrics.stages import check_data
     from gdd.training.world import own_device
 
     how, real = parse_record(Evaluation, evaluation), ImageArray.open(data)
-    judges = open_judges(
+    comparisons = open_comparisons(
         source,
         references,
-        spaces(how.wanted(), how.extractor),
+        by_extractor(how.wanted(), how.extractor),
         weights=dict(_named(entry) for entry in weights),
         config=folder,
         resources=resources,
         dataset=real.name,
         device=own_device(device),
     )
-    check_data(source, judges, real)
-    return how, judges
+    check_data(source, comparisons, real)
+    return how, comparisons

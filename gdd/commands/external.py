@@ -71,25 +71,19 @@ def evaluate_external(
     from gdd.config.external import External
     from gdd.config.load import parse_record
     from gdd.files import write_json
-    from gdd.metrics.image_sets import open_image_set
-    from gdd.metrics.sources import GeneratorSource, ImageSource
+    from gdd.metrics.sources import open_source
     from gdd.metrics.stages import evaluate_in_setting
     from gdd.training.world import join
 
-    with join(options["device"]) as shards:
-        wanted, device = parse_record(External, record), shards.device
-        images: ImageSource
-        if model is not None:
-            images = GeneratorSource(model, device=device)
-        else:
+    with join(options["device"]) as world:
+        wanted = parse_record(External, record)
+        if model is None:
             where = {key: options[key] for key in ("folder", "resources")}
-            images = open_image_set(
-                _place(name, wanted, setting=setting, source=source, extra=extra, **where)
-            )
-            images.evaluations = wanted.evaluations
-        evaluation, judges = of_setting(images, **options)
-        metrics = evaluate_in_setting(images, evaluation, judges, out, samples, device=device, shards=shards)
-        if shards.main:
+            model = _place(name, wanted, setting=setting, source=source, extra=extra, **where)
+        images = open_source(model, device=world.device, evaluations=wanted.evaluations)
+        evaluation, comparisons = of_setting(images, **options)
+        metrics = evaluate_in_setting(images, evaluation, comparisons, out, samples, world=world)
+        if world.main:
             write_json(out, {"kind": "external", **metrics, "licence": wanted.licence})
             fid, blocks = metrics["final"]["mean"]["fid"], len(metrics["final"]["blocks"])
             say(f"{out}: FID {fid:.3f} (mean of {blocks} x {evaluation.samples:,} images).")

@@ -52,14 +52,11 @@ def sample(generator: Path, num: int, start: int, only_class: int | None, out: P
     Image i comes from the seed and i alone: parts made apart fit together, whatever the batches. With
     `torchrun ... -m -- gdd sample ...`, each process makes a part.
     """
-    from gdd.metrics.export import BATCH, export
-    from gdd.progress import progress_bar
+    from gdd.metrics.export import export
     from gdd.training.world import join
 
-    with join(options["device"]) as shards:
+    with join(options["device"]) as world:
         source, _ = opened(generator, only_class=only_class, **options)
-        mine = sum(size for _, size in shards.batches(start, num, BATCH))
-        with progress_bar(str(out), mine, shown=shards.main) as progress:
-            export(source, out, start=start, count=num, shards=shards, progress=progress)
-        if shards.main:
+        export(source, out, start=start, count=num, world=world)
+        if world.main:
             say(f"{out}: {num:,} images of {source.shape} from {generator}.")
