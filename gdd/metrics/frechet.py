@@ -76,7 +76,8 @@ class Moments:
         """
         if self.count < 2:
             raise UserError(f"A covariance needs at least 2 images, got {self.count}; evaluate more images.")
-        covariance = self._scatter / (self.count - 1)
+        lower = self._scatter.tril() / (self.count - 1)
+        covariance = lower + lower.tril(-1).T  # products of matrices are symmetric up to rounding only
         if not (torch.isfinite(self._mean).all() and torch.isfinite(covariance).all()):
             raise UserError(
                 f"The features of {self.count} images hold NaN or infinity; "
@@ -93,28 +94,28 @@ class Moments:
         self.count = total
 
 
-def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al., arXiv:1706.08500, Eq. 6).
+def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
+    """Return |m_r - m_f|^2 + tr(S_r + S_f - 2 (S_r S_f)^(1/2)) (Heusel et al., arXiv:1706.08500, Eq. 6).
 
-    Computed on the CPU: by the same algorithm wherever the features came from.
+    Computed on the CPU: by the same algorithm wherever the features came from. Its sides may be exchanged.
 
     Raises:
         UserError: the dimensions differ, or a value is not finite.
     """
-    if a.dimension != b.dimension:
+    if real.dimension != fake.dimension:
         raise UserError(
-            f"The two sets have {a.dimension} and {b.dimension} features; use one feature extractor for both."
+            f"The two sets have {real.dimension} and {fake.dimension} features; "
+            "use one feature extractor for both."
         )
-    mean_a, mean_b, covariance_a, covariance_b = (
-        part.cpu() for part in (a.mean, b.mean, a.covariance, b.covariance)
-    )
-    apart = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace()
+    real_covariance, fake_covariance = real.covariance.cpu(), fake.covariance.cpu()
+    apart = (fake.mean.cpu() - real.mean.cpu()).square().sum() + fake_covariance.trace()
+    apart += real_covariance.trace()
     if not torch.isfinite(apart):
         raise UserError("The Frechet distance of values that are NaN or infinite is undefined.")
-    trace_of_root, error = _trace_of_root(covariance_a, covariance_b)
+    trace_of_root, error = _trace_of_root(fake_covariance, real_covariance)
     distance = float(apart - 2 * trace_of_root)
     if not error < PRECISE * distance:
-        distance = float(apart - 2 * _trace_of_singular_root(covariance_a, covariance_b))
+        distance = float(apart - 2 * _trace_of_singular_root(fake_covariance, real_covariance))
     return max(distance, 0.0)  # between equal sets, rounding may leave less than nothing
 
 

@@ -214,15 +214,12 @@ def test_a_shift_and_a_scale_are_measured(tmp_path: Path, own: Path, statistics:
 @pytest.mark.parametrize(
     ("mu", "sigma", "message"),
     [
-        (np.zeros(3), np.eye(4), r"\(3,\) and sigma \(4, 4\)"),
-        (np.zeros((3, 1)), np.eye(3), r"\(3, 1\)"),
-        (np.zeros(0), np.zeros((0, 0)), r"\(0,\)"),
-        (np.array([0, np.nan, 0]), np.eye(3), "mu holds NaN"),
-        (np.zeros(3), np.diag([1, np.inf, 1]), "sigma holds NaN or infinity"),
-        (np.zeros(3, dtype=complex), np.eye(3), "complex128"),
-        (np.array(["a", "b", "c"]), np.eye(3), "instead of real numbers"),
-        (np.zeros(3), np.eye(3) + np.eye(3, k=1), "symmetric"),
-        (np.zeros(3), -np.eye(3), "negative"),
+        (np.zeros(3), np.eye(4), r"mu has the shape \[3\] and sigma \[4, 4\]"),
+        (np.zeros((3, 1)), np.eye(3), r"\[3, 1\]"),
+        (np.zeros(0), np.zeros((0, 0)), r"\[0\]"),
+        (np.array([0, np.nan, 0]), np.eye(3), "hold NaN"),
+        (np.zeros(3), np.diag([1, np.inf, 1]), "hold NaN or infinity"),
+        (np.array(["a", "b", "c"]), np.eye(3), "is no file of published statistics"),
     ],
 )
 def test_unusable_statistics_are_refused(tmp_path: Path, mu: Any, sigma: Any, message: str) -> None:
