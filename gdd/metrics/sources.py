@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gdd.config.recipe import Sampler
+from gdd.data.listing import Listing, list_images
 from gdd.data.quantise import quantise
+from gdd.data.reading import reader
+from gdd.data.transforms import Unusable, decode
 from gdd.diffusion.sampler import function_evaluations
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
-from gdd.errors import UserError
+from gdd.errors import DivergedError, UserError
 from gdd.files import sha256
-from gdd.metrics.image_files import open_images
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.weights import load_weights
 
 BATCH = 250  # images that go through a generator at once
+KEYS = ("images", "arr_0", "samples")  # of an .npz; ADM's batches (arXiv:2105.05233) have numpy's own names
+BROKEN = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+CHUNK = 1 << 20  # bytes
+
 Draw = Callable[[int, int], Tensor]
 
 
@@ -96,7 +108,7 @@ def open_source(
     if not weights:
         if only_class is not None:
             raise UserError(f"{path} holds images, whose classes nobody can choose; leave out the class.")
-        return _image_files(path, evaluations)
+        return _images(path, evaluations)
 
     draw: Draw
     if sampler is not None:
@@ -127,26 +139,45 @@ def open_source(
     )
 
 
-def _image_files(path: Path, evaluations: int | None) -> Source:
-    files = open_images(path)
+def _images(path: Path, evaluations: int | None) -> Source:
+    """Return the images of an .npz, a folder, a .zip or a .tar; files of images are made RGB."""
+    if path.suffix == ".npy":
+        raise UserError(f"{path} is a bare array; save it as .npz under the name 'images'.")
+    if path.suffix == ".npz":
+        array = _read_array(path)
+        _require_bytes(array, path)
+        (count, *shape), digest = array.shape, sha256(path)
 
-    def draw(start: int, count: int) -> Tensor:
-        if start + count > files.count:
+        def rows(start: int, stop: int) -> np.ndarray:
+            return array[start:stop]
+    else:
+        listing = list_images(path)
+        if len(listing) == 0:
+            raise UserError(f"{path} holds no images.")
+        side = _side_of_first(listing)
+        count, shape, digest = len(listing), [side, side, 3], _digest(listing)
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            return _read_rows(listing, side, start, stop)
+
+    def draw(start: int, number: int) -> Tensor:
+        if start + number > count:
             raise UserError(
-                f"{path} holds {files.count:,} images, but the {count:,} from {start:,} on are asked for; "
+                f"{path} holds {count:,} images, but the {number:,} from {start:,} on are asked for; "
                 "ask for fewer samples or blocks."
             )
-        return torch.from_numpy(files.rows(start, start + count))
+        return torch.from_numpy(rows(start, start + number))
 
+    height, width, channels = shape
     return Source(
         name=str(path),
         kind="images",
-        sha256=files.sha256,
-        shape=files.shape,
+        sha256=digest,
+        shape=(channels, height, width),
         images=draw,
-        facts={"images": files.count},
+        facts={"images": count},
         evaluations=evaluations,
-        count=files.count,
+        count=count,
     )
 
 
@@ -176,3 +207,75 @@ def _description(path: Path) -> dict[str, Any]:
         header = None
     # What is wrong with the file, the one who reads all of it says.
     return dict(json.loads(header)) if header else load_weights(path)[1]
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            key = next((key for key in KEYS if key in file), None)
+            if key is None:
+                raise UserError(
+                    f"{path} holds no array called {' or '.join(KEYS)}; save the images as 'images'."
+                )
+            array: np.ndarray = file[key]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except BROKEN as error:
+        raise UserError(f"{path} cannot be read as an .npz of images ({error}); make it again.") from None
+    return array
+
+
+def _require_bytes(array: np.ndarray, path: Path) -> None:
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise DivergedError(f"{path} holds images with NaN or infinity; the network has diverged.")
+        low, high = array.min(initial=np.inf), array.max(initial=-np.inf)
+        raise UserError(
+            f"{path} holds {array.dtype} images from {low:.3g} to {high:.3g}, but metrics are of bytes; "
+            "save uint8 images, from [-1, 1] as clip(127.5 x + 128, 0, 255)."
+        )
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or len(array) == 0:
+        raise UserError(
+            f"{path} holds {array.dtype} {list(array.shape)} instead of uint8 images [N, H, W, 1 or 3]; "
+            "save them like that."
+        )
+
+
+def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray:
+    rows = np.empty((stop - start, side, side, 3), np.uint8)
+    with reader(listing.path) as read:
+        for row, entry in zip(rows, listing.entries(np.arange(start, stop)), strict=True):
+            try:
+                row[:] = decode(read(entry), None, side)
+            except Unusable as reason:
+                raise UserError(f"The image {entry.name} in {listing.path} {reason}.") from None
+    return rows
+
+
+def _side_of_first(listing: Listing) -> int:
+    """Return how large the first image is, and with it all have to be."""
+    ((entry),) = listing.entries(np.arange(1))
+    with reader(listing.path) as read:
+        try:
+            with Image.open(io.BytesIO(read(entry))) as image:
+                width, height = image.size
+        except (Unusable, OSError) as error:
+            raise UserError(f"The image {entry.name} in {listing.path} cannot be read ({error}).") from None
+    if width != height:
+        raise UserError(
+            f"The image {entry.name} in {listing.path} is {width}x{height}; only square ones fit."
+        )
+    return width
+
+
+def _digest(listing: Listing) -> str:
+    """Return a hash of names and contents: that of an archive's file, or one over all files of a folder."""
+    digest = hashlib.sha256(listing.fingerprint().encode())
+    if listing.kind != "folder":
+        digest.update(sha256(listing.path).encode())
+        return digest.hexdigest()
+    for name in listing.names:
+        with (listing.path / name).open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
