@@ -361,7 +361,7 @@ def test_progress_is_looked_for_where_checkpoints_are_written(config_folder: Any
 
 
 def test_progress_of_judging_is_looked_for_where_blocks_are_written(config_folder: Any) -> None:
-    from gdd.metrics.judging import block_file
+    from gdd.metrics.evaluate import block_file
     from gdd.metrics.stages import BLOCKS
 
     targets = Targets(config_folder.load())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gdd.config.evaluation import Evaluation, spaces
+from gdd.config.evaluation import Evaluation
 from gdd.config.external import External
 from gdd.config.load import load_config, parse_record
 from gdd.errors import UserError
@@ -186,4 +186,3 @@ def test_the_usual_metrics() -> None:
     listed = Evaluation(extractor="inception", samples=3, metrics=("fid", "clip_fid", "clean_fid", "kid"))
     assert listed.wanted_on_curves() == ("fid",)
     assert listed.extractors() == ["inception", "clip", "inception-clean"]
-    assert spaces(["clean-fid", "kid"], "i") == {"inception-clean": {"clean_fid": "fid"}, "i": {"kid": "kid"}}
