@@ -56,7 +56,7 @@ class Metric(Column):
         """What is computed, in whichever features."""
         return self.function, self.part
 
-    def compute(self) -> Callable[..., Any]:
+    def resolve(self) -> Callable[..., Any]:
         """Return the function, imported when it is first used."""
         return pkgutil.resolve_name(self.function) if isinstance(self.function, str) else self.function
 

@@ -55,12 +55,12 @@ def compute(
         metric = METRICS[name]
         if metric.function not in results:
             if metric.needs == "moments":
-                found = metric.compute()(real.gaussian, fake.gaussian)
+                found = metric.resolve()(real.gaussian, fake.gaussian)
             elif metric.needs == "features":
-                found = metric.compute()(real.rows, fake.rows)
+                found = metric.resolve()(real.rows, fake.rows)
             else:
                 assert probabilities
-                found = metric.compute()(probabilities())
+                found = metric.resolve()(probabilities())
             results[metric.function] = found
         result = results[metric.function]
         values[name] = getattr(result, metric.part) if metric.part else result
