@@ -182,8 +182,10 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, features: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(features // 2) * scale)
+        self.register_buffer("freqs", torch.empty(features // 2))
         self.freqs: Tensor
+        if not self.freqs.is_meta:  # where a normal distribution would import the compiler: seconds at every start
+            self.freqs.normal_().mul_(scale)
 
     def forward(self, noise_labels: Tensor) -> Tensor:
         """[B] -> [B, features], cosines first."""
