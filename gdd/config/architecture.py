@@ -12,7 +12,7 @@ from gdd.config.record import Record
 Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-ATTENTION_HEAD_CHANNELS = 64  # of ADM (arXiv:2105.05233); SongUNet attends with one head
+ATTENTION_HEAD_CHANNELS = 64  # of ADM (arXiv:2105.05233)
 
 
 class Architecture(Record):
@@ -34,7 +34,7 @@ class Architecture(Record):
     channel_mult_noise: Count = 1  # width of the noise level's features over model_channels
     encoder_type: Literal["standard", "residual"] = "standard"
     decoder_type: Literal["standard"] = "standard"
-    resample_filter: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 1)
+    resample_filter: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 1)
 
     @property
     def blocks_per_level(self) -> int:
@@ -57,6 +57,10 @@ class Architecture(Record):
     def resolutions(self) -> tuple[int, ...]:
         """Side of the feature maps of each level in pixels, finest first."""
         return tuple(self.img_resolution >> level for level in range(len(self.channel_mult)))
+
+    def attention_heads(self, width: int) -> int:
+        """Heads of an attending block of so many channels: one, or ADM's, which has none below 64."""
+        return 1 if self.model_type == "SongUNet" else width // ATTENTION_HEAD_CHANNELS
 
     def for_one_step(self) -> Architecture:
         """Return the architecture of a one-step generator: no augmentation input, no dropout."""
@@ -93,15 +97,12 @@ class Architecture(Record):
         for name in ("embedding_type", "channel_mult_noise", "encoder_type", "resample_filter"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is an option of SongUNet; a DhariwalUNet has none, so leave it out")
-        attending = [
-            width
-            for width, side in zip(self.widths, self.resolutions, strict=True)
-            if side in self.attention_resolutions
-        ]
-        for width in (*attending, self.widths[-1]):
-            if width % ATTENTION_HEAD_CHANNELS:
+        sides = (*self.attention_resolutions, self.resolutions[-1])
+        for width, side in zip(self.widths, self.resolutions, strict=True):
+            heads = self.attention_heads(width)
+            if side in sides and heads and width % heads:
                 raise ValueError(
-                    f"a level of {width} channels attends, which heads of {ATTENTION_HEAD_CHANNELS} channels "
-                    f"do not divide; use a multiple of {ATTENTION_HEAD_CHANNELS} there"
+                    f"a level of {width} channels attends, but they do not split into {heads} heads; "
+                    f"use a multiple of {ATTENTION_HEAD_CHANNELS} there"
                 )
         return self

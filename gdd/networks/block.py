@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.config.architecture import ATTENTION_HEAD_CHANNELS, Architecture
+from gdd.config.architecture import Architecture
 from gdd.networks.layers import (
     Convolution,
     GroupNorm,
@@ -40,7 +40,7 @@ class Family:
     resampling_has_weights: (
         bool  # the skip path of a resampling block has a 1x1 convolution at equal widths too
     )
-    head_channels: int | None  # None: one head
+    heads: Callable[[int], int]  # of attention, by channels
     attends_throughout_decoder: bool  # at an attention resolution; otherwise in the level's last block only
     init: Initializer
     last: Initializer
@@ -59,7 +59,7 @@ class Family:
                 residual_scale=math.sqrt(0.5),
                 scale_and_shift=False,
                 resampling_has_weights=True,
-                head_channels=None,
+                heads=arch.attention_heads,
                 attends_throughout_decoder=False,
                 init=glorot(),
                 last=glorot(1e-5),
@@ -73,7 +73,7 @@ class Family:
             residual_scale=1.0,
             scale_and_shift=True,
             resampling_has_weights=False,
-            head_channels=ATTENTION_HEAD_CHANNELS,
+            heads=arch.attention_heads,
             attends_throughout_decoder=True,
             init=fan_in,
             last=zeros,
@@ -103,9 +103,8 @@ class UNetBlock(nn.Module):
         if inputs != outputs or resample:
             size = 1 if inputs != outputs or family.resampling_has_weights else 0
             self.skip = Convolution(inputs, outputs, size, family.init, resample, family.taps)
-        self.heads = 0
-        if attention:
-            self.heads = outputs // (family.head_channels or outputs)
+        self.heads = family.heads(outputs) if attention else 0
+        if self.heads:
             self.norm2 = GroupNorm(outputs, family.eps)
             self.qkv = Convolution(outputs, outputs * 3, 1, family.attention)
             self.proj = Convolution(outputs, outputs, 1, family.last)

@@ -20,6 +20,11 @@ def test_defaults_are_the_familys() -> None:
     assert song.resolutions == (32, 16)
 
 
+def test_heads_of_adm_have_at_least_64_channels() -> None:
+    arch = parse(Architecture, ADM, "a.yaml")
+    assert [arch.attention_heads(width) for width in (32, 64, 96, 128, 192)] == [0, 1, 1, 2, 3]
+
+
 def test_no_attention_is_not_the_default() -> None:
     assert parse(Architecture, {**SONG, "attn_resolutions": []}, "a.yaml").attention_resolutions == ()
 
@@ -38,7 +43,10 @@ def test_no_attention_is_not_the_default() -> None:
         ({**SONG, "decoder_type": "skip"}, "'decoder_type' is 'skip'"),
         ({**SONG, "width": 3}, "unknown key 'width'"),
         ({**ADM, "encoder_type": "residual"}, "encoder_type is an option of SongUNet"),
-        ({**ADM, "model_channels": 32}, "a level of 32 channels attends"),
+        (
+            {**ADM, "model_channels": 224},
+            "a level of 224 channels attends, but they do not split into 3 heads",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_one_sentence(data: dict[str, object], sentence: str) -> None:
