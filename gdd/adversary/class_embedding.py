@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from gdd.errors import UserError
-from gdd.networks.edm_pickle import read_embedding
+from gdd.networks.foreign import read_foreign
 
 SOURCE = "stylegan-xl-class-embeddings"
+SHAPE = (1000, 320)  # ImageNet's classes, and the features of EfficientNet-lite0
 
 
 def load_class_embedding(path: str | Path, label_dim: int) -> Tensor:
@@ -23,10 +24,12 @@ def load_class_embedding(path: str | Path, label_dim: int) -> Tensor:
     """
     if not Path(path).is_file():
         raise UserError(f"The class embeddings {path} do not exist; run `gdd fetch {SOURCE}`.")
-    table = read_embedding(path)
+    table = read_foreign(path, "embedding", "embed")[1].get("weight")
+    if table is None or table.shape != SHAPE or not table.is_floating_point() or not table.isfinite().all():
+        raise UserError(f"{path} holds no table of {SHAPE} finite numbers under 'embed'; fetch it again.")
     if label_dim > len(table):
         raise UserError(
             f"The class embeddings {path} have {len(table)} rows, but there are {label_dim} classes; "
             "start from random ones instead."
         )
-    return table[:label_dim].clone()
+    return table[:label_dim].float().clone()

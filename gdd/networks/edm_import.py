@@ -13,7 +13,7 @@ from gdd.config.record import parse
 from gdd.errors import UserError
 from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import KINDS, load_generator
-from gdd.networks.edm_pickle import read_network
+from gdd.networks.foreign import read_foreign
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser, OneStep, OneStepGenerator
 from gdd.networks.weights import load_weights, save_weights
 
@@ -30,6 +30,10 @@ AUGMENTATION = "model.map_augment."  # of no use to a generator, which never see
 # Arguments of EDM's classes that do not change what a network computes here: precision is chosen at load, and
 # EDM's samplers keep within its noise levels by themselves.
 WITHOUT_EFFECT = ("use_fp16", "sigma_min", "sigma_max")
+
+# Published networks have no larger number among their arguments than 1,000 (ImageNet's classes).
+LARGEST_ARGUMENT = 4096
+LONGEST_ARGUMENT = 200  # characters
 
 # What EDM's constructors fall back to where that differs from `Architecture`.
 FALLBACKS: dict[str, dict[str, Any]] = {
@@ -67,28 +71,22 @@ def import_network(
     Raises:
         UserError: the source is missing, damaged, hostile, or holds no network of the kind.
     """
-    pickled = read_network(source, key)
-    _check_class(source, pickled.class_name, kind)
-    arch = _architecture(source, pickled.arguments)
+    network, tensors = read_foreign(source, "network", key)
+    class_name = network["class_name"]
+    _check_class(source, class_name, kind)
+    arch = _architecture(source, network["arguments"])
     if expected is not None:
         _check_architecture(source, arch, expected)
-    tensors = pickled.tensors
-    description: dict[str, Any] = {
-        "source": {
-            "file": Path(source).name,
-            "sha256": pickled.sha256,
-            "key": key,
-            "class_name": pickled.class_name,
-        },
-        "licence": licence,
-        **({"dataset": dataset} if dataset else {}),
-    }
+    origin = {"file": Path(source).name, "sha256": sha256(source), "key": key, "class_name": class_name}
+    description: dict[str, Any] = {"source": origin, "licence": licence}
+    if dataset:
+        description["dataset"] = dataset
     network_class: type[Denoiser | OneStepGenerator] = Denoiser
     if kind == "generator":
         network_class = OneStepGenerator
         arch = arch.for_one_step()
         tensors = {name: value for name, value in tensors.items() if not name.startswith(AUGMENTATION)}
-        description["one_step"] = ONE_STEP[pickled.class_name]._asdict()
+        description["one_step"] = ONE_STEP[class_name]._asdict()
     shapes = _expected_shapes(source, arch, network_class, len(tensors))
     _check_tensors(source, shapes, tensors)
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
@@ -136,7 +134,7 @@ def _check_class(source: str | Path, class_name: str, kind: str) -> None:
     known = ["EDMPrecond"] if kind == "denoiser" else list(ONE_STEP)
     if class_name not in known:
         raise UserError(
-            f"{source} holds a {ascii(class_name[:60])[1:-1]}, but a {kind} is imported from "
+            f"{source} holds a {str(class_name)[:60]}, but a {kind} is imported from "
             f"{' or '.join(known)}; give the file of one, or another kind."
         )
 
@@ -145,9 +143,13 @@ def _architecture(source: str | Path, arguments: dict[str, Any]) -> Architecture
     given = {name: value for name, value in arguments.items() if name not in WITHOUT_EFFECT}
     if given.pop("sigma_data", SIGMA_DATA) != SIGMA_DATA:
         raise UserError(f"{source} holds a network for images of another variance; sigma_data must be 0.5.")
-    model_type = given.setdefault("model_type", "DhariwalUNet")
-    fallbacks = FALLBACKS.get(model_type, {}) if isinstance(model_type, str) else {}
-    return parse(Architecture, fallbacks | given, source)
+    for name, value in given.items():
+        entries = value if isinstance(value, list) else [value]
+        large = [entry for entry in entries if isinstance(entry, int) and entry > LARGEST_ARGUMENT]
+        if large or len(f"{name}{value}") > LONGEST_ARGUMENT:
+            raise UserError(f"{source} holds a network with a '{name[:60]}' that no published one has.")
+    model_type = str(given.setdefault("model_type", "DhariwalUNet"))
+    return parse(Architecture, FALLBACKS.get(model_type, {}) | given, source)
 
 
 def _check_architecture(source: str | Path, found: Architecture, expected: Architecture) -> None:
@@ -170,9 +172,9 @@ def _expected_shapes(
     source: str | Path, arch: Architecture, network_class: type[Denoiser | OneStepGenerator], tensors: int
 ) -> dict[str, torch.Size]:
     """Return the shapes that `arch` gives, by name, in the order of execution."""
-    # Checked first, because building what absurd numbers ask for takes forever; a block has ten tensors.
+    # Checked first, because building thousands of blocks takes long; a block has ten tensors.
     blocks = len(arch.widths) * (2 * arch.blocks_per_level + 1)
-    if 10 * blocks > tensors or max(arch.widths) > 2**14:
+    if 10 * blocks > tensors:
         raise UserError(f"{source} has too few tensors for its architecture; fetch it again.")
     with torch.device("meta"):
         network = network_class(arch)
@@ -181,15 +183,16 @@ def _expected_shapes(
 
 def _check_tensors(source: str | Path, expected: dict[str, torch.Size], found: dict[str, Tensor]) -> None:
     for name in expected | found:
-        shown = ascii(name)[1:-1]
         if name not in found:
-            problem = f"lacks the tensor {shown}"
+            problem = f"lacks the tensor {name}"
         elif name not in expected:
-            problem = f"has a tensor {shown} besides"
+            problem = f"has a tensor {name} besides"
         elif found[name].shape != expected[name]:
-            problem = f"has {shown} as {list(found[name].shape)} instead of {list(expected[name])}"
+            problem = f"has {name} as {list(found[name].shape)} instead of {list(expected[name])}"
         elif not found[name].is_floating_point():
-            problem = f"has {shown} as {found[name].dtype}"
+            problem = f"has {name} as {found[name].dtype}"
+        elif not found[name].isfinite().all():
+            raise UserError(f"{source} has NaN or infinite weights in {name}; get the file anew.")
         else:
             continue
         raise UserError(

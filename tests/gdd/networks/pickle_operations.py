@@ -53,10 +53,12 @@ def module(
     return call("torch_utils.persistence._reconstruct_persistent_obj", meta)
 
 
-def tensor(payload: bytes, size: bytes = b"K\x01\x85", stride: bytes = b"K\x01\x85") -> bytes:
+def tensor(
+    payload: bytes, size: bytes = b"K\x01\x85", stride: bytes = b"K\x01\x85", offset: bytes = b"K\x00"
+) -> bytes:
     storage = call("torch.storage._load_from_bytes", binary(payload))
     hooks = call("collections.OrderedDict")
-    return call("torch._utils._rebuild_tensor_v2", storage, b"K\x00", size, stride, b"\x89", hooks)
+    return call("torch._utils._rebuild_tensor_v2", storage, offset, size, stride, b"\x89", hooks)
 
 
 def network(weight: bytes, **state: bytes) -> bytes:
@@ -71,6 +73,12 @@ def storage(described: bytes, keys: bytes = pickle.EMPTY_LIST, numbers: bytes = 
     return b"".join([*parts, stream(described, 2), stream(keys, 2)]) + numbers
 
 
+def described(count: bytes, view: bytes = b"N") -> bytes:
+    """The description of a storage, as a persistent id."""
+    named_parts = text("storage"), named("torch", "FloatStorage"), text("0"), text("cpu")
+    return many(*named_parts, count, view) + b"Q"
+
+
 def saved(value: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
@@ -80,4 +88,4 @@ def saved(value: Any, **options: Any) -> bytes:
 SYSTEM = named("posix", "system")
 SHELL = SYSTEM + text(COMMAND) + pickle.TUPLE1 + pickle.REDUCE
 ORDERED = call("collections.OrderedDict")
-FLOATS = saved(torch.zeros(1).untyped_storage(), _use_new_zipfile_serialization=False)
+FLOATS = storage(described(b"K\x01"), b"]" + text("0") + b"a", struct.pack("<qf", 1, 0.0))
