@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from gdd.config.records import Dataset
-from gdd.data.cifar_pickle import RefusedPickle, load_plain
 from gdd.data.image_array import ImageArray, part_indices, write
 from gdd.errors import UserError
+from gdd.networks.foreign import read_foreign
 
 BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))  # the training images, in EDM's order
 META = "batches.meta"
@@ -82,11 +82,11 @@ def _from_archive(raw: Path) -> dict[str, bytes]:
 
 def _batch(content: bytes, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a batch's images `[n, 32, 32, 3]` and labels `[n]`."""
-    batch = _load(content, where)
+    facts, arrays = read_foreign(content, "batch", called=where)
     try:
-        images = batch[b"data"].values.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-        labels = np.array(batch[b"labels"])
-    except (TypeError, KeyError, AttributeError, ValueError):
+        images = arrays["data"].numpy().reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+        labels = np.array(facts["labels"])
+    except (KeyError, ValueError):
         raise UserError(
             f"{where} does not hold images of 3 x {SIZE} x {SIZE} bytes and their labels."
         ) from None
@@ -100,16 +100,7 @@ def _batch(content: bytes, classes: int, where: str) -> tuple[np.ndarray, np.nda
 
 
 def _class_names(content: bytes, where: str) -> list[str]:
-    try:
-        return [name.decode("ascii") for name in _load(content, where)[b"label_names"]]
-    except (TypeError, KeyError, AttributeError, ValueError):
-        raise UserError(f"{where} does not hold the names of the classes.") from None
-
-
-def _load(content: bytes, where: str) -> Any:
-    try:
-        return load_plain(content)
-    except RefusedPickle as reason:
-        raise UserError(
-            f"{where} {reason}: it is not what CIFAR-10's author published, and is refused."
-        ) from None
+    names = read_foreign(content, "batch", called=where)[0].get("label_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} does not hold the names of the classes.")
+    return names

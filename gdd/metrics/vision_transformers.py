@@ -17,7 +17,7 @@ from gdd.adversary.published_weights import WeightsProblem, fill, read_state
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
 from gdd.metrics.extractors import PublishedNetwork, each
-from gdd.metrics.torchscript_archive import read_archive
+from gdd.networks.foreign import read_foreign
 
 SIDE = 224
 
@@ -86,7 +86,10 @@ class ClipExtractor(VisionTransformer):
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
     def state(self, path: Path) -> dict[str, Tensor]:
-        return read_archive(path, "visual.")
+        try:
+            return read_foreign(path, "archive", "visual.")[1]
+        except UserError as error:
+            raise WeightsProblem(f"cannot be read ({str(error).rstrip('.')})") from None
 
 
 class DinoExtractor(VisionTransformer):
