@@ -58,6 +58,16 @@ class Architecture(Record):
         """Side of the feature maps of each level in pixels, finest first."""
         return tuple(self.img_resolution >> level for level in range(len(self.channel_mult)))
 
+    @property
+    def emb_channels(self) -> int:
+        """Width of the embedding that every block reads."""
+        return self.model_channels * self.channel_mult_emb
+
+    @property
+    def noise_features(self) -> int:
+        """Number of features of the noise level."""
+        return self.model_channels * self.channel_mult_noise
+
     def attention_heads(self, width: int) -> int:
         """Heads of an attending block of so many channels: one, or ADM's, which has none below 64."""
         return 1 if self.model_type == "SongUNet" else width // ATTENTION_HEAD_CHANNELS

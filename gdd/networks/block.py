@@ -1,11 +1,9 @@
-"""The residual block of EDM's U-Nets and what distinguishes its two families."""
+"""The residual block of EDM's U-Nets, and what distinguishes their two families."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,62 +21,29 @@ from gdd.networks.layers import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """What the blocks of one network have in common.
+class Family(NamedTuple):
+    """What all blocks of a network have in common.
 
-    `last` initialises the layers that end a residual branch, so that a fresh network starts close to its
-    skip connections alone; `attention` the layer that makes queries, keys and values.
+    `last` initialises the layers that end a residual branch, so that a fresh network starts close to its skip
+    connections alone; `attention` the layer that makes queries, keys and values.
     """
 
-    emb_channels: int
-    dropout: float
-    taps: Sequence[int]
     eps: float
     residual_scale: float
     scale_and_shift: bool  # the embedding scales and shifts norm1's output, instead of shifting its input
-    resampling_has_weights: (
-        bool  # the skip path of a resampling block has a 1x1 convolution at equal widths too
-    )
-    heads: Callable[[int], int]  # of attention, by channels
+    resampling_has_weights: bool  # a skip path that resamples at equal widths has a 1x1 convolution too
     attends_throughout_decoder: bool  # at an attention resolution; otherwise in the level's last block only
     init: Initializer
     last: Initializer
     attention: Initializer
 
-    @classmethod
-    def of(cls, arch: Architecture) -> Family:
-        """Return the family of `arch`."""
-        emb_channels = arch.model_channels * arch.channel_mult_emb
-        if arch.model_type == "SongUNet":
-            return cls(
-                emb_channels=emb_channels,
-                dropout=arch.dropout,
-                taps=arch.resample_filter,
-                eps=1e-6,
-                residual_scale=math.sqrt(0.5),
-                scale_and_shift=False,
-                resampling_has_weights=True,
-                heads=arch.attention_heads,
-                attends_throughout_decoder=False,
-                init=glorot(),
-                last=glorot(1e-5),
-                attention=glorot(math.sqrt(0.2)),
-            )
-        return cls(
-            emb_channels=emb_channels,
-            dropout=arch.dropout,
-            taps=arch.resample_filter,
-            eps=1e-5,
-            residual_scale=1.0,
-            scale_and_shift=True,
-            resampling_has_weights=False,
-            heads=arch.attention_heads,
-            attends_throughout_decoder=True,
-            init=fan_in,
-            last=zeros,
-            attention=fan_in,
-        )
+
+FAMILIES = {
+    "SongUNet": Family(
+        1e-6, math.sqrt(0.5), False, True, False, glorot(), glorot(1e-5), glorot(math.sqrt(0.2))
+    ),
+    "DhariwalUNet": Family(1e-5, 1.0, True, False, True, fan_in, zeros, fan_in),
+}
 
 
 class UNetBlock(nn.Module):
@@ -86,24 +51,26 @@ class UNetBlock(nn.Module):
 
     def __init__(
         self,
+        arch: Architecture,
         inputs: int,
         outputs: int,
-        family: Family,
         resample: Literal["up", "down"] | None = None,
         attention: bool = False,
     ) -> None:
         super().__init__()
-        self.family = family
+        self.family = family = FAMILIES[arch.model_type]
+        self.dropout = arch.dropout
+        taps = arch.resample_filter
         self.norm0 = GroupNorm(inputs, family.eps)
-        self.conv0 = Convolution(inputs, outputs, 3, family.init, resample, family.taps)
-        self.affine = Linear(family.emb_channels, outputs * (2 if family.scale_and_shift else 1), family.init)
+        self.conv0 = Convolution(inputs, outputs, 3, family.init, resample, taps)
+        self.affine = Linear(arch.emb_channels, outputs * (2 if family.scale_and_shift else 1), family.init)
         self.norm1 = GroupNorm(outputs, family.eps)
         self.conv1 = Convolution(outputs, outputs, 3, family.last)
         self.skip: Convolution | None = None
         if inputs != outputs or resample:
             size = 1 if inputs != outputs or family.resampling_has_weights else 0
-            self.skip = Convolution(inputs, outputs, size, family.init, resample, family.taps)
-        self.heads = family.heads(outputs) if attention else 0
+            self.skip = Convolution(inputs, outputs, size, family.init, resample, taps)
+        self.heads = arch.attention_heads(outputs) if attention else 0
         if self.heads:
             self.norm2 = GroupNorm(outputs, family.eps)
             self.qkv = Convolution(outputs, outputs * 3, 1, family.attention)
@@ -111,16 +78,15 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [B, inputs, H, W] and emb [B, emb_channels] -> [B, outputs, H', W']."""
-        family = self.family
         h = self.conv0(functional.silu(self.norm0(x)))
         params = self.affine(emb)[:, :, None, None].to(x.dtype)
-        if family.scale_and_shift:
+        if self.family.scale_and_shift:
             scale, shift = params.chunk(2, dim=1)
             h = functional.silu(shift + self.norm1(h) * (scale + 1))
         else:
             h = functional.silu(self.norm1(h + params))
-        h = self.conv1(functional.dropout(h, family.dropout, self.training))
-        x = (h + (x if self.skip is None else self.skip(x))) * family.residual_scale
+        h = self.conv1(functional.dropout(h, self.dropout, self.training))
+        x = (h + (x if self.skip is None else self.skip(x))) * self.family.residual_scale
         if self.heads:
-            x = (self.proj(attend(self.qkv(self.norm2(x)), self.heads)) + x) * family.residual_scale
+            x = (self.proj(attend(self.qkv(self.norm2(x)), self.heads)) + x) * self.family.residual_scale
         return x

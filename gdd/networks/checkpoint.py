@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,14 +77,18 @@ def _load(kinds: Sequence[type[NetworkT]], path: str | Path, dtype: torch.dtype)
     if isinstance(network, OneStepGenerator):
         network.steps = description.get("steps", 1)
         network.one_step = OneStep(**description.get("one_step", {}))
-    _check_fit(network.state_dict(), weights, path)
+    check_fit(path, network.state_dict(), weights)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return network.eval()
 
 
-def _check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: str | Path) -> None:
-    """Raise a UserError about the first tensor that is missing, too many, or of another shape."""
-    for name in expected | found:
+def check_fit(path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of weights with those of a network, which may be on the meta device.
+
+    Raises:
+        UserError: about the first tensor that is missing, too many, or of another shape.
+    """
+    for name in {**expected, **found}:
         if name not in found:
             problem = f"lacks {name}"
         elif name not in expected:
@@ -93,4 +97,4 @@ def _check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: str 
             problem = f"has {name} as {list(found[name].shape)} instead of {list(expected[name].shape)}"
         else:
             continue
-        raise UserError(f"{path} {problem}: its weights do not fit the architecture it names; make it again.")
+        raise UserError(f"{path} {problem}: its weights do not fit the architecture it names; get it anew.")

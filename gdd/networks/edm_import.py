@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
 from gdd.files import sha256, write_json
-from gdd.networks.checkpoint import KINDS, load_generator
+from gdd.networks.checkpoint import KINDS, check_fit, load_generator
 from gdd.networks.foreign import read_foreign
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser, OneStep, OneStepGenerator
 from gdd.networks.weights import load_weights, save_weights
@@ -57,13 +56,13 @@ def import_network(
     Nothing in the pickle is run. A generator loses the augmentation mapping.
 
     Args:
-        source: a pickle that holds a dict.
-        destination: a safetensors file.
+        source: a pickle of a dict.
+        destination: a safetensors file; its description tells `licence` and `dataset`.
         key: where in the dict the network stands.
         kind: what the network is meant for.
-        licence: of the weights; goes into the description.
+        licence: of the weights.
         expected: the architecture it has to have, apart from what only training knows.
-        dataset: the data set whose images it makes; goes into the description.
+        dataset: the data set whose images it makes.
 
     Returns:
         The architecture that was written.
@@ -87,10 +86,17 @@ def import_network(
         arch = arch.for_one_step()
         tensors = {name: value for name, value in tensors.items() if not name.startswith(AUGMENTATION)}
         description["one_step"] = ONE_STEP[class_name]._asdict()
-    shapes = _expected_shapes(source, arch, network_class, len(tensors))
-    _check_tensors(source, shapes, tensors)
+    # Checked first, because building thousands of blocks takes long; a block has ten tensors.
+    if 10 * len(arch.widths) * (2 * arch.blocks_per_level + 1) > len(tensors):
+        raise UserError(f"{source} has too few tensors for its architecture; fetch it again.")
+    with torch.device("meta"):
+        built = network_class(arch).state_dict()
+    check_fit(source, built, tensors)
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise UserError(f"{source} has other than finite numbers in {name}; get the file anew.")
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
-    save_weights(destination, {name: tensors[name] for name in shapes}, description)
+    save_weights(destination, {name: tensors[name] for name in built}, description)  # in order of execution
     return arch
 
 
@@ -166,35 +172,3 @@ def _in_full(arch: Architecture) -> dict[str, Any]:
     """Return what decides a network's function, with the family's defaults written out."""
     defaults = {"num_blocks": arch.blocks_per_level, "attn_resolutions": arch.attention_resolutions}
     return arch.for_one_step().model_copy(update=defaults).model_dump()
-
-
-def _expected_shapes(
-    source: str | Path, arch: Architecture, network_class: type[Denoiser | OneStepGenerator], tensors: int
-) -> dict[str, torch.Size]:
-    """Return the shapes that `arch` gives, by name, in the order of execution."""
-    # Checked first, because building thousands of blocks takes long; a block has ten tensors.
-    blocks = len(arch.widths) * (2 * arch.blocks_per_level + 1)
-    if 10 * blocks > tensors:
-        raise UserError(f"{source} has too few tensors for its architecture; fetch it again.")
-    with torch.device("meta"):
-        network = network_class(arch)
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
-def _check_tensors(source: str | Path, expected: dict[str, torch.Size], found: dict[str, Tensor]) -> None:
-    for name in expected | found:
-        if name not in found:
-            problem = f"lacks the tensor {name}"
-        elif name not in expected:
-            problem = f"has a tensor {name} besides"
-        elif found[name].shape != expected[name]:
-            problem = f"has {name} as {list(found[name].shape)} instead of {list(expected[name])}"
-        elif not found[name].is_floating_point():
-            problem = f"has {name} as {found[name].dtype}"
-        elif not found[name].isfinite().all():
-            raise UserError(f"{source} has NaN or infinite weights in {name}; get the file anew.")
-        else:
-            continue
-        raise UserError(
-            f"{source} {problem}: weights and constructor's arguments do not fit each other; fetch it again."
-        )

@@ -169,8 +169,8 @@ class Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return a storage, the numbers of which follow later, or are a file of the archive."""
-        what, kind, key, _, count, *_ = pid
-        if what != "storage" or kind not in SIZES.values() or type(count) is not int:
+        what, kind, key, _, count, *view = pid
+        if what != "storage" or kind not in SIZES.values() or type(count) is not int or any(view):
             raise Problem(DAMAGED)
         dtype, itemsize = kind
         numbers = self.numbers(key)[: count * itemsize] if self.numbers else b""

@@ -53,7 +53,6 @@ class Linear(nn.Module):
         init(self.weight.data, None if self.bias is None else self.bias.data)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T + b."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
@@ -72,7 +71,6 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H, W]."""
         return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
@@ -154,8 +152,7 @@ class ResidualInput(Convolution):
 def attend(qkv: Tensor, heads: int) -> Tensor:
     """Self-attention over pixels: [B, 3C, H, W], query, key and value interleaved -> [B, C, H, W].
 
-    The fused kernels have no second derivative. Whoever needs one (nothing here does: R1 differentiates the
-    discriminator only) wraps the call in `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    The fused kernels have no second derivative; `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` has.
     """
     batch, channels, height, width = qkv.shape
     # Fused kernels want the channels of a head adjacent: [3, B, heads, H*W, C/heads].
@@ -184,7 +181,9 @@ class FourierFeatures(nn.Module):
         super().__init__()
         self.register_buffer("freqs", torch.empty(features // 2))
         self.freqs: Tensor
-        if not self.freqs.is_meta:  # where a normal distribution would import the compiler: seconds at every start
+        if (
+            not self.freqs.is_meta
+        ):  # where a normal distribution would import the compiler: seconds at every start
             self.freqs.normal_().mul_(scale)
 
     def forward(self, noise_labels: Tensor) -> Tensor:

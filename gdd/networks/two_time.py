@@ -15,7 +15,7 @@ from gdd.networks.preconditioning import (
     boundary_coefficients,
     denoiser_coefficients,
 )
-from gdd.networks.target_level import TargetLevel
+from gdd.networks.unet import TargetLevel
 
 
 class TwoTimeGenerator(OneStepGenerator):

@@ -1,8 +1,7 @@
 """EDM's two U-Nets, with the tensor names of its checkpoints.
 
-`SongUNet` is DDPM++ and NCSN++, `DhariwalUNet` is ADM. The order of the state dict is the
-order of execution. Sources: arXiv:2206.00364 (Table 7, Appendix F.1), arXiv:2011.13456 (DDPM++, NCSN++),
-arXiv:2105.05233 (ADM).
+`SongUNet` is DDPM++ and NCSN++, `DhariwalUNet` is ADM. The order of the state dict is the order of execution.
+Sources: arXiv:2206.00364 (Table 7, Appendix F.1), arXiv:2011.13456 (DDPM++, NCSN++), arXiv:2105.05233 (ADM).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
-from gdd.networks.block import Family, UNetBlock
+from gdd.networks.block import FAMILIES, UNetBlock
 from gdd.networks.layers import (
     Convolution,
     FourierFeatures,
@@ -23,8 +22,8 @@ from gdd.networks.layers import (
     Linear,
     ResidualInput,
     positional_features,
+    zeros,
 )
-from gdd.networks.target_level import TargetLevel
 
 
 def build_unet(arch: Architecture, two_times: bool = False) -> UNet:
@@ -60,18 +59,8 @@ class UNet(nn.Module):
             class_labels: [B, label_dim], one-hot; None or [B, 0] for an unconditional network.
             augment_labels: [B, augment_dim]; None is "not augmented".
             target_labels: [B] or [1], c_noise of the level to reach, for a two-time network.
-
-        Raises:
-            ValueError: labels that the network has no input for, or the lack of labels it needs.
         """
-        if (target_labels is None) != (self.map_target is None):
-            raise ValueError("target_labels are what a two-time network needs, and no other takes them.")
-        emb = self.embed(
-            noise_labels.float(),
-            self._checked(class_labels, self.arch.label_dim, "class_labels", needed=True),
-            self._checked(augment_labels, self.arch.augment_dim, "augment_labels", needed=False),
-            target_labels,
-        )
+        emb = self.embed(noise_labels, class_labels, augment_labels, target_labels)
         x, skips = self._encode(x, emb)
         for name, module in self.dec.items():
             if "_block" in name:  # `in` and `up` blocks take no skip
@@ -84,10 +73,39 @@ class UNet(nn.Module):
         self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None
     ) -> list[Tensor]:
         """Return the encoder's last output at every resolution, finest first; arguments as in `forward`."""
-        emb = self.embed(noise_labels.float(), class_labels, None)
-        _, outputs = self._encode(x, emb)
-        last_at = {output.shape[-1]: output for output in outputs}
-        return list(last_at.values())
+        _, outputs = self._encode(x, self.embed(noise_labels, class_labels))
+        return list({output.shape[-1]: output for output in outputs}.values())
+
+    def embed(
+        self,
+        noise_labels: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+        target_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the embedding [B, emb_channels] that every block reads, in float32."""
+        if (target_labels is None) != (self.map_target is None):
+            raise ValueError("target_labels are what a two-time network needs, and no other takes them.")
+        class_labels = _checked(class_labels, self.arch.label_dim, "class_labels")
+        augment_labels = _checked(augment_labels, self.arch.augment_dim, "augment_labels")
+        if self.arch.label_dim and class_labels is None:
+            raise ValueError(f"class_labels are missing; there are {self.arch.label_dim} classes.")
+        emb = self.condition(self.noise_features(noise_labels.float()), class_labels, augment_labels)
+        if self.map_target is not None and target_labels is not None:
+            emb = emb + self.map_target(self.noise_features(target_labels.float()))
+        return functional.silu(emb)
+
+    @abstractmethod
+    def noise_features(self, noise_labels: Tensor) -> Tensor:
+        """Return fixed features [B, features] of noise levels [B] given as c_noise of EDM."""
+
+    @abstractmethod
+    def condition(self, emb: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        """Turn the noise level's features into what the embedding is the SiLU of, [B, emb_channels]."""
+
+    @abstractmethod
+    def output(self, x: Tensor) -> Tensor:
+        """Turn the decoder's features into [B, img_channels, H, W]."""
 
     def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the coarsest features and every encoder output, finest first."""
@@ -102,40 +120,6 @@ class UNet(nn.Module):
             skips.append(x)
         return x, skips
 
-    def embed(
-        self,
-        noise_labels: Tensor,
-        class_labels: Tensor | None,
-        augment_labels: Tensor | None,
-        target_labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the embedding [B, emb_channels] that every block reads, in float32."""
-        emb = self.condition(noise_labels, class_labels, augment_labels)
-        if self.map_target is not None and target_labels is not None:
-            emb = emb + self.map_target(self.noise_features(target_labels.float()))
-        return functional.silu(emb)
-
-    @abstractmethod
-    def noise_features(self, noise_labels: Tensor) -> Tensor:
-        """Return fixed features [B, features] of noise levels [B] given as c_noise of EDM."""
-
-    @abstractmethod
-    def condition(
-        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
-    ) -> Tensor:
-        """Return what the embedding is the SiLU of, [B, emb_channels]."""
-
-    @abstractmethod
-    def output(self, x: Tensor) -> Tensor:
-        """Turn the decoder's features into [B, img_channels, H, W]."""
-
-    def _checked(self, labels: Tensor | None, entries: int, name: str, needed: bool) -> Tensor | None:
-        if labels is not None and labels.shape[-1] != entries:
-            raise ValueError(f"{name} have {labels.shape[-1]} entries a row, the network takes {entries}.")
-        if needed and entries and labels is None:
-            raise ValueError(f"{name} are missing; the network is conditioned on {entries} entries a row.")
-        return labels.float() if labels is not None and entries else None
-
     def _drop_labels(self, class_labels: Tensor) -> Tensor:
         if not (self.training and self.arch.label_dropout):
             return class_labels
@@ -149,36 +133,32 @@ class SongUNet(UNet):
     def __init__(self, arch: Architecture, two_times: bool = False) -> None:
         super().__init__()
         self.arch = arch
-        family = Family.of(arch)
-        self.noise_channels = arch.model_channels * arch.channel_mult_noise
-        self.map_noise = FourierFeatures(self.noise_channels) if arch.embedding_type == "fourier" else None
+        init, features = FAMILIES["SongUNet"].init, arch.noise_features
+        self.map_noise = FourierFeatures(features) if arch.embedding_type == "fourier" else None
         if arch.label_dim:
-            self.map_label = Linear(arch.label_dim, self.noise_channels, family.init)
+            self.map_label = Linear(arch.label_dim, features, init)
         if arch.augment_dim:
-            self.map_augment = Linear(arch.augment_dim, self.noise_channels, family.init, bias=False)
-        self.map_layer0 = Linear(self.noise_channels, family.emb_channels, family.init)
-        self.map_layer1 = Linear(family.emb_channels, family.emb_channels, family.init)
+            self.map_augment = Linear(arch.augment_dim, features, init, bias=False)
+        self.map_layer0 = Linear(features, arch.emb_channels, init)
+        self.map_layer1 = Linear(arch.emb_channels, arch.emb_channels, init)
         self.map_target = TargetLevel(arch) if two_times else None
-        self.enc, skip_channels = _encoder(arch, family, first=arch.model_channels)
-        self.dec = _decoder(arch, family, skip_channels)
-        side = arch.img_resolution
-        self.dec[f"{side}x{side}_aux_norm"] = GroupNorm(arch.widths[0], family.eps)
-        self.dec[f"{side}x{side}_aux_conv"] = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
+        self.enc, skip_channels = _encoder(arch, first=arch.model_channels)
+        self.dec = _decoder(arch, skip_channels)
+        self.last = f"{arch.img_resolution}x{arch.img_resolution}_aux"
+        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], FAMILIES["SongUNet"].eps)
+        self.dec[f"{self.last}_conv"] = Convolution(
+            arch.widths[0], arch.img_channels, 3, FAMILIES["SongUNet"].last
+        )
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
-        """See `UNet.noise_features`; here the sines come first."""
         if self.map_noise is None:
-            features = positional_features(noise_labels, self.noise_channels, endpoint=True)
+            features = positional_features(noise_labels, self.arch.noise_features, endpoint=True)
         else:
             features = self.map_noise(noise_labels)
         cosines, sines = features.chunk(2, dim=1)
         return torch.cat([sines, cosines], dim=1)
 
-    def condition(
-        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
-    ) -> Tensor:
-        """See `UNet.condition`."""
-        emb = self.noise_features(noise_labels)
+    def condition(self, emb: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         if class_labels is not None:
             emb = emb + self.map_label(self._drop_labels(class_labels) * math.sqrt(self.arch.label_dim))
         if augment_labels is not None:
@@ -186,9 +166,7 @@ class SongUNet(UNet):
         return self.map_layer1(functional.silu(self.map_layer0(emb)))
 
     def output(self, x: Tensor) -> Tensor:
-        """See `UNet.output`."""
-        side = self.arch.img_resolution
-        norm, conv = self.dec[f"{side}x{side}_aux_norm"], self.dec[f"{side}x{side}_aux_conv"]
+        norm, conv = self.dec[f"{self.last}_norm"], self.dec[f"{self.last}_conv"]
         return conv(functional.silu(norm(x)))
 
 
@@ -198,28 +176,23 @@ class DhariwalUNet(UNet):
     def __init__(self, arch: Architecture, two_times: bool = False) -> None:
         super().__init__()
         self.arch = arch
-        family = Family.of(arch)
+        init, features = FAMILIES["DhariwalUNet"].init, arch.noise_features
         if arch.augment_dim:
-            self.map_augment = Linear(arch.augment_dim, arch.model_channels, family.init, bias=False)
-        self.map_layer0 = Linear(arch.model_channels, family.emb_channels, family.init)
-        self.map_layer1 = Linear(family.emb_channels, family.emb_channels, family.init)
+            self.map_augment = Linear(arch.augment_dim, features, init, bias=False)
+        self.map_layer0 = Linear(features, arch.emb_channels, init)
+        self.map_layer1 = Linear(arch.emb_channels, arch.emb_channels, init)
         if arch.label_dim:
-            self.map_label = Linear(arch.label_dim, family.emb_channels, family.init, bias=False)
+            self.map_label = Linear(arch.label_dim, arch.emb_channels, init, bias=False)
         self.map_target = TargetLevel(arch) if two_times else None
-        self.enc, skip_channels = _encoder(arch, family, first=arch.widths[0])
-        self.dec = _decoder(arch, family, skip_channels)
-        self.out_norm = GroupNorm(arch.widths[0], family.eps)
-        self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
+        self.enc, skip_channels = _encoder(arch, first=arch.widths[0])
+        self.dec = _decoder(arch, skip_channels)
+        self.out_norm = GroupNorm(arch.widths[0], FAMILIES["DhariwalUNet"].eps)
+        self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, FAMILIES["DhariwalUNet"].last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
-        """See `UNet.noise_features`; the cosines come first."""
-        return positional_features(noise_labels, self.arch.model_channels, endpoint=False)
+        return positional_features(noise_labels, self.arch.noise_features, endpoint=False)
 
-    def condition(
-        self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
-    ) -> Tensor:
-        """See `UNet.condition`."""
-        emb = self.noise_features(noise_labels)
+    def condition(self, emb: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         if augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         emb = self.map_layer1(functional.silu(self.map_layer0(emb)))
@@ -228,48 +201,65 @@ class DhariwalUNet(UNet):
         return emb
 
     def output(self, x: Tensor) -> Tensor:
-        """See `UNet.output`."""
         return self.out_conv(functional.silu(self.out_norm(x)))
 
 
-def _encoder(arch: Architecture, family: Family, first: int) -> tuple[nn.ModuleDict, list[int]]:
+class TargetLevel(nn.Module):
+    """Two layers from the features of the level to reach to what is added to a two-time network's embedding.
+
+    The second starts at zero, so that a network that gets one computes at first what it did without.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.layer0 = Linear(arch.noise_features, arch.emb_channels, FAMILIES[arch.model_type].init)
+        self.layer1 = Linear(arch.emb_channels, arch.emb_channels, zeros)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer1(functional.silu(self.layer0(features)))
+
+
+def _encoder(arch: Architecture, first: int) -> tuple[nn.ModuleDict, list[int]]:
     """Return the encoder and the channels of its outputs; `first` is the first convolution's width."""
+    init, taps = FAMILIES[arch.model_type].init, arch.resample_filter
     enc = nn.ModuleDict()
-    side = arch.img_resolution
-    enc[f"{side}x{side}_conv"] = Convolution(arch.img_channels, first, 3, family.init)
+    enc[f"{arch.img_resolution}x{arch.img_resolution}_conv"] = Convolution(arch.img_channels, first, 3, init)
     channels, aux_channels = first, arch.img_channels
     outputs = [channels]
     for side, width in zip(arch.resolutions, arch.widths, strict=True):
         if side != arch.img_resolution:
-            enc[f"{side}x{side}_down"] = UNetBlock(channels, channels, family, "down")
+            enc[f"{side}x{side}_down"] = UNetBlock(arch, channels, channels, "down")
             outputs.append(channels)
             if arch.encoder_type == "residual":
-                enc[f"{side}x{side}_aux_residual"] = ResidualInput(
-                    aux_channels, channels, family.init, family.taps
-                )
+                enc[f"{side}x{side}_aux_residual"] = ResidualInput(aux_channels, channels, init, taps)
                 aux_channels = channels
         for index in range(arch.blocks_per_level):
             attention = side in arch.attention_resolutions
-            enc[f"{side}x{side}_block{index}"] = UNetBlock(channels, width, family, attention=attention)
+            enc[f"{side}x{side}_block{index}"] = UNetBlock(arch, channels, width, attention=attention)
             channels = width
             outputs.append(channels)
     return enc, outputs
 
 
-def _decoder(arch: Architecture, family: Family, skip_channels: list[int]) -> nn.ModuleDict:
+def _decoder(arch: Architecture, skip_channels: list[int]) -> nn.ModuleDict:
     dec = nn.ModuleDict()
-    remaining = list(skip_channels)
-    channels = remaining[-1]
+    channels = skip_channels[-1]
     for side, width in zip(reversed(arch.resolutions), reversed(arch.widths), strict=True):
         if side == arch.resolutions[-1]:
-            dec[f"{side}x{side}_in0"] = UNetBlock(channels, channels, family, attention=True)
-            dec[f"{side}x{side}_in1"] = UNetBlock(channels, channels, family)
+            dec[f"{side}x{side}_in0"] = UNetBlock(arch, channels, channels, attention=True)
+            dec[f"{side}x{side}_in1"] = UNetBlock(arch, channels, channels)
         else:
-            dec[f"{side}x{side}_up"] = UNetBlock(channels, channels, family, "up")
+            dec[f"{side}x{side}_up"] = UNetBlock(arch, channels, channels, "up")
         for index in range(arch.blocks_per_level + 1):
-            last = index == arch.blocks_per_level
-            attention = side in arch.attention_resolutions and (family.attends_throughout_decoder or last)
-            inputs = channels + remaining.pop()
-            dec[f"{side}x{side}_block{index}"] = UNetBlock(inputs, width, family, attention=attention)
+            everywhere = FAMILIES[arch.model_type].attends_throughout_decoder
+            attends = side in arch.attention_resolutions and (everywhere or index == arch.blocks_per_level)
+            inputs = channels + skip_channels.pop()
+            dec[f"{side}x{side}_block{index}"] = UNetBlock(arch, inputs, width, attention=attends)
             channels = width
     return dec
+
+
+def _checked(labels: Tensor | None, entries: int, name: str) -> Tensor | None:
+    if labels is not None and labels.shape[-1] != entries:
+        raise ValueError(f"{name} have {labels.shape[-1]} entries a row, the network takes {entries}.")
+    return labels.float() if labels is not None and entries else None

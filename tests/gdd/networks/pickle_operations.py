@@ -12,6 +12,8 @@ import torch
 CANARY = "a-canary-that-hostile-pickles-touch"
 COMMAND = f"touch {CANARY}"
 SOURCE = f"import os\nos.system({COMMAND!r})\nopen({CANARY!r}, 'w')\n"
+REBUILD, LOAD = "torch._utils._rebuild_tensor_v2", "torch.storage._load_from_bytes"
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 
 
 def text(value: str) -> bytes:
@@ -23,16 +25,22 @@ def binary(value: bytes) -> bytes:
     return pickle.BINBYTES + struct.pack("<I", len(value)) + value
 
 
-def named(module: str, name: str) -> bytes:
-    return text(module) + text(name) + pickle.STACK_GLOBAL
+def long(value: int) -> bytes:
+    content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return pickle.LONG1 + bytes([len(content)]) + content
 
 
 def many(*values: bytes) -> bytes:
     return pickle.MARK + b"".join(values) + pickle.TUPLE
 
 
+def named(name: str) -> bytes:
+    module, _, own = name.rpartition(".")
+    return text(module) + text(own) + pickle.STACK_GLOBAL
+
+
 def call(function: str, *arguments: bytes) -> bytes:
-    return named(*function.rsplit(".", 1)) + many(*arguments) + pickle.REDUCE
+    return named(function) + many(*arguments) + pickle.REDUCE
 
 
 def table(**entries: bytes) -> bytes:
@@ -44,48 +52,54 @@ def stream(value: bytes, protocol: int = 4) -> bytes:
     return pickle.PROTO + bytes([protocol]) + value + pickle.STOP
 
 
-def module(
-    parameters: bytes = pickle.EMPTY_DICT, modules: bytes = pickle.EMPTY_DICT, **state: bytes
-) -> bytes:
-    state = {"_init_kwargs": pickle.EMPTY_DICT, **state}
-    inside = table(_parameters=parameters, _buffers=pickle.EMPTY_DICT, _modules=modules, **state)
-    meta = table(type=text("class"), class_name=text("EDMPrecond"), module_src=text(SOURCE), state=inside)
-    return call("torch_utils.persistence._reconstruct_persistent_obj", meta)
+def module(parameters: bytes = b"}", modules: bytes = b"}", arguments: bytes = b"}") -> bytes:
+    state = {"_parameters": parameters, "_buffers": b"}", "_modules": modules, "_init_kwargs": arguments}
+    meta = {"class_name": text("EDMPrecond"), "module_src": text(SOURCE), "state": table(**state)}
+    return call(PERSISTENT, table(type=text("class"), **meta))
 
 
-def tensor(
-    payload: bytes, size: bytes = b"K\x01\x85", stride: bytes = b"K\x01\x85", offset: bytes = b"K\x00"
-) -> bytes:
-    storage = call("torch.storage._load_from_bytes", binary(payload))
-    hooks = call("collections.OrderedDict")
-    return call("torch._utils._rebuild_tensor_v2", storage, offset, size, stride, b"\x89", hooks)
+def ema(value: bytes) -> bytes:
+    """A pickle of EDM's shape, and what stands in the network's place."""
+    return stream(table(ema=value))
 
 
-def network(weight: bytes, **state: bytes) -> bytes:
-    """A pickle of EDM's shape that holds one tensor."""
-    return stream(table(ema=module(table(weight=weight), **state)))
+def weight(value: bytes) -> bytes:
+    """A pickle of EDM's shape that holds one parameter."""
+    return ema(module(table(weight=value)))
 
 
-def storage(described: bytes, keys: bytes = pickle.EMPTY_LIST, numbers: bytes = b"") -> bytes:
-    """The bytes of a legacy `torch.save`, with a description and keys of one's own."""
+def argument(value: bytes, name: str = "num_blocks") -> bytes:
+    """A pickle of EDM's shape without weights, and an argument of its constructor."""
+    return ema(module(arguments=table(**{name: value})))
+
+
+ONE, NOUGHT = b"K\x01\x85", b"K\x00"
+
+
+def tensor(payload: bytes, size: bytes = ONE, stride: bytes = ONE, offset: bytes = NOUGHT) -> bytes:
+    return call(
+        REBUILD, call(LOAD, binary(payload)), offset, size, stride, b"\x89", call("collections.OrderedDict")
+    )
+
+
+def described(count: bytes = b"K\x01", view: bytes = b"N") -> bytes:
+    """The description of a storage, as a persistent id."""
+    return many(text("storage"), named("torch.FloatStorage"), text("0"), text("cpu"), count, view) + b"Q"
+
+
+def storage(description: bytes, numbers: bytes = struct.pack("<qf", 1, 0.0)) -> bytes:
+    """The bytes of a legacy `torch.save` of one number, with a description of one's own."""
     facts = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     parts = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, facts)]
-    return b"".join([*parts, stream(described, 2), stream(keys, 2)]) + numbers
+    return b"".join([*parts, stream(description, 2), pickle.dumps(["0"], 2)]) + numbers
 
 
-def described(count: bytes, view: bytes = b"N") -> bytes:
-    """The description of a storage, as a persistent id."""
-    named_parts = text("storage"), named("torch", "FloatStorage"), text("0"), text("cpu")
-    return many(*named_parts, count, view) + b"Q"
-
-
-def saved(value: Any, **options: Any) -> bytes:
+def saved(value: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
+    torch.save(value, buffer)
     return buffer.getvalue()
 
 
-SYSTEM = named("posix", "system")
-SHELL = SYSTEM + text(COMMAND) + pickle.TUPLE1 + pickle.REDUCE
+SHELL = named("posix.system") + text(COMMAND) + pickle.TUPLE1 + pickle.REDUCE
 ORDERED = call("collections.OrderedDict")
-FLOATS = storage(described(b"K\x01"), b"]" + text("0") + b"a", struct.pack("<qf", 1, 0.0))
+FLOAT = storage(described())

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from gdd.config.architecture import Architecture
+from gdd.distill.freeze import FREEZE_POLICIES, frozen_names
 from gdd.errors import UserError
 from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator
+from gdd.networks.two_time import TwoTimeGenerator
 from gdd.networks.weights import load_weights, save_weights
 
 ARCH = Architecture(
@@ -45,24 +47,32 @@ def test_a_denoiser_comes_back(teacher: Path) -> None:
     )
 
 
-def test_a_generator_comes_back(teacher: Path) -> None:
-    generator = one_step_from_denoiser(teacher)
+@pytest.mark.parametrize("kind", [OneStepGenerator, TwoTimeGenerator])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_generator_comes_back(teacher: Path, kind: type[OneStepGenerator], steps: int) -> None:
+    generator = kind.from_denoiser(load_denoiser(teacher), steps=steps).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter += 0.01
     path = teacher.with_name("student.safetensors")
-    save_network(path, generator)
-    z = torch.randn(2, 1, 8, 8)
-    assert torch.equal(load_generator(path)(z), generator(z))
+    save_network(path, generator, images=5)
+    name = "generator" if kind is OneStepGenerator else "two-time generator"
+    expected = {"images": 5, "kind": name, "arch": generator.arch.model_dump(mode="json")}
+    assert load_weights(path)[1] == expected | ({"steps": 3} if steps == 3 else {})
+    loaded, z = load_generator(path), torch.randn(2, steps, 8, 8)
+    assert type(loaded) is kind
+    torch.testing.assert_close(loaded(z), generator(z))
+    with pytest.raises(UserError, match=f"holds a {name}, but a denoiser is needed here"):
+        load_denoiser(path)
 
 
 def test_the_wrong_kind_is_named(teacher: Path) -> None:
-    student = teacher.with_name("student.safetensors")
-    save_network(student, OneStepGenerator(ARCH))
+    assert type(one_step_from_denoiser(teacher)) is OneStepGenerator
     with pytest.raises(UserError, match=r"teacher.safetensors holds a denoiser, but a generator is needed"):
         load_generator(teacher)
-    with pytest.raises(UserError, match=r"student.safetensors holds a generator, but a denoiser is needed"):
-        load_denoiser(student)
-    save_weights(student, {"a": torch.zeros(1)}, {"what": "projection"})
+    save_weights(teacher, {"a": torch.zeros(1)}, {"what": "projection"})
     with pytest.raises(UserError, match="holds no network"):
-        load_denoiser(student)
+        load_denoiser(teacher)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +99,12 @@ def test_a_broken_architecture_is_named(teacher: Path) -> None:
     save_weights(teacher, weights, {**description, "arch": {**description["arch"], "depth": 1}})
     with pytest.raises(UserError, match=r"teacher.safetensors: unknown key 'depth'"):
         load_denoiser(teacher)
+
+
+@pytest.mark.parametrize("policy", FREEZE_POLICIES)
+def test_policies_freeze_the_same_of_students_with_one_time_and_two(teacher: Path, policy: str) -> None:
+    denoiser = load_denoiser(teacher)
+    one, two = OneStepGenerator.from_denoiser(denoiser), TwoTimeGenerator.from_denoiser(denoiser)
+    names = [name for name, _ in two.named_parameters()]
+    assert len([name for name in names if ".map_target." in name]) == 4
+    assert frozen_names(names, policy) == frozen_names([name for name, _ in one.named_parameters()], policy)
