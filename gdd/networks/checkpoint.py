@@ -18,11 +18,7 @@ from gdd.networks.weights import load_weights, save_weights
 
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 
-KINDS = {
-    Denoiser: "denoiser",
-    OneStepGenerator: "generator",
-    TwoTimeGenerator: "two-time generator",
-}
+KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
 
 
 def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> None:
@@ -55,11 +51,7 @@ def load_generator(path: str | Path, dtype: torch.dtype = torch.float32) -> OneS
 
 
 def one_step_from_denoiser(path: str | Path, dtype: torch.dtype = torch.float32) -> OneStepGenerator:
-    """Read a teacher as the one-step generator that distillation starts from.
-
-    Raises:
-        UserError: as `load_denoiser`.
-    """
+    """Read a teacher as the one-step generator that distillation starts from; as `load_denoiser`."""
     return OneStepGenerator.from_denoiser(load_denoiser(path), dtype).eval()
 
 

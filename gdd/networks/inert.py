@@ -7,12 +7,22 @@ reading. Only the standard library is imported.
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
+
+codecs.lookup("cp437")  # of names in archives; importing it at its first use would be too late
+
+# Several times what EDM's largest network has (ADM of ImageNet: 553 tensors).
+MOST_PARTS = 10_000  # modules and tensors
+LONGEST_NAME = 200  # characters of a dotted name
 
 DAMAGED = "is damaged, cut off or not what it should be; fetch it again"
 
@@ -142,16 +152,15 @@ BATCHES = {
 }
 
 
-Numbers = Callable[[str], bytes]
-
-
 class Reader(pickle.Unpickler):
     """Reads a pickle that may ask for `names` and, where it is part of an archive, for its own classes.
 
     `numbers` then returns the numbers of a storage of the archive.
     """
 
-    def __init__(self, file: IO[bytes], names: Mapping[str, Any], numbers: Numbers | None = None) -> None:
+    def __init__(
+        self, file: IO[bytes], names: Mapping[str, Any], numbers: Callable[[str], bytes] | None = None
+    ) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as text
         self.names, self.numbers = names, numbers
 
@@ -175,3 +184,92 @@ class Reader(pickle.Unpickler):
         dtype, itemsize = kind
         numbers = self.numbers(key)[: count * itemsize] if self.numbers else b""
         return Storage(dtype, itemsize, count, memoryview(numbers), key)
+
+
+Contents = tuple[dict[str, Any], dict[str, Tensor]]  # what can be JSON, and tensors by name
+
+
+def network(file: IO[bytes], key: str) -> Contents:
+    """Return class name, constructor's arguments and tensors of the network under `key` of a dict."""
+    held = Reader(file, NETWORKS).load()
+    if type(held) is not dict:
+        raise Problem(DAMAGED)
+    if key not in held:
+        there = ", ".join([name[:40] for name in held if type(name) is str][:8])
+        raise Problem(f"holds no '{key}' but {there or 'nothing'}; give the key of a network")
+    state = attributes(held[key])
+    if state.get("_init_args"):
+        raise Problem("holds a network whose constructor's arguments have no names; save it anew")
+    facts = {"class_name": held[key].arguments[0], "arguments": state["_init_kwargs"]}
+    return facts, tensors(held[key], children)
+
+
+def embedding(file: IO[bytes], key: str) -> Contents:
+    """Return the table under `key` of a dict: a tensor, or the weight of a module."""
+    embed = Reader(file, NETWORKS).load()[key]
+    return {}, {"weight": embed} if type(embed) is Tensor else tensors(embed, children)
+
+
+def batch(file: IO[bytes], _: str) -> Contents:
+    """Return the lists and the arrays of bytes in a file of CIFAR-10's."""
+    held = Reader(file, BATCHES).load()
+    arrays = {}
+    for name in [name for name, value in held.items() if type(value) is Record]:
+        _, size, dtype, column_major, text = held.pop(name).state
+        if dtype.arguments[0] != "u1" or column_major:
+            raise Problem("holds an array that is not of bytes in row order; fetch it again")
+        numbers = memoryview(text if type(text) is bytes else text.encode("latin1"))
+        stride = tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
+        arrays[name] = rebuild_tensor(Storage("uint8", 1, len(numbers), numbers), 0, size, stride)
+    return held, arrays
+
+
+def archive(file: IO[bytes], prefix: str) -> Contents:
+    """Return the tensors of a TorchScript archive whose names begin with `prefix`."""
+    with zipfile.ZipFile(file) as content:
+        path = next(path for path in map(PurePosixPath, content.namelist()) if path.name == "data.pkl")
+        description = io.BytesIO(content.read(str(path)))
+        reader = Reader(
+            description, TENSORS | STORAGES, lambda key: content.read(f"{path.parent}/data/{key}")
+        )
+        root = reader.load()
+    found = tensors(root, lambda module: module.state.items() if type(module.state) is dict else ())
+    return {}, {name: tensor for name, tensor in found.items() if name.startswith(prefix)}
+
+
+def attributes(module: Any) -> dict[str, Any]:
+    if type(module) is not Record:
+        raise Problem("has something else in the place of a module; check the key and the file")
+    state: dict[str, Any] = module.state
+    return state
+
+
+def children(module: Any) -> Iterable[tuple[str, Any]]:
+    """Return the parameters, buffers and modules inside a module, by name."""
+    state = attributes(module)
+    passing = state.get("_non_persistent_buffers_set", ())
+    buffers = ((name, value) for name, value in state["_buffers"].items() if name not in passing)
+    return chain(state["_parameters"].items(), buffers, state["_modules"].items())
+
+
+def tensors(root: Any, inside: Callable[[Any], Iterable[tuple[str, Any]]]) -> dict[str, Tensor]:
+    """Return the tensors in a module and in those that are, at any depth, `inside` it, by dotted name."""
+    found: dict[str, Tensor] = {}
+    pending, parts = [("", root)], 0
+    while pending:
+        prefix, module = pending.pop()
+        for own_name, value in inside(module):
+            parts, name = parts + 1, prefix + own_name
+            if parts > MOST_PARTS or len(name) > LONGEST_NAME:
+                raise Problem("is made of more parts than any published network; check where it comes from")
+            if type(value) is Tensor and found.setdefault(name, value) is not value:
+                raise Problem(f"holds two tensors named {name}; fetch it again")
+            if type(value) is Record:
+                pending.append((f"{name}.", value))
+    # A small file could become endless weights by sharing.
+    if len({id(tensor.storage.numbers.obj) for tensor in found.values()}) < len(found):
+        raise Problem("holds tensors that share their numbers; save it with copies")
+    return found
+
+
+READERS = {"network": network, "embedding": embedding, "batch": batch, "archive": archive}

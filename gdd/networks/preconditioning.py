@@ -89,16 +89,9 @@ class Denoiser(_Preconditioned):
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """Denoise.
+        """Denoise x [B, C, H, W], images in [-1, 1] plus noise of standard deviation sigma [B], above 0.
 
-        Args:
-            x: [B, C, H, W], images in [-1, 1] plus noise of standard deviation sigma.
-            sigma: [B] or a scalar, above 0.
-            class_labels: [B, label_dim], one-hot.
-            augment_labels: [B, augment_dim], for training with augmentation.
-
-        Returns:
-            [B, C, H, W], float32.
+        Labels are [B, label_dim], one-hot, and [B, augment_dim]. The result is float32.
         """
         sigma = as_sigma(sigma, x)
         return self._apply_model(x.float(), denoiser_coefficients(sigma), class_labels, augment_labels)
@@ -177,16 +170,7 @@ class OneStepGenerator(_Preconditioned):
         return image
 
     def forward_at(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """Jump from any noise level to the image; the identity at sigma = 0.002.
-
-        Args:
-            x: [B, C, H, W], images in [-1, 1] plus noise of standard deviation sigma.
-            sigma: [B] or a scalar, at least 0.002.
-            class_labels: [B, label_dim], one-hot.
-
-        Returns:
-            [B, C, H, W], float32.
-        """
+        """Jump from noise levels of at least 0.002 to the image; the identity at 0.002."""
         sigma = as_sigma(sigma, x)
         form = boundary_coefficients if self.one_step.coefficients == "boundary" else denoiser_coefficients
         return self._apply_model(x.float(), form(sigma), class_labels)

@@ -43,26 +43,15 @@ class TwoTimeGenerator(OneStepGenerator):
         return generator
 
     def forward_at(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """See `OneStepGenerator.forward_at`: the image for the target 0.002."""
+        """Return the image for the target 0.002."""
         return self.predict(x, sigma, SIGMA_MIN, class_labels)
 
     def predict(
-        self,
-        x: Tensor,
-        sigma: Tensor | float,
-        target: Tensor | float,
-        class_labels: Tensor | None = None,
+        self, x: Tensor, sigma: Tensor | float, target: Tensor | float, class_labels: Tensor | None = None
     ) -> Tensor:
-        """Return the image g(x, sigma, target); it is x at sigma = 0.002.
+        """Return the image g(x, sigma, target), [B, C, H, W] in float32; it is x at sigma = 0.002.
 
-        Args:
-            x: [B, C, H, W], images in [-1, 1] plus noise of standard deviation sigma.
-            sigma: [B] or a scalar, at least 0.002: the level of x.
-            target: [B] or a scalar, from 0.002 to sigma: the level to reach.
-            class_labels: [B, label_dim], one-hot.
-
-        Returns:
-            [B, C, H, W], float32.
+        `target` is the level to reach from sigma, from 0.002 to sigma, [B] or one.
         """
         level, reached = as_sigma(sigma, x), as_sigma(target, x)
         target_labels = denoiser_coefficients(reached).noise.reshape(-1)
@@ -72,16 +61,9 @@ class TwoTimeGenerator(OneStepGenerator):
     def jump(
         self, x: Tensor, sigma: Tensor, target: Tensor | float, class_labels: Tensor | None = None
     ) -> Tensor:
-        """Go from one noise level to another in one step; the identity where they are equal.
+        """Go from the noise levels sigma [B] to target in one step; the identity where they are equal.
 
-        Args:
-            x: [B, C, H, W] at the level sigma.
-            sigma: [B], at least 0.002.
-            target: [B] or a scalar, from 0.002 to sigma.
-            class_labels: [B, label_dim], one-hot.
-
-        Returns:
-            [B, C, H, W] at the level target, in the dtype of x: (target x + (sigma - target) g) / sigma.
+        Returns (target x + (sigma - target) g) / sigma, [B, C, H, W] in the dtype of x.
         """
         kept = (torch.as_tensor(target, device=x.device) / sigma).to(x.dtype).reshape(-1, 1, 1, 1)
         return kept * x + (1 - kept) * self.predict(x, sigma, target, class_labels)

@@ -72,7 +72,7 @@ class UNet(nn.Module):
     def encoder_features(
         self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the encoder's last output at every resolution, finest first; arguments as in `forward`."""
+        """Return the encoder's last output at every resolution, finest first."""
         _, outputs = self._encode(x, self.embed(noise_labels, class_labels))
         return list({output.shape[-1]: output for output in outputs}.values())
 
