@@ -20,14 +20,16 @@ from gdd.networks.inert import DAMAGED, READERS, Problem
 
 def confine(size: int) -> None:
     """Limit what this process can do from here on, for a file of `size` bytes."""
+    memory = 2**27 + size * 3 // 2  # protocol 2 writes bytes as text, and both are kept
     limits = {
-        resource.RLIMIT_AS: 2**28 + size * 3 // 2,  # protocol 2 writes bytes as text, and both are kept
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_AS: memory + 2**28,  # for kernels before 4.7; counts libraries and locales too
         resource.RLIMIT_CPU: 3 + size // 10**8,  # seconds
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NOFILE: 3,  # the standard streams
     }
     for kind, limit in limits.items():
-        with contextlib.suppress(ValueError):  # a stricter one is in force; or macOS, which has no RLIMIT_AS
+        with contextlib.suppress(ValueError):  # a stricter one is in force; or macOS, which knows not all
             resource.setrlimit(kind, (limit, limit))
     gc.disable()
     sys.addaudithook(stop)

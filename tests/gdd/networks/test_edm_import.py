@@ -70,7 +70,11 @@ def test_reference_networks_survive(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("teacher", "protocol"), [("edm-cifar10-32x32-cond-ve", 2), ("edm-imagenet-64x64-cond-adm", 4)]
+    ("teacher", "protocol"),
+    [
+        ("edm-cifar10-32x32-cond-ve", 2),
+        pytest.param("edm-imagenet-64x64-cond-adm", 4, marks=pytest.mark.thorough),
+    ],
 )
 def test_full_size_teachers_survive(
     golden: Path, foreign: Maker, tmp_path: Path, teacher: str, protocol: int

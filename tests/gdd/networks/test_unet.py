@@ -194,6 +194,7 @@ print(len(set(sys.modules) - before))
 """
 
 
+@pytest.mark.slow
 def test_building_without_memory_does_not_import_the_compiler() -> None:
     texts = [arch.canonical() for arch in VARIANTS.values()]
     done = subprocess.run([sys.executable, "-c", BUILD, *texts], check=True, capture_output=True)
