@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
-from gdd.diffusion.sampler import heun_sample
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
@@ -55,10 +54,8 @@ def test_reference_networks_survive(
     with torch.no_grad():
         denoised = denoiser(tensors["edm_input"], tensors["sigma"], tensors["labels"])
         generated = one_step_from_denoiser(imported)(tensors["x"], tensors["labels"])
-        sampled = heun_sample(denoiser, tensors["x"], tensors["labels"], steps=6)
     torch.testing.assert_close(denoised, tensors["edm_output"], atol=2e-6, rtol=0)
     torch.testing.assert_close(generated, tensors["one_step_output"], atol=2e-6, rtol=0)
-    torch.testing.assert_close(sampled.float(), tensors["heun6_output"].float(), atol=2e-5, rtol=0)
 
     # The same file as a generator that others published.
     maker.write(pickled, maker.network(arguments, state, buffers, class_name="GDDPrecond"))
