@@ -7,10 +7,6 @@ its students are trained. All have the same weights, which are random, and take 
 machine does hits them alike; what counts is the ratio within a round. With `--threads 1` on a CPU the time is
 the processor's. R1 counts for a sixteenth, as it is due every 16 iterations. The losses of plain eager and
 GDD are compared first; where they differ by more than TOLERANCE nothing is measured.
-
-On a CPU this project's processes keep the memory they free (gdd/training/host_memory.py). Plain eager has the
-C library's usual thresholds, as they are once a process has used large tensors; what it then finds free of
-the others' memory is in its favour.
 """
 
 from __future__ import annotations
@@ -36,7 +32,6 @@ from gdd.adversary.discriminator import build_discriminator
 from gdd.config.load import load_config
 from gdd.distill.freeze import freeze
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.training.host_memory import USUAL, keep_freed_memory, set_thresholds
 
 Trainer = PlainTrainer | OwnTrainer
 PLAIN, OWN, FROZEN = "plain eager, GDD", "GDD", "GDD-I"
@@ -171,14 +166,6 @@ def held_memory(trainer: Trainer) -> int:
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def set_memory(name: str) -> None:
-    """Let the process treat freed memory as the contender's own processes do."""
-    if name == PLAIN:
-        set_thresholds(USUAL, 2 * USUAL)
-    else:
-        keep_freed_memory()
-
-
 def measure(
     trainers: dict[str, Trainer], batch: Batch, rounds: int, new_clock: Callable[[], Stopwatch]
 ) -> list[dict[str, dict[str, float]]]:
@@ -188,7 +175,6 @@ def measure(
         names = list(trainers) if number % 2 == 0 else list(reversed(trainers))
         found = {}
         for name in names:
-            set_memory(name)
             clock = new_clock()
             with clock("iteration"):
                 trainers[name].iteration(batch, clock)
@@ -270,7 +256,6 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     on_gpu = device.type == "cuda"
     options.precision = options.precision or ("bfloat16" if on_gpu else "float32")
-    torch.backends.cudnn.benchmark = True
     makers, batch = make_trainers(options, device)
     if options.only is not None:
         makers = {name: make for name, make in makers.items() if name in (PLAIN, OWN, *options.only)}

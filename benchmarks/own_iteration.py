@@ -13,8 +13,7 @@ from gdd.adversary.losses import softplus_discriminator_loss, softplus_generator
 from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.training.ema import averaged_copy, update_average
-from gdd.training.gradients import replace_nonfinite
+from gdd.training.update import averaged_copy, replace_nonfinite, update_average
 
 
 class OwnTrainer:

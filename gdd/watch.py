@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +37,20 @@ def progress_table(runs: list[dict[str, Any]]) -> Table:
     """Return the runs as a table: status, share done, rate, losses, time left, where."""
     table = Table("run", "status", "images", "img/s", "losses", "left", "host", box=None, pad_edge=False)
     for facts in runs:
-        share = f"{facts['images']:,} / {facts['total']:,} ({facts['images'] / facts['total']:.0%})"
-        losses = " ".join(
+        status, left = facts["status"], facts["seconds_left"]
+        losses = [
             f"{key.removeprefix('loss_')} {value:.3f}"
             for key, value in facts["losses"].items()
             if "loss" in key
-        )
-        measured = " ".join(f"{key} {value:.4g}" for key, value in facts.get("measured", {}).items())
-        left = _duration(facts["seconds_left"]) if facts["status"] == "running" else ""
-        status = facts["status"]
+        ]
+        measured = [f"{key} {value:.4g}" for key, value in facts.get("measured", {}).items()]
         table.add_row(
             facts["name"],
             f"[{STYLES.get(status, 'default')}]{status}[/]",
-            share,
+            f"{facts['images']:,} / {facts['total']:,} ({facts['images'] / facts['total']:.0%})",
             f"{facts['images_per_second']:,.0f}",
-            f"{losses} {measured}".strip(),
-            left,
+            " ".join([*losses, *measured]),
+            str(timedelta(seconds=left)) if status == "running" and left is not None else "",
             facts["host"],
         )
     return table
@@ -75,11 +74,3 @@ def watch(results: Path, *, once: bool, interval: float) -> None:
         while True:
             live.update(progress_table(read_progress(results)), refresh=True)
             time.sleep(interval)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    hours, rest = divmod(int(seconds), 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

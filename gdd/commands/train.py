@@ -183,9 +183,8 @@ def _monitor(
 
 def _start_others(recipe: Recipe, processes: int | None, nodes: int) -> None:
     """Start the processes that a run is to have and end as they do; return where it has only this one."""
-    from gdd.training.launch import ONE, launch
+    from gdd.training.launch import ONE, launch, own_place, spread
     from gdd.training.layout import most_processes
-    from gdd.training.spread import own_place, spread
 
     gpus = claimed()
     command = [sys.executable, "-m", "gdd", *sys.argv[1:]]
@@ -196,7 +195,7 @@ def _start_others(recipe: Recipe, processes: int | None, nodes: int) -> None:
         most = max(len(gpus.devices), 1) * nodes
         processes = most_processes(recipe, most, step=nodes) // nodes
     if processes * nodes > 1:
-        sys.exit(launch(command, processes, place or ONE, gpus.handles))
+        sys.exit(launch(command, processes, place or ONE))
 
 
 def _named(entry: str) -> tuple[str, Path]:

@@ -29,9 +29,8 @@ from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.provenance import environment
 from gdd.training.execution import PLAIN, Execution
-from gdd.training.loop import train
-from gdd.training.monitor import Monitor
-from gdd.training.progress import peak_memory
+from gdd.training.log import peak_memory
+from gdd.training.loop import Monitor, train
 from gdd.training.run_directory import RunDirectory
 from gdd.training.world import ALONE, World, join
 
@@ -125,7 +124,7 @@ def distill(
                 log_every=max(recipe.images // 100, recipe.batch),
                 world=world,
                 patience=execution.patience,
-                monitor=_monitor(monitor, student, recipe, world),
+                monitor=_monitor(monitor, student, recipe),
             )
             if run:
                 facts = {
@@ -148,13 +147,12 @@ def distill(
             run.publish(["snapshots", "samples", "log.jsonl", "run.json"])
 
 
-def _monitor(
-    monitor: GeneratorMonitor | None, student: Student, recipe: Recipe, world: World
-) -> Monitor | None:
+def _monitor(monitor: GeneratorMonitor | None, student: Student, recipe: Recipe) -> Monitor | None:
     if monitor is None:
         return None
-    measure = functools.partial(monitor.measure, student.average) if world.main else None
-    return Monitor(monitor.every or recipe.snapshot_every, measure)
+    return Monitor(
+        monitor.every or recipe.snapshot_every, functools.partial(monitor.measure, student.average)
+    )
 
 
 def _parameters(student: Student, frozen: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.distill.shares import Part
-from gdd.training.compiled import compiled
+from gdd.training.execution import compiled
 from gdd.training.world import World
 
 if TYPE_CHECKING:

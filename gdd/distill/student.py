@@ -25,10 +25,16 @@ from gdd.errors import UserError
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
-from gdd.training.gradients import load_optimizer, replace_nonfinite, sum_gradients
 from gdd.training.layout import lay_out
+from gdd.training.update import (
+    averaged_copy,
+    ema_decay,
+    load_optimizer,
+    replace_nonfinite,
+    sum_gradients,
+    update_average,
+)
 from gdd.training.world import ALONE, World
 
 Features = list[list[Tensor]]
@@ -74,7 +80,7 @@ class Student:
         self.recipe = recipe
         self.world = world
         self.execution = execution
-        self.memory_format = execution.memory_format(world.device, generator.arch.model_channels)
+        self.memory_format = execution.memory_format(world.device)
         self.generator = self._placed(generator).train()
         self.average = averaged_copy(self.generator)
         self.discriminator = self._placed(discriminator).train() if discriminator else None

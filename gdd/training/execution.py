@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from gdd.training.world import World
 
-WIDE = 128  # channels from which on a CPU, too, is faster with a pixel's side by side; the papers' networks
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,9 @@ class Execution:
             batch norm group; the rest of a device's share follows. None finds the most that fit into a GPU's
             memory, and is one group on a CPU.
         compile: use `torch.compile`, and go on without it where it fails.
-        channels_last: the memory format of images and weights; None is yes on a GPU, and for wide networks.
+        channels_last: the memory format of images and weights; None is yes on a GPU.
         tf32: let a GPU round the factors of float32 products to 10 bits. The papers' runs do not.
-        patience: steps in a row with a loss that is no number, after which a run ends.
+        patience: steps in a row with a NaN or infinite loss after which a run ends.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -34,18 +37,16 @@ class Execution:
     tf32: bool = False
     patience: int = 500
 
-    def memory_format(self, device: torch.device, channels: int = 0) -> torch.memory_format:
-        """Return the memory format of images and weights, for a generator of so many channels."""
-        faster = device.type == "cuda" or channels >= WIDE
-        wanted = faster if self.channels_last is None else self.channels_last
+    def memory_format(self, device: torch.device) -> torch.memory_format:
+        """Return the memory format of images and weights."""
+        wanted = device.type == "cuda" if self.channels_last is None else self.channels_last
         return torch.channels_last if wanted else torch.contiguous_format
 
     def set_up(self, device: torch.device) -> None:
         """Set what is set for a whole process."""
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.tf32
-            torch.backends.cudnn.allow_tf32 = self.tf32  # which torch would allow
-            torch.backends.cudnn.benchmark = True  # all batches have one shape
+            torch.backends.cudnn.allow_tf32 = self.tf32
 
     def describe(self, world: World) -> dict[str, Any]:
         """Return what a run's record says of it, as plain JSON values."""
@@ -60,3 +61,24 @@ class Execution:
 
 
 PLAIN = Execution()
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """Return `function` compiled, or as it is where compiling fails.
+
+    Both directions are tried on `arguments` here, because the backward pass is compiled when it is first
+    asked for. Gradients are left behind where they can be taken.
+    """
+    try:
+        fast = torch.compile(function)
+        tensors = _tensors(fast(*arguments))
+        torch.stack([tensor.float().sum() for tensor in tensors]).sum().backward()
+    except Exception as error:  # a compiler fails in its own ways on every machine
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        log.warning("torch.compile does not work here (%s); training goes on without it.", reason[0])
+        return function
+    return fast
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _tensors(part)]

@@ -14,15 +14,12 @@ from gdd.errors import UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the groups of a batch go.
-
-    Either a process takes whole groups, several perhaps, or `span` processes take one group together.
-    """
+    """Where the groups of a batch go: a process takes whole groups, or `span` processes share one."""
 
     batch: int
     group: int  # images over which statistics are taken
     processes: int
-    span: int  # processes that share a group
+    span: int = 1  # processes that share a group
 
     @property
     def piece(self) -> int:
@@ -47,6 +44,25 @@ class Layout:
             )
 
 
+def lay_out(batch: int, group: int, processes: int) -> Layout:
+    """Return how `processes` share the groups of a batch.
+
+    Raises:
+        UserError: the groups cannot be shared evenly by more processes than there are groups.
+    """
+    groups = batch // group
+    if processes <= groups:
+        return Layout(batch, group, processes)
+    span, rest = divmod(processes, groups)
+    if rest or group % span:
+        possible = [groups * n for n in range(2, group + 1) if group % n == 0][:3]
+        raise UserError(
+            f"{processes} processes cannot share the batch of {groups} x {group} images evenly; use at most "
+            f"{groups}, or {', '.join(map(str, possible))} ..., each of which then takes a piece of a group."
+        )
+    return Layout(batch, group, processes, span)
+
+
 def most_processes(recipe: Recipe, limit: int, step: int = 1) -> int:
     """Return the most processes, up to `limit` and a multiple of `step`, that can share a batch."""
     groups, group = recipe.batch // recipe.heads.norm_group, recipe.heads.norm_group
@@ -56,22 +72,3 @@ def most_processes(recipe: Recipe, limit: int, step: int = 1) -> int:
         if count <= groups or not (rest or group % span or recipe.objective.instance):
             return count
     return step
-
-
-def lay_out(batch: int, group: int, processes: int) -> Layout:
-    """Return how `processes` share the groups of a batch.
-
-    Raises:
-        UserError: the groups cannot be shared evenly by more processes than there are groups.
-    """
-    groups = batch // group
-    if processes <= groups:
-        return Layout(batch, group, processes, 1)
-    span, rest = divmod(processes, groups)
-    if rest or group % span:
-        possible = [groups * n for n in range(2, group + 1) if group % n == 0][:3]
-        raise UserError(
-            f"{processes} processes cannot share the batch of {groups} x {group} images evenly; use at most "
-            f"{groups}, or {', '.join(map(str, possible))} ..., each of which then takes a piece of a group."
-        )
-    return Layout(batch, group, processes, span)

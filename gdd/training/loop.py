@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+from gdd.errors import DivergedError
 from gdd.training.execution import PLAIN
-from gdd.training.monitor import Monitor
-from gdd.training.run_directory import RunDirectory
-from gdd.training.session import Session, Trained, Trainee
+from gdd.training.log import TrainingLog
+from gdd.training.run_directory import RunDirectory, all_finite, load_checkpoint
 from gdd.training.stop import Stopped, StopRequest
 from gdd.training.world import ALONE, World
+
+log = logging.getLogger(__name__)
+
+
+class Trainee(Protocol):
+    """What the loop trains. `images` counts the images seen and says where every random stream stands."""
+
+    images: int
+
+    def step(self) -> dict[str, float]:
+        """Train on one batch, advance `images`, and return losses (`loss...`) and counters to log.
+
+        With several processes each trains on its share and returns what holds for the whole batch.
+        """
+        ...
+
+    def snapshot(self, images: int) -> None:
+        """Write what is kept for the nominal image count `images`; the main process alone does."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later process needs to go on as if nothing had happened."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        ...
+
+
+class Monitor(NamedTuple):
+    """What is measured after every so many images and at the end, without an effect on the run.
+
+    `measure(interrupted)` is called in the main process, while the others wait. It returns numbers by name,
+    or None once `interrupted()` is true: this measurement is then left out.
+    """
+
+    every: int
+    measure: Callable[[Callable[[], bool]], dict[str, float] | None]
+
+
+class Trained(NamedTuple):
+    """What a run took, over all its starts."""
+
+    seconds: float = 0.0
+    device_seconds: float = 0.0  # times the number of processes
+    nonfinite_steps: int = 0  # with a NaN or infinite loss
 
 
 def train(
@@ -36,38 +86,97 @@ def train(
         checkpoint_every: images between two checkpoints.
         log_every: images between two lines of the log.
         world: the processes that train together; all of them call this with the same arguments.
-        patience: steps in a row with a loss that is no number, after which the run ends.
-        monitor: what is measured on the way, without an effect on what is trained or on its time.
+        patience: steps in a row with a NaN or infinite loss after which the run ends.
+        monitor: measured at the first step boundary at or after every `monitor.every` images.
 
     Raises:
         Stopped: somebody asked for a stop; a checkpoint has been written.
-        DivergedError: `patience` steps in a row had a loss that was no number.
+        DivergedError: `patience` steps in a row had no finite loss.
         ProcessLost: another process has ended.
     """
-    session = Session(trainee, run, world, monitor, name=name, total=total, log_every=log_every)
-    status = "failed"
-    try:
-        with StopRequest() as stop:
-            session.measure(stop)
-            if session.unmeasured:
-                raise session.stopped()
-            while trainee.images < total:
-                before = trainee.images
-                session.step()
-                session.snapshot(before, snapshots)
-                if session.in_a_row >= patience:
-                    raise session.diverged()
-                session.measure(stop, before)
-                if trainee.images >= total and not session.unmeasured:
-                    break
-                if session.unmeasured or world.any(stop.requested):
-                    raise session.stopped()
-                if trainee.images - session.last_checkpoint >= checkpoint_every and not session.in_a_row:
-                    session.save()
-        status = "finished"
-    except Stopped:
-        status = "stopped"
-        raise
-    finally:
-        session.progress.close(status)
-    return session.taken()
+    before = _resume(trainee, run, world)
+    nonfinite_steps, in_a_row, last_checkpoint = before.nonfinite_steps, 0, trainee.images
+    progress = TrainingLog(
+        name,
+        run.state if run else None,
+        start=trainee.images,
+        total=total,
+        every=log_every,
+        seconds=before.seconds,
+    )
+
+    def trained() -> Trained:
+        here = progress.seconds - before.seconds
+        return Trained(progress.seconds, before.device_seconds + world.size * here, nonfinite_steps)
+
+    with progress, StopRequest() as stop:
+
+        def interrupted() -> bool:
+            progress.alive()
+            return stop.requested
+
+        while trainee.images < total:
+            start = trainee.images
+            scalars = trainee.step()
+            finite = all(math.isfinite(value) for key, value in scalars.items() if "loss" in key)
+            nonfinite_steps += not finite
+            in_a_row = 0 if finite else in_a_row + 1
+            progress.step(trainee.images, {**scalars, "nonfinite_steps": float(not finite)})
+
+            for due in snapshots:
+                if start < due <= trainee.images:
+                    if run:
+                        trainee.snapshot(due)
+                    world.broadcast(None)
+
+            if in_a_row >= patience:
+                raise _diverged(name, in_a_row, trainee.images, run)
+
+            if monitor and (
+                start // monitor.every < trainee.images // monitor.every or trainee.images >= total
+            ):
+                if run:
+                    with progress.paused():
+                        values = monitor.measure(interrupted)
+                    if values is not None:
+                        progress.measured(values)
+                world.broadcast(None)
+
+            if trainee.images >= total:
+                break
+            stopped = world.any(stop.requested)
+            if stopped or (trainee.images - last_checkpoint >= checkpoint_every and not in_a_row):
+                last_checkpoint = trainee.images
+                if run:
+                    _save(trainee, run, name, trained())
+                world.broadcast(None)
+            if stopped:
+                raise Stopped(f"{name} stopped at {trainee.images:,} of {total:,} images.")
+    return trained()
+
+
+def _resume(trainee: Trainee, run: RunDirectory | None, world: World) -> Trained:
+    """Load the newest whole checkpoint, which the main process finds, in every process."""
+    path: Path | None = world.broadcast(run.checkpoints.newest() if run else None)
+    if path is None:
+        return Trained()
+    saved = load_checkpoint(path)
+    trainee.load(saved["trainee"])
+    return Trained(**{key: saved[key] for key in Trained._fields if key in saved})
+
+
+def _save(trainee: Trainee, run: RunDirectory, name: str, trained: Trained) -> None:
+    state = trainee.state()
+    if all_finite(state):
+        run.checkpoints.save(trainee.images, {"trainee": state, **trained._asdict()})
+    else:  # the one before is worth more
+        log.warning("%s: no checkpoint at %s images: not all is finite.", name, f"{trainee.images:,}")
+
+
+def _diverged(name: str, steps: int, images: int, run: RunDirectory | None) -> DivergedError:
+    newest = run.checkpoints.newest() if run else None
+    kept = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint from before"
+    return DivergedError(
+        f"{name} has had no finite loss in {steps} steps in a row, up to {images:,} images; {kept}. "
+        "Try a smaller learning rate."
+    )

@@ -1,20 +1,23 @@
-"""A run's folder: one owner at a time, resumable state apart from what is published at the end."""
+"""A run's folder: one owner at a time, checkpoints, and resumable state apart from what is published."""
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import hashlib
+import io
 import logging
 import os
 import shutil
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+from torch import Tensor
+
 from gdd.errors import UserError
-from gdd.files import read_json, write_json
-from gdd.training.checkpoints import CheckpointStore
+from gdd.files import atomic_path, locked, read_json, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +43,28 @@ class RunDirectory:
         self.fingerprint = fingerprint
         self.patience = patience
         self.checkpoints = CheckpointStore(self.state / "checkpoints")
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._own()
-        try:
+        def waiting() -> None:
+            log.warning("The run %s is being trained by another process; waiting for it.", self.folder)
+
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / "lock", patience=self.patience, waiting=waiting))
+            except TimeoutError:
+                raise UserError(
+                    f"The run {self.folder} is being trained by another process (see `gdd watch`); end that "
+                    "one first."
+                ) from None
             self._take_over_state()
-        except BaseException:
-            self._disown()
-            raise
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._disown()
+        self._lock.close()
 
     @property
     def finished(self) -> bool:
@@ -77,45 +86,14 @@ class RunDirectory:
             else:
                 _link(source, target)
 
-    def _own(self) -> None:
-        """Take the lock, which the kernel releases however its owner ends."""
-        path = self.folder / "lock"
-        self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + self.patience
-        told = False
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                owner = path.read_text(encoding="utf-8").strip() or "another process"
-                if time.monotonic() >= deadline:
-                    os.close(self._lock)
-                    self._lock = None
-                    raise UserError(
-                        f"The run {self.folder} is being trained by {owner}; end it first."
-                    ) from None
-                if not told:
-                    log.warning("The run %s is being trained by %s; waiting for it.", self.folder, owner)
-                    told = True
-                time.sleep(0.5)
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-
-    def _disown(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     def _take_over_state(self) -> None:
         identity = self.state / "identity.json"
-        if self.state.exists() and identity.exists():
-            found: dict[str, Any] = read_json(identity)
-            if found.get("fingerprint") != self.fingerprint:
-                aside = self.folder / f"state.{found.get('fingerprint', 'unknown')}.{int(time.time())}"
+        if identity.exists():
+            found = read_json(identity).get("fingerprint", "unknown")
+            if found != self.fingerprint:
+                aside = self.folder / f"state.{found}.{int(time.time())}"
                 self.state.rename(aside)
                 log.warning("The state of another recipe was set aside as %s.", aside)
-        self.state.mkdir(parents=True, exist_ok=True)
         if not identity.exists():
             write_json(identity, {"fingerprint": self.fingerprint})
         for leftover in self.state.rglob(".*"):  # temporary files of a process that was killed
@@ -133,3 +111,76 @@ def _link(source: str | Path, target: str | Path) -> None:
     temporary.replace(target)
     # POSIX: renaming one link of a file to another link of it does nothing at all.
     temporary.unlink(missing_ok=True)
+
+
+class CheckpointStore:
+    """The newest checkpoints of a run, named `<images>-<hash of the file>.pt`.
+
+    The hash in the name tells a damaged file from a whole one, whatever damaged it.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, images: int, payload: dict[str, Any]) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep`.
+
+        Raises:
+            OSError: it cannot be written, the disk being full for example; the older ones are all there.
+        """
+        # By way of memory, because torch turns a full disk into an error that does not say so.
+        buffer = io.BytesIO()
+        torch.save(payload, buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        final = self.folder / f"{images:012d}-{digest[:16]}.pt"
+        with atomic_path(final) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+        for old in self._newest_first()[self.keep :]:
+            old.unlink()
+        return final
+
+    def newest(self) -> Path | None:
+        """Return the newest whole checkpoint's file; None if there is none at all.
+
+        Raises:
+            UserError: there are checkpoints but every one is damaged.
+        """
+        damaged: list[Path] = []
+        for path in self._newest_first():
+            if sha256(path)[:16] == path.stem.split("-")[1]:
+                for useless in damaged:  # it would pass for one of the newest that are kept
+                    useless.unlink()
+                return path
+            log.warning("The checkpoint %s is damaged; trying the one before it.", path)
+            damaged.append(path)
+        if damaged:
+            raise UserError(
+                f"Every checkpoint in {self.folder} is damaged; delete the folder to start again."
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint."""
+        for path in self.folder.glob("*"):
+            path.unlink()
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*-*.pt"), reverse=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `CheckpointStore.save` wrote, onto the CPU."""
+    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return payload
+
+
+def all_finite(value: Any) -> bool:
+    """Return whether every tensor in nested dictionaries and lists is free of NaN and infinity."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(all_finite(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return all(all_finite(inner) for inner in value)
+    return True

@@ -20,8 +20,7 @@ class Stopped(Exception):
 class StopRequest:
     """While entered, SIGUSR2, SIGTERM and the first Ctrl-C ask for a stop instead of ending the process.
 
-    So does the file named in the environment variable GDD_STOP_FILE, once it exists. The training loop
-    looks at `requested` after every step.
+    So does the file named in the environment variable GDD_STOP_FILE, once it exists.
     """
 
     def __init__(self) -> None:
@@ -30,8 +29,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._on_signal)
+        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(

@@ -17,7 +17,7 @@ from gdd import gpus
 from gdd.cli import cli
 from gdd.config.load import load_config
 from gdd.experiments import Experiments
-from gdd.training import launch, spread
+from gdd.training import launch
 from gdd.training.launch import ONE, Nodes
 from gdd.training.stop import STOPPED
 
@@ -42,12 +42,12 @@ def recipe() -> str:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is started instead of training: (processes, machines, number of descriptors, what they see)."""
+    """What is started instead of training: (processes, machines, what they see)."""
     calls: list[Any] = []
 
-    def start(command: list[str], processes: int, nodes: Nodes, keep: tuple[int, ...]) -> int:
+    def start(command: list[str], processes: int, nodes: Nodes) -> int:
         assert command[:3] == [sys.executable, "-m", "gdd"]
-        calls.append((processes, nodes, len(keep), os.environ["CUDA_VISIBLE_DEVICES"]))
+        calls.append((processes, nodes, os.environ["CUDA_VISIBLE_DEVICES"]))
         return STOPPED
 
     monkeypatch.setattr(launch, "launch", start)
@@ -66,13 +66,13 @@ def distill(recipe: str, tmp_path: Path) -> Distill:
 
 def test_a_process_for_each_gpu_ending_as_they_end(distill: Distill, launched: list[Any]) -> None:
     assert distill(2).exit_code == STOPPED
-    assert launched == [(2, ONE, 2, "0,1")]
+    assert launched == [(2, ONE, "0,1")]
 
 
 def test_as_many_as_can_share_the_batch(distill: Distill, launched: list[Any]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3,4,5"
     distill(6)
-    assert launched == [(4, ONE, 6, "0,1,2,3,4,5")]
+    assert launched == [(4, ONE, "0,1,2,3,4,5")]
 
 
 def test_a_number_of_processes_counts_more(distill: Distill, launched: list[Any]) -> None:
@@ -105,13 +105,13 @@ def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: py
         asked.append((nodes, here))
         sys.exit(0)
 
-    monkeypatch.setattr(spread, "spread", begin)
+    monkeypatch.setattr(launch, "spread", begin)
     assert distill(8, "--nodes", "2").exit_code == 0
     assert asked == [(2, 4)]
     place = Nodes(2, 1, "first", 1234)
-    monkeypatch.setattr(spread, "own_place", lambda: place)
+    monkeypatch.setattr(launch, "own_place", lambda: place)
     assert distill(8, "--nodes", "2").exit_code == STOPPED
-    assert launched == [(4, place, 0, "0,1,2,3")]
+    assert launched == [(4, place, "0,1,2,3")]
 
 
 def test_two_machines_without_slurm_are_refused(distill: Distill) -> None:

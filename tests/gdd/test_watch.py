@@ -22,6 +22,7 @@ FACTS = {
     "images_per_second": 312.4,
     "seconds_left": 3671,
     "losses": {"loss_generator": 0.7071, "logits_real": 2.5},
+    "measured": {"fid_of_500": 12.345},
     "host": "node17",
     "pid": 1,
 }
@@ -45,7 +46,7 @@ def test_a_line_a_run(tmp_path: Path) -> None:
     tell(tmp_path, "runs/digits/gdd/seed0")
     assert lines(tmp_path) == [
         "run status images img/s losses left host",
-        "runs/digits/gdd/seed0 running 4,800 / 19,200 (25%) 312 generator 0.707 1:01:11 node17",
+        "runs/digits/gdd/seed0 running 4,800 / 19,200 (25%) 312 generator 0.707 fid_of_500 12.35 1:01:11 node17",
     ]
 
 
@@ -73,7 +74,7 @@ def test_a_run_without_news_is_in_doubt(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
-    tell(tmp_path, "runs/new", images=0, images_per_second=0.0, seconds_left=None, losses={})
+    tell(tmp_path, "runs/new", images=0, images_per_second=0.0, seconds_left=None, losses={}, measured={})
     assert lines(tmp_path)[1] == "runs/new running 0 / 19,200 (0%) 0 node17"
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from gdd.files import sha256
-from gdd.training.checkpoints import load
+from gdd.training.run_directory import load_checkpoint
 from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED
 
 pytestmark = pytest.mark.slow
@@ -181,7 +181,7 @@ def test_losses_that_are_no_numbers_end_the_run_with_the_last_good_checkpoint(
     sentence = done.stderr.splitlines()[-1]
     assert "has had no finite loss in 6 steps in a row, up to 56 images" in sentence
     assert f"the last good checkpoint is {kept}. Try a smaller learning rate." in sentence
-    assert load(kept)["trainee"]["images"] == 8
+    assert load_checkpoint(kept)["trainee"]["images"] == 8
     lines = [json.loads(line) for line in (tmp_path / "run" / "state" / "log.jsonl").read_text().splitlines()]
     assert [line["nonfinite_steps"] for line in lines] == [0, 1, 1, 1, 1, 1, 1]
     assert lines[1]["loss_generator"] is None

@@ -42,13 +42,13 @@ def test_frozen_parameters_have_no_gradient_no_moments_and_no_part_in_the_sum(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
-    original = World.sum
+    original = World.all_reduce
 
     def noted(self: World, tensors: Any) -> None:
         sent.append(sum(tensor.numel() for tensor in tensors))
         original(self, tensors)
 
-    monkeypatch.setattr(World, "sum", noted)
+    monkeypatch.setattr(World, "all_reduce", noted)
     student = student_with(world, tmp_path, freeze="conv")
     student.step()
     trainable = [parameter for parameter in student.generator.parameters() if parameter.requires_grad]

@@ -12,29 +12,31 @@ import pytest
 import torch
 
 from gdd.errors import DivergedError
-from gdd.training.loop import train
+from gdd.training.loop import Monitor, Trained, train
 from gdd.training.run_directory import RunDirectory
-from gdd.training.session import Trained
 from gdd.training.stop import SIGNALS, STOP_FILE_VARIABLE, Stopped
 from gdd.training.world import World
 
 BATCH = 8
+ALL = list(range(0, 104, BATCH))
 
 
 class Counting:
-    """A trainee whose weights are the list of its steps."""
+    """A trainee whose weights are the list of its steps; `at` is called before each, with the images seen."""
 
-    def __init__(self, at: Callable[[int], None] = lambda images: None) -> None:
+    def __init__(self, at: Callable[[int], None] = lambda images: None, bad: range = range(0)) -> None:
         self.images = 0
         self.steps: list[int] = []
         self.snapshots: list[tuple[int, int]] = []
         self.at = at
+        self.bad = bad  # images at which the loss is NaN
 
     def step(self) -> dict[str, float]:
         self.at(self.images)
+        nonfinite = self.images in self.bad
         self.steps.append(self.images)
         self.images += BATCH
-        return {"loss": float(self.images)}
+        return {"loss": math.nan, "logits": math.inf} if nonfinite else {"loss": float(self.images)}
 
     def snapshot(self, images: int) -> None:
         self.snapshots.append((images, self.images))
@@ -61,8 +63,17 @@ def saved(folder: Path) -> list[int]:
     return sorted(int(path.name.split("-")[0]) for path in (folder / "state" / "checkpoints").iterdir())
 
 
-def status(folder: Path) -> str:
-    return str(json.loads((folder / "state" / "progress.json").read_text())["status"])
+def progress(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "state" / "progress.json").read_text())
+    return found
+
+
+def log_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
+
+
+def signals(number: int, at: int) -> Callable[[int], None]:
+    return lambda images: os.kill(os.getpid(), number) if images == at else None
 
 
 @pytest.fixture(autouse=True)
@@ -77,153 +88,107 @@ def test_ends_at_the_first_step_at_or_after_the_total(tmp_path: Path) -> None:
     # Nominal count and true count: each at the first step boundary at or after it.
     assert trainee.snapshots == [(20, 24), (24, 24), (100, 104)]
     assert saved(tmp_path) == [64, 96]
-    assert status(tmp_path) == "finished"
+    assert progress(tmp_path)["status"] == "finished"
 
 
-def test_a_finished_run_needs_no_step(tmp_path: Path) -> None:
-    run(tmp_path, Counting(), total=96)
+def test_a_finished_run_needs_no_step_and_time_is_summed_over_starts(tmp_path: Path) -> None:
+    took = {"seconds": 1234.0, "device_seconds": 5000.0, "nonfinite_steps": 3}
     with RunDirectory(tmp_path, "a") as directory:
-        directory.checkpoints.save(96, {"trainee": {"images": 96, "steps": [1]}, "seconds": 5.0})
+        directory.checkpoints.save(104, {"trainee": {"images": 104, "steps": [1]}, **took})
     trainee = Counting()
-    assert run(tmp_path, trainee, total=96).seconds == pytest.approx(5, abs=1)
+    trained = run(tmp_path, trainee)
     assert trainee.steps == [1]
+    assert trained == pytest.approx((1234, 5000, 3), abs=5)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_leaves_a_checkpoint_of_that_very_step(tmp_path: Path, number: int) -> None:
-    def at(images: int) -> None:
-        if images == 40:
-            os.kill(os.getpid(), number)
-
     before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Stopped, match="test stopped at 48 of 100 images"):
-        run(tmp_path, Counting(at))
+        run(tmp_path, Counting(signals(number, 40)))
     assert saved(tmp_path) == [32, 48]
-    assert status(tmp_path) == "stopped"
+    assert progress(tmp_path)["status"] == "stopped"
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
     trainee = Counting()
     run(tmp_path, trainee)
-    assert trainee.steps == list(range(0, 104, BATCH))
+    assert trainee.steps == ALL
     assert trainee.snapshots == [(100, 104)]
 
 
 def test_the_stop_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = tmp_path / "stop"
     monkeypatch.setenv(STOP_FILE_VARIABLE, str(stop))
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match="at 24"):
         run(tmp_path / "run", Counting(lambda images: stop.touch() if images == 16 else None))
-    assert saved(tmp_path / "run") == [24]
     with pytest.raises(Stopped, match="at 32"):  # as long as the file is there
         run(tmp_path / "run", Counting())
     stop.unlink()
     trainee = Counting()
     run(tmp_path / "run", trainee)
-    assert trainee.steps == list(range(0, 104, BATCH))
+    assert trainee.steps == ALL
 
 
 def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:
-    trainee = Counting(lambda images: os.kill(os.getpid(), signal.SIGTERM) if images == 96 else None)
+    trainee = Counting(signals(signal.SIGTERM, 96))
     run(tmp_path, trainee)
     assert trainee.images == 104
-    assert status(tmp_path) == "finished"
+    assert progress(tmp_path)["status"] == "finished"
 
 
 def test_a_second_ctrl_c_ends_at_once_with_the_last_checkpoint(tmp_path: Path) -> None:
-    def at(images: int) -> None:
-        if images == 40:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+    def twice(images: int) -> None:
+        for _ in range(2):
+            signals(signal.SIGINT, 40)(images)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Counting(at))
+        run(tmp_path, Counting(twice))
     assert saved(tmp_path) == [32]
-    assert status(tmp_path) == "failed"
+    assert progress(tmp_path)["status"] == "failed"
 
 
-def test_a_crash_resumes_at_the_last_checkpoint(tmp_path: Path) -> None:
-    def at(images: int) -> None:
-        if images == 56:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_crash_resumes_at_the_last_whole_checkpoint(tmp_path: Path, damaged: bool) -> None:
+    def crash(images: int) -> None:
+        if images == 72:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path, Counting(at))
-    assert status(tmp_path) == "failed"
-    trainee = Counting()
+        run(tmp_path, Counting(crash))
+    assert progress(tmp_path)["status"] == "failed"
+    if damaged:
+        newest = max((tmp_path / "state" / "checkpoints").iterdir())
+        newest.write_bytes(newest.read_bytes()[:-1])
+    began: list[int] = []
+    trainee = Counting(began.append)
     run(tmp_path, trainee)
-    assert trainee.steps == list(range(0, 104, BATCH))
-    log = [json.loads(line) for line in (tmp_path / "state" / "log.jsonl").read_text().splitlines()]
-    assert [line["images"] for line in log] == list(range(BATCH, 105, BATCH))
-    assert [line["loss"] for line in log] == [line["images"] for line in log]
+    assert began[0] == (32 if damaged else 64)
+    assert trainee.steps == ALL
+    assert [line["images"] for line in log_lines(tmp_path)] == list(range(BATCH, 105, BATCH))
+    assert [line["loss"] for line in log_lines(tmp_path)] == list(range(BATCH, 105, BATCH))
 
 
-def test_time_is_summed_over_starts(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, "a") as directory:
-        saved = {"trainee": {"images": 96, "steps": []}, "seconds": 1234.0, "device_seconds": 5000.0}
-        directory.checkpoints.save(96, saved)
-    trained = run(tmp_path, Counting())
-    assert 1234 <= trained.seconds < 1240
-    assert 5000 <= trained.device_seconds < 5006  # two starts, one of them with several processes
-
-
-class Diverging(Counting):
-    """A trainee whose loss is no number in some steps, which `at` names by their first image."""
-
-    def __init__(self, bad: range) -> None:
-        super().__init__()
-        self.bad = bad
-
-    def step(self) -> dict[str, float]:
-        scalars = super().step()
-        before = self.images - BATCH
-        return {"loss": math.nan, "logits": math.inf} if before in self.bad else scalars
-
-
-def log_lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
-
-
-def test_losses_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+def test_nonfinite_losses_are_counted_over_all_starts(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        run(tmp_path, Stopping(range(16, 40), 48), patience=4)
-    trained = run(tmp_path, Diverging(range(80, 96)), patience=4)
-    assert trained.nonfinite_steps == 3 + 2  # over both starts
+        run(tmp_path, Counting(signals(signal.SIGTERM, 40), range(16, 40)), patience=4)
+    trained = run(tmp_path, Counting(bad=range(80, 96)), patience=4)
+    assert trained.nonfinite_steps == 3 + 2
     counts = [line["nonfinite_steps"] for line in log_lines(tmp_path)]
     assert counts == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0]
 
 
-class Stopping(Diverging):
-    def __init__(self, bad: range, stop: int) -> None:
-        super().__init__(bad)
-        self.stop = stop
-
-    def step(self) -> dict[str, float]:
-        scalars = super().step()
-        if self.images == self.stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return scalars
-
-
 def test_too_many_of_them_in_a_row_end_the_run_with_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DivergedError) as error:
-        run(tmp_path, Diverging(range(56, 1000)), patience=4, checkpoint_every=8)
+        run(tmp_path, Counting(bad=range(56, 1000)), patience=4, checkpoint_every=8)
     assert "no finite loss in 4 steps in a row, up to 88 images" in str(error.value)
     assert saved(tmp_path) == [48, 56]  # none while it lasts
     assert str(max((tmp_path / "state" / "checkpoints").iterdir())) in str(error.value)
-    assert status(tmp_path) == "failed"
-    trainee = Counting()
-    run(tmp_path, trainee)
-    assert trainee.steps == list(range(0, 104, BATCH))
-
-
-def test_without_a_checkpoint_it_says_so(tmp_path: Path) -> None:
+    assert progress(tmp_path)["status"] == "failed"
     with pytest.raises(DivergedError, match="there is no checkpoint from before"):
-        run(tmp_path, Diverging(range(1000)), patience=2)
+        run(tmp_path / "other", Counting(bad=range(1000)), patience=2)
 
 
-def test_weights_that_are_no_numbers_are_no_checkpoint(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nonfinite_weights_are_no_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Counting):
         def state(self) -> dict[str, Any]:
             weights = torch.tensor([1.0, math.nan if self.images >= 64 else 2.0])
@@ -234,44 +199,76 @@ def test_weights_that_are_no_numbers_are_no_checkpoint(
     assert "no checkpoint at 64 images: not all is finite" in caplog.text
 
 
-def test_a_follower_writes_nothing_and_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_writes_nothing_and_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunDirectory(tmp_path, "a") as directory:
         path = directory.checkpoints.save(64, {"trainee": {"images": 64, "steps": [1]}, "seconds": 5.0})
-    told: list[str] = [str(path), "", "", ""]
-    monkeypatch.setattr(World, "broadcast", lambda self, value: told.pop(0))
+    heard: list[Any] = [path, None, None, None, None]
+    monkeypatch.setattr(World, "broadcast", lambda self, value: heard.pop(0))
     monkeypatch.setattr(World, "any", lambda self, flag: trainee.images == 96)  # another was asked to stop
     trainee = Counting()
+    options = {"total": 100, "snapshots": [80], "checkpoint_every": 1000, "log_every": 8}
+    monitor = Monitor(40, lambda interrupted: pytest.fail("measures"))
     with pytest.raises(Stopped):
-        train(
-            trainee,
-            None,
-            name="test",
-            total=100,
-            snapshots=[80],
-            checkpoint_every=1000,
-            log_every=8,
-            world=World(1, 2),
-        )
+        train(trainee, None, name="test", world=World(1, 2), monitor=monitor, **options)  # type: ignore[arg-type]
     assert trainee.steps == [1, 64, 72, 80, 88]
     assert trainee.snapshots == []
-    assert told == [""]  # heard: where to resume, the snapshot, the checkpoint
+    assert heard == [None]  # where to resume; then the main process's snapshot, measurement and checkpoint
     assert saved(tmp_path) == [64]
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def at(images: int) -> None:
-        if images == 72:
-            raise ZeroDivisionError
+# What is measured on the way
 
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path, Counting(at))
-    newest = max((tmp_path / "state" / "checkpoints").iterdir())
-    newest.write_bytes(newest.read_bytes()[:-1])
-    began: list[int] = []
-    trainee = Counting(began.append)
-    run(tmp_path, trainee)
-    assert began[0] == 32
-    assert trainee.steps == list(range(0, 104, BATCH))
-    assert f"The checkpoint {newest} is damaged; trying the one before it." in caplog.text
+
+def half(trainee: Counting) -> Callable[[Callable[[], bool]], dict[str, float] | None]:
+    """Return a measure that gives half the number of images."""
+    return lambda interrupted: None if interrupted() else {"fid_of_7": trainee.images / 2}
+
+
+def measured(folder: Path) -> dict[int, float]:
+    found = [line for line in log_lines(folder) if line.get("event") == "measurement"]
+    return {line["images"]: line["fid_of_7"] for line in found}
+
+
+def test_measurements_have_lines_of_their_own_and_the_others_are_as_without(tmp_path: Path) -> None:
+    trainee, plain = Counting(), Counting()
+    run(tmp_path / "with", trainee, monitor=Monitor(30, half(trainee)))
+    run(tmp_path / "without", plain)
+    # The first step boundaries at or after 30, 60, 90 and the end.
+    assert measured(tmp_path / "with") == {32: 16, 64: 32, 96: 48, 104: 52}
+    assert progress(tmp_path / "with")["measured"] == {"fid_of_7": 52.0}
+    losses = [
+        [(line["images"], line["loss"]) for line in log_lines(tmp_path / name) if "event" not in line]
+        for name in ("with", "without")
+    ]
+    assert losses[0] == losses[1]
+    assert trainee.steps == plain.steps
+
+
+def test_a_stop_comes_first_and_leaves_the_measurement_out(tmp_path: Path) -> None:
+    trainee = Counting(signals(signal.SIGUSR2, 56))
+    with pytest.raises(Stopped, match="stopped at 64 of 100"):
+        run(tmp_path, trainee, monitor=Monitor(30, half(trainee)))
+    trainee = Counting()
+    run(tmp_path, trainee, monitor=Monitor(30, half(trainee)))
+    assert list(measured(tmp_path)) == [32, 96, 104]
+
+
+def test_measuring_takes_no_training_time_and_nan_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("gdd.training.log.time.monotonic", lambda: now[0])
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    def measure(interrupted: Callable[[], bool]) -> dict[str, float]:
+        advance(1000)
+        return {"fid_of_7": math.nan}
+
+    trained = run(tmp_path, Counting(lambda _: advance(1)), monitor=Monitor(50, measure), log_every=50)
+    assert trained.seconds == 13
+    assert [line["seconds"] for line in log_lines(tmp_path)] == [7, 7, 13, 13]
+    assert log_lines(tmp_path)[-2]["images_per_second"] == 8
+    assert measured(tmp_path) == {56: None, 104: None}
+    assert progress(tmp_path)["measured"] == {}

@@ -1,27 +1,24 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-import sys
 import time
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from gdd.training import progress as module
-from gdd.training.progress import TrainingProgress
+from gdd.training import log as module
+from gdd.training.log import TrainingLog
+from gdd.training.stop import Stopped
 from gdd.watch import progress_table, read_progress
 
 
-def follow(folder: Path, start: int = 0, **changes: Any) -> TrainingProgress:
+def follow(folder: Path, start: int = 0, **changes: Any) -> TrainingLog:
     folder.mkdir(parents=True, exist_ok=True)
     options = {"start": start, "total": 100, "every": 20, "seconds": 0.0} | changes
-    return TrainingProgress("digits/gdd/seed0", folder, **options)
+    return TrainingLog("digits/gdd/seed0", folder, **options)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -30,51 +27,75 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
 
 
+def images(folder: Path) -> list[int]:
+    return [line["images"] for line in lines(folder)]
+
+
 def test_a_line_every_so_many_images_with_the_mean_since_the_last(tmp_path: Path) -> None:
-    progress = follow(tmp_path)
-    for step in range(1, 11):  # 8 images a step, so that lines fall on the first step after 20, 40, ...
-        progress.step(8 * step, {"loss_generator": float(step), "replaced_gradients": 0})
-    log = lines(tmp_path)
-    assert [line["images"] for line in log] == [24, 40, 64, 80]
-    assert [line["loss_generator"] for line in log] == [2.0, 4.5, 7.0, 9.5]
-    for line in log:
-        assert line.keys() >= {"images_per_second", "seconds", "peak_memory_mib", "replaced_gradients"}
-        assert line["peak_memory_mib"] > 0
+    log = follow(tmp_path)
+    for step in range(1, 14):  # 8 images a step, so that lines fall on the first step after 20, 40, ...
+        log.step(8 * step, {"loss_generator": float(step), "replaced_gradients": 0})
+    assert images(tmp_path) == [24, 40, 64, 80, 104]
+    assert [line["loss_generator"] for line in lines(tmp_path)] == [2.0, 4.5, 7.0, 9.5, 12.0]
+    keys = [
+        "images",
+        "loss_generator",
+        "replaced_gradients",
+        "images_per_second",
+        "seconds",
+        "peak_memory_mib",
+    ]
+    assert all(list(line) == keys for line in lines(tmp_path))
+    assert lines(tmp_path)[0]["peak_memory_mib"] > 0
 
 
 def test_the_last_step_has_a_line(tmp_path: Path) -> None:
-    progress = follow(tmp_path, every=1000)
-    for images in range(8, 105, 8):
-        progress.step(images, {"loss": 1.0})
-    assert [line["images"] for line in lines(tmp_path)] == [104]
+    log = follow(tmp_path, every=1000)
+    for seen in range(8, 105, 8):
+        log.step(seen, {"loss": 1.0})
+    assert images(tmp_path) == [104]
 
 
 def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
-    progress = follow(tmp_path)
-    for images in range(8, 97, 8):
-        progress.step(images, {"loss": 1.0})
-    expected = [line["images"] for line in lines(tmp_path)]
+    log = follow(tmp_path)
+    for seen in range(8, 97, 8):
+        log.step(seen, {"loss": 1.0})
+        if seen == 40:
+            log.measured({"fid_of_7": 3.0})
+    expected = images(tmp_path)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"images": 99, "lo')  # its writer was killed
     resumed = follow(tmp_path, start=48)
-    assert [line["images"] for line in lines(tmp_path)] == [images for images in expected if images <= 48]
-    for images in range(56, 97, 8):
-        resumed.step(images, {"loss": 1.0})
-    assert [line["images"] for line in lines(tmp_path)] == expected
+    assert images(tmp_path) == [count for count in expected if count <= 48] == [24, 40, 40]
+    for seen in range(56, 97, 8):
+        resumed.step(seen, {"loss": 1.0})
+    assert images(tmp_path) == expected
+    (facts,) = read_progress_of(tmp_path)
+    assert facts["measured"] == {"fid_of_7": 3.0}
+
+
+def read_progress_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads((folder / "progress.json").read_text())]
 
 
 def test_time_counts_over_all_starts(tmp_path: Path) -> None:
-    progress = follow(tmp_path, seconds=1000.0)
-    assert 1000 <= progress.seconds < 1010
+    log = follow(tmp_path, seconds=1000.0)
+    assert 1000 <= log.seconds < 1010
     time.sleep(0.01)
-    progress.step(100, {"loss": 1.0})
-    assert progress.rate() > 100  # images a second of this start alone
+    log.step(100, {"loss": 1.0})
+    assert lines(tmp_path)[-1]["images_per_second"] > 100  # of this start alone
 
 
-def test_progress_is_what_watching_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "finished"), (Stopped, "stopped"), (KeyboardInterrupt, "failed")]
+)
+def test_progress_is_what_watching_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: type[BaseException] | None, status: str
+) -> None:
     folder = tmp_path / "runs" / "digits" / "gdd" / "seed0" / "state"
-    progress = follow(folder)
-    progress.step(8, {"loss_generator": 0.5, "logits_real": 1.0})
+    log = follow(folder)
+    log.__enter__()
+    log.step(8, {"loss_generator": 0.5, "logits_real": 1.0})
     (running,) = read_progress(tmp_path)
     assert (running["name"], running["status"], running["pid"]) == (
         "digits/gdd/seed0",
@@ -83,27 +104,38 @@ def test_progress_is_what_watching_needs(tmp_path: Path) -> None:
     )
     assert (running["images"], running["total"]) == (8, 100)
     assert abs(running["updated"] - time.time()) < 10
-    for images in range(16, 101, 8):
-        progress.step(images, {"loss_generator": 0.5, "logits_real": 1.0})
-    progress.close("stopped")
-    console = Console(file=io.StringIO(), width=200)
-    console.print(progress_table(read_progress(tmp_path)))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("digits/gdd/seed0", "stopped", "96 / 100 (96%)", "generator 0.500"):
-        assert part in shown
+    log.step(96, {"loss_generator": 0.5, "logits_real": 1.0})
+    log.__exit__(error, None, None)
+    (ended,) = read_progress(tmp_path)
+    assert (ended["status"], ended["images"], ended["losses"]) == (
+        status,
+        96,
+        {"loss_generator": 0.5, "logits_real": 1.0},
+    )
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"digits/gdd/seed0: {status} at 96 of 100 images, ")
 
 
-def test_no_step_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    progress = TrainingProgress("run", tmp_path, start=0, total=64, every=16, seconds=0)
+def test_no_step_waits_for_the_disk_or_ends_because_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = follow(tmp_path)
     monkeypatch.setattr("gdd.files.os.fsync", lambda _: pytest.fail("waits"))
-    progress.step(8, {"loss": 1.0})
+    log.step(8, {"loss": 1.0})
     assert json.loads((tmp_path / "progress.json").read_text())["images"] == 8
 
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
 
-def test_a_diverged_loss_neither_ends_the_run_nor_breaks_the_log(tmp_path: Path) -> None:
-    progress = follow(tmp_path / "state")
-    progress.step(20, {"loss_generator": math.nan, "loss_discriminator": math.inf, "logits_real": 1.0})
-    progress.close("finished")
+    monkeypatch.setattr(module, "write_json", full)
+    monkeypatch.setattr(module, "WATCH_INTERVAL", 0.0)
+    log.step(16, {"loss": 1.0})
+
+
+def test_a_nonfinite_loss_neither_ends_the_run_nor_breaks_the_log(tmp_path: Path) -> None:
+    log = follow(tmp_path / "state")
+    log.step(20, {"loss_generator": math.nan, "loss_discriminator": math.inf, "logits_real": 1.0})
     (line,) = lines(tmp_path / "state")
     assert (line["loss_generator"], line["loss_discriminator"], line["logits_real"]) == (None, None, 1.0)
     (facts,) = read_progress(tmp_path)
@@ -111,44 +143,8 @@ def test_a_diverged_loss_neither_ends_the_run_nor_breaks_the_log(tmp_path: Path)
     progress_table([facts])
 
 
-def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "write_json", full)
-    follow(tmp_path).step(8, {"loss": 1.0})
-
-
-def test_it_says_how_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = follow(tmp_path)
-    progress.step(96, {"loss": 0.25})
-    progress.close("finished")
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("digits/gdd/seed0: finished at 96 of 100 images, ")
-
-
-def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[str, float, int]] = []
-
-    class SummaryWriter:
-        def __init__(self, folder: Path, purge_step: int) -> None:
-            assert (folder, purge_step) == (tmp_path / "tensorboard", 41)  # what was logged at 40 stays
-
-        def add_scalar(self, key: str, value: float, images: int) -> None:
-            written.append((key, value, images))
-
-        def flush(self) -> None: ...
-
-        def close(self) -> None:
-            written.append(("closed", 0, 0))
-
-    fake = types.ModuleType("torch.utils.tensorboard")
-    fake.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    progress = follow(tmp_path, start=40)
-    progress.step(60, {"loss_generator": 0.5, "loss_discriminator": math.nan})
-    progress.close("finished")
-    assert ("loss_generator", 0.5, 60) in written
-    assert {key for key, _, _ in written} >= {"images_per_second", "peak_memory_mib", "closed"}
-    assert not {"images", "loss_discriminator"} & {key for key, _, _ in written}
+def test_another_process_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingLog("run", None, start=0, total=100, every=8, seconds=5.0) as log:
+        log.step(8, {"loss": 1.0})
+        assert log.seconds >= 5
+    assert capsys.readouterr().err == ""

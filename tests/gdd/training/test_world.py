@@ -99,6 +99,7 @@ def test_in_an_evaluation_the_main_process_alone_names_bad_input(training: bool,
     assert run(2, fail, training=training) == ended
 
 
+@pytest.mark.slow
 def test_a_slower_process_is_waited_for_beyond_the_limit_of_a_collective(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_lost_process_is_noticed(function: Callable[[World], None], ended: lis
     assert run(2, function, training=True) == ended
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_answer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOST_AFTER", timedelta(seconds=1))
 
