@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -58,19 +57,19 @@ class TrainingLog:
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = 0
         self._losses: dict[str, float] = {}
-        self._measured = _cut(folder / "log.jsonl", start) if folder else {}
+        self._measured: dict[str, float] = {}
         self._watched = 0.0
         self._display = Display(shown=folder is not None)
         self._bar = self._display.bar(name, total, done=start)
+        if folder:
+            _cut(folder / "log.jsonl", start)
 
     def __enter__(self) -> Self:
         self._display.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._display.__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._display.__exit__()
         if self.folder:
             status = "finished" if kind is None else "stopped" if issubclass(kind, Stopped) else "failed"
             self._publish(status)
@@ -107,9 +106,8 @@ class TrainingLog:
             self._append(losses | {"images_per_second": rate}, peak_memory_mib=round(peak_memory()))
             self._sums.clear()
             self._steps, self._logged = 0, images
-        shown = [f"{key} {value:.3f}" for key, value in self._losses.items() if "loss" in key]
-        shown += [f"{key} {value:.4g}" for key, value in self._measured.items()]
-        self._bar.update(images, " ".join(shown))
+        shown = {key: value for key, value in self._losses.items() if "loss" in key} | self._measured
+        self._bar.update(images, " ".join(f"{key} {value:.4g}" for key, value in shown.items()))
         self.alive()
 
     def measured(self, values: dict[str, float]) -> None:
@@ -161,17 +159,13 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _cut(path: Path, images: int) -> dict[str, float]:
-    """Remove the lines of a log beyond `images`; return the last measurement that stays."""
+def _cut(path: Path, images: int) -> None:
+    """Remove the lines of a log beyond `images`."""
     if not path.exists():
-        return {}
+        return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut off
-            entry: dict[str, Any] = json.loads(line)
-            if entry["images"] <= images:
-                kept.append(entry)
-    write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in kept))
-    measured = [entry for entry in kept if entry.get("event") == MEASUREMENT] or [{}]
-    others = ("images", "event", "seconds")
-    return {key: value for key, value in measured[-1].items() if key not in others and value is not None}
+            if json.loads(line)["images"] <= images:
+                kept.append(line)
+    write_text(path, "".join(f"{line}\n" for line in kept))

@@ -31,7 +31,6 @@ from gdd.training.stop import Stopped
 # minutes in one process and not in another. Whoever started a process that ends notices sooner.
 LOST_AFTER = timedelta(minutes=10)
 POLL = (0.01, 0.5)  # seconds between two looks for a message, rising
-BUCKET = 1 << 23  # elements summed in one all-reduce: 32 MiB of float32
 BAD_INPUT = 2  # exit status of the command line
 FAILED = "failed"  # key that a process which ends with an error leaves for those that wait
 LOST = "Another process of this run has ended or does not answer; the same command resumes the run."
@@ -80,17 +79,14 @@ class World:
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over all processes, to the same bits in each of them."""
-        if self.size == 1:
+        if self.size == 1 or not tensors:
             return
         with _connection():
-            buckets = _buckets(tensors)
-            flat = [torch.cat([tensor.flatten() for tensor in bucket]) for bucket in buckets]
-            pending = [dist.all_reduce(tensor, async_op=True) for tensor in flat]
-            for work, summed, bucket in zip(pending, flat, buckets, strict=True):
-                work.wait()  # type: ignore[union-attr]
-                pieces = summed.split([tensor.numel() for tensor in bucket])
-                shaped = [piece.view(tensor.shape) for piece, tensor in zip(pieces, bucket, strict=True)]
-                torch._foreach_copy_(bucket, shaped)
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.all_reduce(flat)
+            sums = flat.split([tensor.numel() for tensor in tensors])
+            shaped = [one.view(tensor.shape) for one, tensor in zip(sums, tensors, strict=True)]
+            torch._foreach_copy_(list(tensors), shaped)
 
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return every process's `rows` [N, ...] on the CPU, by rank, in the main process; else nothing.
@@ -199,14 +195,15 @@ def join(device: str = "auto", *, training: bool = False) -> Iterator[World]:
     if size == 1:
         yield World(device=own)
         return
-    store, rank, size = next(rendezvous("env://", timeout=LOST_AFTER))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
-        store=PrefixStore("collectives", store),
-        rank=rank,
-        world_size=size,
-        timeout=LOST_AFTER,
-    )
+    with _connection():
+        store, rank, size = next(rendezvous("env://", timeout=LOST_AFTER))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
+            store=PrefixStore("collectives", store),
+            rank=rank,
+            world_size=size,
+            timeout=LOST_AFTER,
+        )
     world = World(rank, size, own, PrefixStore("messages", store))
     try:
         yield world
@@ -272,16 +269,3 @@ def _connection() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise ProcessLost(LOST) from error
-
-
-def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Split the tensors, in their order, into lists of about `BUCKET` elements."""
-    buckets: list[list[Tensor]] = []
-    room = 0
-    for tensor in tensors:
-        if tensor.numel() > room or not buckets:
-            buckets.append([])
-            room = BUCKET
-        buckets[-1].append(tensor)
-        room -= tensor.numel()
-    return buckets

@@ -1,10 +1,9 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; locks have one holder."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import multiprocessing
 import os
 import resource
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,12 +35,6 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def interrupted(path: Path, error: type[BaseException]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise error
-
-
 def test_success(tmp_path: Path) -> None:
     final = tmp_path / "new" / "folder" / "some.tar.gz"
     with atomic_path(final) as temporary:
@@ -54,15 +48,11 @@ def test_success(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_an_exception_leaves_the_old_file_alone(file: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error):
-        interrupted(file, error)
+    for path in (file, file.with_name("new.json")):
+        with pytest.raises(error), atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
     assert contents(file.parent) == {"some.json": "old"}
-
-
-def test_an_exception_leaves_no_file_where_none_was(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        interrupted(tmp_path / "some.json", ValueError)
-    assert contents(tmp_path) == {}
 
 
 @pytest.fixture
@@ -119,9 +109,12 @@ def test_the_mode_follows_the_umask(file: Path, mask: int, mode: int) -> None:
     try:
         write_text(file, "new")
         assert current_umask() == mask
+        with locked(file.with_name("lock")), locked(file.with_name("open"), everybody=True):
+            pass
     finally:
         os.umask(previous)
-    assert stat.S_IMODE(file.stat().st_mode) == mode
+    modes = [stat.S_IMODE(file.with_name(name).stat().st_mode) for name in ("some.json", "lock", "open")]
+    assert modes == [mode, mode, 0o666]
 
 
 def test_two_writers_do_not_mix(file: Path) -> None:
@@ -135,47 +128,32 @@ def test_two_writers_do_not_mix(file: Path) -> None:
     assert len(contents(file.parent)) == 1
 
 
-# What is written
-
-
-def test_json(tmp_path: Path) -> None:
+def test_what_is_written_is_read(tmp_path: Path) -> None:
     value = {"é": [1, 2.5, None, "x"]}
     write_json(tmp_path / "some.json", value)
     assert read_json(tmp_path / "some.json") == value
     assert (tmp_path / "some.json").read_text().endswith("}\n")
-
-
-def test_json_has_no_nan(file: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(file, {"fid": float("nan")})
-    assert contents(file.parent) == {"some.json": "old"}
-
-
-def test_npz(tmp_path: Path) -> None:
+    assert sha256(tmp_path / "some.json") == hashlib.sha256((tmp_path / "some.json").read_bytes()).hexdigest()
     write_npz(tmp_path / "some.npz", a=np.arange(3), b=np.eye(2))
     with np.load(tmp_path / "some.npz") as arrays:
         assert arrays["a"].tolist() == [0, 1, 2]
         assert arrays["b"].dtype == np.float64
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "some.json", {"fid": float("nan")})
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff"])
-def test_no_json(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "some.json").write_bytes(content)
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(content, "is not valid JSON (") for content in (b"{", b"", b"\xff")] + [(None, "does not exist.")],
+)
+def test_no_json_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    path = tmp_path / "some.json"
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        read_json(tmp_path / "some.json")
-    assert str(caught.value).startswith(f"{tmp_path / 'some.json'} is not valid JSON (")
+        read_json(path)
+    assert str(caught.value).startswith(f"{path} {sentence}")
     assert "\n" not in str(caught.value)
-
-
-def test_missing_json(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.json does not exist\.$"):
-        read_json(tmp_path / "none.json")
-
-
-def test_sha256(tmp_path: Path) -> None:
-    content = json.dumps(list(range(50_000))).encode()
-    (tmp_path / "some").write_bytes(content)
-    assert sha256(tmp_path / "some") == hashlib.sha256(content).hexdigest()
 
 
 # Locks
@@ -230,21 +208,10 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("everybody", "mode"), [(False, 0o600), (True, 0o666)])
-def test_who_may_take_a_lock(tmp_path: Path, everybody: bool, mode: int) -> None:
-    previous = os.umask(0o077)
-    try:
-        with locked(tmp_path / "lock", everybody=everybody):
-            pass
-    finally:
-        os.umask(previous)
-    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == mode
-
-
 def test_a_file_system_without_locks_is_used_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)

@@ -70,12 +70,6 @@ def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
     for seen in range(56, 97, 8):
         resumed.step(seen, {"loss": 1.0})
     assert images(tmp_path) == expected
-    (facts,) = read_progress_of(tmp_path)
-    assert facts["measured"] == {"fid_of_7": 3.0}
-
-
-def read_progress_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads((folder / "progress.json").read_text())]
 
 
 def test_time_counts_over_all_starts(tmp_path: Path) -> None:

@@ -62,9 +62,7 @@ def test_one_process_has_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> 
         assert (world.size, world.device.type) == (1, "cpu")
 
 
-def test_what_three_processes_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUCKET", 10)
-
+def test_what_three_processes_exchange() -> None:
     def talk(world: World) -> None:
         assert world.broadcast({"a": [world.rank, None]}) == {"a": [0, None]}
         assert [world.any(world.rank == rank) for rank in (2, 3)] == [True, False]
