@@ -15,7 +15,6 @@ from gdd.errors import UserError
 from gdd.watch import SILENT_AFTER, progress_table, read_progress, watch
 
 FACTS = {
-    "name": "runs/digits/gdd/seed0",
     "status": "running",
     "images": 4800,
     "total": 19_200,
@@ -35,66 +34,46 @@ def tell(results: Path, name: str, **facts: Any) -> Path:
     return path
 
 
-def lines(results: Path) -> list[str]:
-    console = Console(width=160, file=io.StringIO())
-    console.print(progress_table(read_progress(results)))
-    assert isinstance(console.file, io.StringIO)
-    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
-
-
-def test_a_line_a_run(tmp_path: Path) -> None:
-    tell(tmp_path, "runs/digits/gdd/seed0")
-    assert lines(tmp_path) == [
-        "run status images img/s losses left host",
-        "runs/digits/gdd/seed0 running 4,800 / 19,200 (25%) 312 generator 0.707 fid_of_500 12.35 1:01:11 node17",
-    ]
-
-
-def test_running_runs_come_first(tmp_path: Path) -> None:
+def test_a_line_a_run_running_ones_first(tmp_path: Path) -> None:
     tell(tmp_path, "runs/a", status="finished", images=19_200)
-    tell(tmp_path, "runs/b", status="stopped")
-    tell(tmp_path, "teachers/c")
-    tell(tmp_path, "runs/d")
-    assert [facts["name"] for facts in read_progress(tmp_path)] == [
-        "runs/d",
-        "teachers/c",
-        "runs/a",
-        "runs/b",
+    tell(tmp_path, "runs/new", images=0, images_per_second=0.0, seconds_left=None, losses={}, measured={})
+    tell(tmp_path, "runs/old")
+    console = Console(width=160, file=io.StringIO())
+    console.print(progress_table(read_progress(tmp_path)))
+    assert isinstance(console.file, io.StringIO)
+    assert [" ".join(line.split()) for line in console.file.getvalue().splitlines()] == [
+        "run status images img/s losses left host",
+        "runs/new running 0 / 19,200 (0%) 0 node17",
+        "runs/old running 4,800 / 19,200 (25%) 312 generator 0.707 fid_of_500 12.35 1:01:11 node17",
+        # What has ended has no time left.
+        "runs/a finished 19,200 / 19,200 (100%) 312 generator 0.707 fid_of_500 12.35 node17",
     ]
-    assert "1:01:11" not in "".join(lines(tmp_path)[3:])  # what has ended has no time left
 
 
-def test_a_run_without_news_is_in_doubt(tmp_path: Path) -> None:
+def test_a_run_without_news_is_in_doubt_and_broken_files_are_passed_over(tmp_path: Path) -> None:
     long_ago = time.time() - SILENT_AFTER - 1
     tell(tmp_path, "runs/dead", updated=long_ago)
     tell(tmp_path, "runs/done", updated=long_ago, status="finished")
     tell(tmp_path, "runs/alive", updated=time.time() - SILENT_AFTER / 2)
-    states = {facts["name"]: facts["status"] for facts in read_progress(tmp_path)}
-    assert states == {"runs/dead": "silent", "runs/done": "finished", "runs/alive": "running"}
-
-
-def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
-    tell(tmp_path, "runs/new", images=0, images_per_second=0.0, seconds_left=None, losses={}, measured={})
-    assert lines(tmp_path)[1] == "runs/new running 0 / 19,200 (0%) 0 node17"
-
-
-def test_files_that_disappear_or_are_broken_are_passed_over(tmp_path: Path) -> None:
-    tell(tmp_path, "runs/a").write_text('{"name": "ru')
-    gone = tell(tmp_path, "runs/b")
+    tell(tmp_path, "runs/broken").write_text('{"name": "ru')
+    gone = tell(tmp_path, "runs/gone")
     gone.unlink()
     gone.symlink_to(tmp_path / "nowhere")
-    tell(tmp_path, "runs/c")
-    assert [facts["name"] for facts in read_progress(tmp_path)] == ["runs/c"]
+    states = {facts["name"]: facts["status"] for facts in read_progress(tmp_path)}
+    assert states == {"runs/dead": "silent", "runs/done": "finished", "runs/alive": "running"}
 
 
 def test_no_terminal_gets_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
+    watch(tmp_path, once=True, interval=0.0)  # nothing has begun, which is no mistake
     name = "runs/digits/gdd-i.lr.discriminator-0.0003.batch-128/seed0"
     tell(tmp_path, name)
     watch(tmp_path, once=False, interval=0.0)
     assert capsys.readouterr().out.count(name) == 1
+    with pytest.raises(UserError, match=r"nowhere is no folder; give the results folder of a workflow\.$"):
+        watch(tmp_path / "nowhere", once=True, interval=0.0)
 
 
 def test_a_terminal_is_kept_up_to_date_until_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +93,3 @@ def test_a_terminal_is_kept_up_to_date_until_ctrl_c(tmp_path: Path, monkeypatch:
     assert waits == [0.25, 0.25]
     assert isinstance(console.file, io.StringIO)
     assert all(share in console.file.getvalue() for share in ("25%", "50%"))
-
-
-def test_no_results(tmp_path: Path) -> None:
-    watch(tmp_path, once=True, interval=0.0)  # nothing has begun, which is no mistake
-    with pytest.raises(UserError, match=r"nowhere is no folder; give the results folder of a workflow\.$"):
-        watch(tmp_path / "nowhere", once=True, interval=0.0)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -51,23 +50,49 @@ def test_a_signal_that_is_ignored_here_ends_no_process_before_it_can_handle_it()
     assert launch(script(early), 1) == 128 + signal.SIGUSR2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
-def test_processes_are_asked_to_stop_when_the_launcher_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "to_all", "received", "status"),
+    [
+        (["USR2"], False, {"USR2"}, STOPPED),
+        (["TERM"], False, {"TERM"}, STOPPED),
+        (["INT"], True, {"INT", "USR2"}, STOPPED),  # as Ctrl-C reaches a whole terminal: a request to stop,
+        (["INT", "INT"], True, {"INT", "USR2"}, -signal.SIGINT),  # and a second one means now
+        (["KILL"], False, {"TERM"}, -signal.SIGKILL),  # only Linux tells a process that its parent has ended
+    ],
+)
+def test_processes_are_asked_to_stop(
+    tmp_path: Path, sent: list[str], to_all: bool, received: set[str], status: int
+) -> None:
+    stubborn = len(sent) > 1
     obey = (
-        f"signal.signal(signal.SIGTERM, lambda *_: open(r'{tmp_path}/stopped', 'w').close() or sys.exit())\n"
-        f"open(r'{tmp_path}/ready', 'w').close()\n"
+        "def note(number, _):\n"
+        f"    open(r'{tmp_path}/' + os.environ['RANK'] + signal.Signals(number).name, 'w').close()\n"
+        f"    if number != signal.SIGINT and not {stubborn}: sys.exit({STOPPED})\n"
+        "for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM): signal.signal(number, note)\n"
+        f"open(r'{tmp_path}/' + os.environ['RANK'] + 'ready', 'w').close()\n"
         "time.sleep(60)"
     )
-    code = f"from gdd.training.launch import launch; launch({script(obey)!r}, 1)"
-    with subprocess.Popen([sys.executable, "-c", code], env=PATH) as launcher:
-        while not (tmp_path / "ready").exists():
-            assert launcher.poll() is None
+    code = f"import sys; from gdd.training.launch import launch; sys.exit(launch({script(obey)!r}, 2))"
+
+    def wait_for(names: set[str]) -> None:
+        deadline = time.monotonic() + 50
+        while not {f"{rank}{name}" for rank in range(2) for name in names} <= {*os.listdir(tmp_path)}:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        launcher.kill()
-    began = time.monotonic()
-    while not (tmp_path / "stopped").exists():
-        assert time.monotonic() - began < 50
-        time.sleep(0.01)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=PATH,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as launcher:
+        wait_for({"ready"})
+        for name in sent:
+            (os.killpg if to_all else os.kill)(launcher.pid, signal.Signals[f"SIG{name}"])
+            wait_for({f"SIG{name}" for name in received})
+        assert launcher.wait(timeout=60) == status
+    assert len(os.listdir(tmp_path)) == 2 * (1 + len(received))
 
 
 @pytest.mark.parametrize(
@@ -88,56 +113,6 @@ def test_what_went_wrong_counts_more_than_that_others_lost_it(cause: int) -> Non
     """Also where the one with the error takes longer to end than those who noticed."""
     text = f"own = os.environ['RANK'] == '{cause}'\ntime.sleep(0.5 * own)\nsys.exit(2 if own else {STOPPED})"
     assert launch(script(text), 2) == 2
-
-
-def test_passes_a_request_to_stop_on(tmp_path: Path) -> None:
-    obey = (
-        f"signal.signal(signal.SIGUSR2, lambda *_: sys.exit({STOPPED}))\n"
-        f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').close()\n"
-        "time.sleep(60)"
-    )
-
-    def ask() -> None:
-        while len(list(tmp_path.iterdir())) < 2:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGUSR2)
-
-    before = signal.getsignal(signal.SIGUSR2)
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert launch(script(obey), 2) == STOPPED
-    asking.join()
-    assert signal.getsignal(signal.SIGUSR2) is before
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_the_first_interrupt_is_a_request_to_stop_and_the_second_means_now(
-    tmp_path: Path, times: int
-) -> None:
-    """As Ctrl-C reaches a whole terminal: launcher and processes."""
-    obey = (
-        "asked = []\n"
-        "for number in (signal.SIGINT, signal.SIGUSR2):\n"
-        "    signal.signal(number, lambda number, _: asked.append(number))\n"
-        f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').close()\n"
-        f"while len(set(asked)) < 2 or {times} > 1: time.sleep(0.01)\n"
-        f"sys.exit({STOPPED})"
-    )
-    code = f"import sys; from gdd.training.launch import launch; sys.exit(launch({script(obey)!r}, 2))"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=PATH,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    ) as launcher:
-        while len(list(tmp_path.iterdir())) < 2:
-            assert launcher.poll() is None
-            time.sleep(0.01)
-        for _ in range(times):
-            os.killpg(launcher.pid, signal.SIGINT)
-            time.sleep(0.3)
-        assert launcher.wait(timeout=60) == (STOPPED if times == 1 else -signal.SIGINT)
 
 
 # Several machines

@@ -101,32 +101,35 @@ def test_a_finished_run_needs_no_step_and_time_is_summed_over_starts(tmp_path: P
     assert trained == pytest.approx((1234, 5000, 3), abs=5)
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_leaves_a_checkpoint_of_that_very_step(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("how", ["file", *SIGNALS])
+def test_a_request_to_stop_leaves_a_checkpoint_of_that_very_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any
+) -> None:
+    stop_file = tmp_path / "stop"
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(stop_file))
+
+    def ask(images: int) -> None:
+        if images == 40 and how == "file":
+            stop_file.touch()
+        elif images == 40:
+            os.kill(os.getpid(), how)
+            os.kill(os.getpid(), signal.SIGUSR2)  # which may come again
+
     before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Stopped, match="test stopped at 48 of 100 images"):
-        run(tmp_path, Counting(signals(number, 40)))
+        run(tmp_path, Counting(ask))
     assert saved(tmp_path) == [32, 48]
     assert progress(tmp_path)["status"] == "stopped"
     assert [signal.getsignal(number) for number in SIGNALS] == before
+    if how == "file":
+        with pytest.raises(Stopped, match="at 56"):  # as long as the file is there
+            run(tmp_path, Counting())
+        stop_file.unlink()
 
     trainee = Counting()
     run(tmp_path, trainee)
     assert trainee.steps == ALL
     assert trainee.snapshots == [(100, 104)]
-
-
-def test_the_stop_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = tmp_path / "stop"
-    monkeypatch.setenv(STOP_FILE_VARIABLE, str(stop))
-    with pytest.raises(Stopped, match="at 24"):
-        run(tmp_path / "run", Counting(lambda images: stop.touch() if images == 16 else None))
-    with pytest.raises(Stopped, match="at 32"):  # as long as the file is there
-        run(tmp_path / "run", Counting())
-    stop.unlink()
-    trainee = Counting()
-    run(tmp_path / "run", trainee)
-    assert trainee.steps == ALL
 
 
 def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:

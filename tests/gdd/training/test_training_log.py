@@ -31,12 +31,12 @@ def images(folder: Path) -> list[int]:
     return [line["images"] for line in lines(folder)]
 
 
-def test_a_line_every_so_many_images_with_the_mean_since_the_last(tmp_path: Path) -> None:
-    log = follow(tmp_path)
-    for step in range(1, 14):  # 8 images a step, so that lines fall on the first step after 20, 40, ...
+def test_a_line_every_so_many_images_and_at_the_end_with_the_mean_since_the_last(tmp_path: Path) -> None:
+    log = follow(tmp_path, every=30)
+    for step in range(1, 14):  # 8 images a step, so that lines fall on the first step after 30, 60, ...
         log.step(8 * step, {"loss_generator": float(step), "replaced_gradients": 0})
-    assert images(tmp_path) == [24, 40, 64, 80, 104]
-    assert [line["loss_generator"] for line in lines(tmp_path)] == [2.0, 4.5, 7.0, 9.5, 12.0]
+    assert images(tmp_path) == [32, 64, 96, 104]
+    assert [line["loss_generator"] for line in lines(tmp_path)] == [2.5, 6.5, 10.5, 13.0]
     keys = [
         "images",
         "loss_generator",
@@ -49,13 +49,6 @@ def test_a_line_every_so_many_images_with_the_mean_since_the_last(tmp_path: Path
     assert lines(tmp_path)[0]["peak_memory_mib"] > 0
 
 
-def test_the_last_step_has_a_line(tmp_path: Path) -> None:
-    log = follow(tmp_path, every=1000)
-    for seen in range(8, 105, 8):
-        log.step(seen, {"loss": 1.0})
-    assert images(tmp_path) == [104]
-
-
 def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
     log = follow(tmp_path)
     for seen in range(8, 97, 8):
@@ -65,19 +58,13 @@ def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
     expected = images(tmp_path)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"images": 99, "lo')  # its writer was killed
-    resumed = follow(tmp_path, start=48)
+    resumed = follow(tmp_path, start=48, seconds=1000.0)
     assert images(tmp_path) == [count for count in expected if count <= 48] == [24, 40, 40]
     for seen in range(56, 97, 8):
         resumed.step(seen, {"loss": 1.0})
     assert images(tmp_path) == expected
-
-
-def test_time_counts_over_all_starts(tmp_path: Path) -> None:
-    log = follow(tmp_path, seconds=1000.0)
-    assert 1000 <= log.seconds < 1010
-    time.sleep(0.01)
-    log.step(100, {"loss": 1.0})
-    assert lines(tmp_path)[-1]["images_per_second"] > 100  # of this start alone
+    assert lines(tmp_path)[-1]["seconds"] >= 1000
+    assert lines(tmp_path)[-1]["images_per_second"] > 1  # of this start alone
 
 
 @pytest.mark.parametrize(
