@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class DivergedError(UserError):
-    """A network gave images that are no numbers."""
+    """A network gives NaN or infinity: in its images, or in its losses for long."""
 
 
 class ProcessLost(Exception):
