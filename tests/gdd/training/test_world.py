@@ -92,6 +92,7 @@ def test_what_three_processes_exchange() -> None:
 @pytest.mark.parametrize(("training", "ended"), [(False, [3, 2]), (True, [3, 3])])
 def test_in_an_evaluation_the_main_process_alone_names_bad_input(training: bool, ended: list[int]) -> None:
     def fail(world: World) -> None:
+        world.any(False)  # all have joined
         raise UserError("bad input")
 
     assert run(2, fail, training=training) == ended
@@ -113,18 +114,21 @@ def test_a_slower_process_is_waited_for_beyond_the_limit_of_a_collective(
 
 
 def crash(world: World) -> None:
+    world.any(False)
     if world.rank == 1:
         raise ValueError
     world.gather(torch.ones(1))
 
 
 def killed(world: World) -> None:
+    world.any(False)
     if world.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     world.any(False)
 
 
 def main_killed(world: World) -> None:
+    world.any(False)
     if world.main:
         os.kill(os.getpid(), signal.SIGKILL)
     world.broadcast(1)
