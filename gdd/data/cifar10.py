@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) from the archive its author publishes for Python."""
+"""CIFAR-10 (Krizhevsky 2009) from an archive its author publishes: for Python, or the binary version."""
 
 from __future__ import annotations
 
@@ -9,59 +9,52 @@ from typing import Any
 
 import numpy as np
 
-from gdd.config.records import Dataset
-from gdd.data.image_array import ImageArray, part_indices, write
 from gdd.errors import UserError
 from gdd.networks.foreign import read_foreign
 
-BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))  # the training images, in EDM's order
-META = "batches.meta"
+PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))  # the training images, in EDM's order
+PYTHON_META = "batches.meta"
+BINARY = tuple(f"{part}.bin" for part in PYTHON)
+BINARY_META = "batches.meta.txt"
+NAMES = frozenset((*PYTHON, PYTHON_META, *BINARY, BINARY_META))
 SIZE = 32
-LARGEST = 1 << 26  # bytes; a batch has 31 MB
+PIXELS = 3 * SIZE * SIZE
+LARGEST = 1 << 26  # bytes that are read of a file; a batch has 31 MB
+
+Batch = tuple[np.ndarray, np.ndarray]  # images [n, 32, 32, 3] uint8 and labels [n]
+RawImages = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # the same, and facts for dataset.json
 
 
-def prepare_cifar10(folder: Path, name: str, dataset: Dataset, raw: Path) -> ImageArray:
-    """Write the five training batches, in order, as an image array.
+def read_cifar10(raw: Path) -> RawImages:
+    """Return the images and labels of the five training batches, in order.
 
     Args:
-        folder: receives the array.
-        name: what the data set is called.
-        dataset: what it must turn out to be.
-        raw: cifar-10-python.tar.gz, or the folder it unpacks to. Its pickles are read without running them.
+        raw: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, or the folder either of them unpacks to.
 
     Raises:
         UserError: a batch is missing, damaged, or not what it should be; the sentence names it.
     """
     contents = _from_folder(raw) if raw.is_dir() else _from_archive(raw)
-    missing = [part for part in (*BATCHES, META) if part not in contents]
-    if missing:
-        raise UserError(f"{raw} lacks {', '.join(missing)}; it is not the whole of CIFAR-10 for Python.")
-    classes = _class_names(contents[META], f"{META} in {raw}")
-    if len(classes) != dataset.classes:
-        raise UserError(f"{raw} has {len(classes)} classes, not {dataset.classes}.")
-    batches = [_batch(contents.pop(part), len(classes), f"{part} in {raw}") for part in BATCHES]
+    binary = BINARY_META in contents
+    parts, meta = (BINARY, BINARY_META) if binary else (PYTHON, PYTHON_META)
+    if missing := [part for part in (*parts, meta) if part not in contents]:
+        raise UserError(f"{raw} lacks {', '.join(missing)}; it is not the whole of CIFAR-10.")
+    where = f"{meta} in {raw}"
+    classes = (
+        contents[meta].decode(errors="replace").split() if binary else _python_classes(contents[meta], where)
+    )
+    read = _binary_batch if binary else _python_batch
+    batches = [read(contents.pop(part), f"{part} in {raw}") for part in parts]
     images = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
-    total = dataset.source_images or dataset.images
-    if len(images) != total:
-        counts = ", ".join(f"{part} {len(batch[1]):,}" for part, batch in zip(BATCHES, batches, strict=True))
-        raise UserError(f"{raw} holds {len(images):,} images, not {total:,}: {counts}.")
-    chosen = part_indices(total, dataset.part)
-    description: dict[str, Any] = {
-        "name": name,
-        "title": dataset.title,
-        "classes": classes,
-        "source": str(raw),
-        "source_kind": "CIFAR-10 for Python",
-        "licence": dataset.licence,
-    }
-    if dataset.part:
-        description["part"] = dataset.part.model_dump(mode="json")
-    return write(folder, images[chosen], labels[chosen], description)
+    if labels.dtype.kind not in "iu" or not np.isin(labels, range(len(classes))).all():
+        raise UserError(f"{raw} does not give each image one of {len(classes)} labels.")
+    kind = "CIFAR-10, binary" if binary else "CIFAR-10 for Python"
+    return images, labels, {"classes": classes, "source": str(raw), "source_kind": kind}
 
 
 def _from_folder(raw: Path) -> dict[str, bytes]:
-    return {part: (raw / part).read_bytes() for part in (*BATCHES, META) if (raw / part).is_file()}
+    return {name: (raw / name).read_bytes() for name in NAMES if (raw / name).is_file()}
 
 
 def _from_archive(raw: Path) -> dict[str, bytes]:
@@ -70,36 +63,39 @@ def _from_archive(raw: Path) -> dict[str, bytes]:
         with tarfile.open(raw, "r:*") as archive:
             for member in archive:
                 part = PurePosixPath(member.name).name
-                if part in (*BATCHES, META) and member.isreg():
-                    if member.size > LARGEST:
-                        raise UserError(f"{part} in {raw} is larger than it can be: {member.size:,} bytes.")
-                    if file := archive.extractfile(member):
-                        contents[part] = file.read()
+                file = archive.extractfile(member)
+                if file and part in NAMES:
+                    contents[part] = file.read(LARGEST)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{raw} is not a whole archive ({error}); fetch it again.") from None
     return contents
 
 
-def _batch(content: bytes, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch's images `[n, 32, 32, 3]` and labels `[n]`."""
+def _images(pixels: np.ndarray) -> np.ndarray:
+    """Turn rows of red, green and blue planes into images `[n, 32, 32, 3]`."""
+    return pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+
+
+def _binary_batch(content: bytes, where: str) -> Batch:
+    """Read records of a label and 3 x 32 x 32 pixels, all of them bytes."""
+    if len(content) % (1 + PIXELS):
+        raise UserError(f"{where} does not consist of records of {1 + PIXELS:,} bytes; fetch it again.")
+    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
+    return _images(records[:, 1:]), records[:, 0]
+
+
+def _python_batch(content: bytes, where: str) -> Batch:
     facts, arrays = read_foreign(content, "batch", called=where)
     try:
-        images = arrays["data"].numpy().reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-        labels = np.array(facts["labels"])
+        images, labels = _images(arrays["data"].numpy()), np.array(facts["labels"])
     except (KeyError, ValueError):
-        raise UserError(
-            f"{where} does not hold images of 3 x {SIZE} x {SIZE} bytes and their labels."
-        ) from None
-    if (
-        labels.shape != (len(images),)
-        or labels.dtype != np.int64
-        or not np.isin(labels, range(classes)).all()
-    ):
-        raise UserError(f"{where} does not give each of its {len(images):,} images one of {classes} labels.")
+        images, labels = np.empty(0), np.empty(1)
+    if labels.shape != (len(images),):
+        raise UserError(f"{where} does not hold images of 3 x {SIZE} x {SIZE} bytes with a label for each.")
     return images, labels
 
 
-def _class_names(content: bytes, where: str) -> list[str]:
+def _python_classes(content: bytes, where: str) -> list[str]:
     names = read_foreign(content, "batch", called=where)[0].get("label_names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where} does not hold the names of the classes.")

@@ -1,38 +1,36 @@
-"""Image files into one array on disk: in parallel, in constant memory, and going on where it was stopped.
+"""Image files into pixels of one size: in several processes, in constant memory, resumed where it was killed.
 
-Workers write their rows straight into the unfinished array. What comes out depends neither on their number
-nor on the size of the chunks they are given.
+The images are converted in chunks, each of which becomes a file of its own. What comes out depends neither
+on the number of processes nor on the size of the chunks.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import json
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
 
-from gdd.data.listing import Listing
-from gdd.data.reading import Entry, reader
+from gdd.data.listing import Listing, reader
 from gdd.data.transforms import Transform, Unusable, decode
-from gdd.data.unfinished import Unfinished
 from gdd.errors import UserError
+from gdd.files import atomic_path
 
-CHUNK = 256  # images a worker is given at a time
+CHUNK = 256  # images in a chunk
 GIVE_UP = 1000  # unusable images beyond those allowed; then the rest is not even tried
 NAMED = 20  # unusable images that the refusal names
 SECONDS_BETWEEN_MESSAGES = 15.0
@@ -42,108 +40,93 @@ log = logging.getLogger("gdd")
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one worker has to do: read `entries` of `source` and write their rows into `part`."""
+    """Images that become the bytes of one file, uint8 `[n, resolution, resolution, 3]`."""
 
-    index: int
-    source: Path
-    entries: list[Entry]
-    part: Path
-    offset: int  # of the first row, in bytes
+    images: Listing
     transform: Transform | None
     resolution: int
+    file: Path
+
+    def finished(self) -> bool:
+        """Whether the file is there with all images; where some were unusable they may be mended by now."""
+        size = len(self.images) * self.resolution * self.resolution * 3
+        return self.file.exists() and self.file.stat().st_size == size
 
 
-class Converted(NamedTuple):
-    """What became of a chunk."""
+def convert(
+    listing: Listing,
+    chosen: np.ndarray,
+    transform: Transform | None,
+    resolution: int,
+    folder: Path,
+    *,
+    workers: int,
+    allowed: int,
+) -> tuple[list[Path], dict[str, str]]:
+    """Convert the `chosen` images of a listing, in this order, into files below `folder`.
 
-    unusable: dict[str, str]  # the names of images whose rows are black, and why
-    checksum: int  # CRC-32 of the rows
+    What an earlier call for the same images has left there is kept, and anything else removed. The caller
+    removes `folder`.
+
+    Returns:
+        The files in order, and the images that are in none of them with the reason for each.
+
+    Raises:
+        UserError: more images are unusable, of which the sentence names the first; or a worker died.
+    """
+    images = [listing.fingerprint(), hashlib.sha256(chosen.tobytes()).hexdigest()]
+    facts = json.dumps([*images, resolution, transform, CHUNK, PIL.__version__])
+    place = folder / hashlib.sha256(facts.encode()).hexdigest()[:16]
+    for other in folder.glob("*"):
+        if other != place:
+            shutil.rmtree(other)
+    chunks = [
+        Chunk(listing.only(chosen[start : start + CHUNK]), transform, resolution, place / f"{start:08d}")
+        for start in range(0, len(chosen), CHUNK)
+    ]
+    left = [chunk for chunk in chunks if not chunk.finished()]
+    done = len(chosen) - sum(len(chunk.images) for chunk in left)
+    if done:
+        log.info("Going on after %s of %s images.", f"{done:,}", f"{len(chosen):,}")
+    unusable: dict[str, str] = {}
+    spoken = time.monotonic()
+    for chunk, found in _converted(left, workers):
+        done += len(chunk.images)
+        unusable |= found
+        if time.monotonic() - spoken >= SECONDS_BETWEEN_MESSAGES:
+            spoken = time.monotonic()
+            log.info("%s of %s images.", f"{done:,}", f"{len(chosen):,}")
+        if len(unusable) > allowed + GIVE_UP:
+            break
+    if len(unusable) > allowed:
+        raise UserError(_refusal(listing.path, unusable, allowed, rest_unknown=done < len(chosen)))
+    return [chunk.file for chunk in chunks], unusable
 
 
-def convert_chunk(chunk: Chunk) -> Converted:
-    """Write a chunk's rows."""
-    rows = np.zeros((len(chunk.entries), chunk.resolution, chunk.resolution, 3), np.uint8)
-    unusable = {}
-    with reader(chunk.source) as read:
-        for row, entry in zip(rows, chunk.entries, strict=True):
+def convert_chunk(chunk: Chunk) -> dict[str, str]:
+    """Write a chunk's file; return its unusable images, which the file lacks, and the reason for each."""
+    rows, unusable = [], {}
+    with reader(chunk.images.path) as read:
+        for entry in chunk.images.entries(range(len(chunk.images))):
             try:
-                row[:] = decode(read(entry), chunk.transform, chunk.resolution)
+                rows.append(decode(read(entry), chunk.transform, chunk.resolution).tobytes())
             except Unusable as reason:
                 unusable[entry.name] = str(reason)
-    with chunk.part.open("r+b") as file:
-        file.seek(chunk.offset)
-        file.write(rows.tobytes())
-    return Converted(unusable, zlib.crc32(rows.tobytes()))
+    with atomic_path(chunk.file) as temporary:
+        temporary.write_bytes(b"".join(rows))
+    return unusable
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """Which images of a listing become rows, in this order, and how."""
-
-    listing: Listing
-    chosen: np.ndarray  # indices into the listing
-    transform: Transform | None
-    resolution: int
-
-    def unfinished(self, folder: Path) -> Unfinished:
-        """Return the array in `folder` that takes the rows, yet to be entered."""
-        shape = (len(self.chosen), self.resolution, self.resolution, 3)
-        facts = [self.listing.fingerprint(), hashlib.sha256(self.chosen.tobytes()).hexdigest()]
-        text = json.dumps([*facts, shape, self.transform, CHUNK, PIL.__version__])
-        return Unfinished(folder, shape, CHUNK, hashlib.sha256(text.encode()).hexdigest())
-
-    def run(self, target: Unfinished, workers: int, allowed: int) -> dict[str, str]:
-        """Fill what is missing in `target`; return the unusable images and why, at most `allowed`.
-
-        Chunks with such images do not count as done, so that the next attempt reads mended files again.
-
-        Raises:
-            UserError: more images are unusable, of which the sentence names the first; or a worker died.
-        """
-        progress = _Progress(len(self.chosen), min(len(target.done) * CHUNK, len(self.chosen)))
-        unusable: dict[str, str] = {}
-        for chunk, result in _converted(self._chunks(target), workers):
-            if result.unusable:
-                unusable |= result.unusable
-            else:
-                target.add(chunk.index, result.checksum)
-            progress.add(len(chunk.entries))
-            if len(unusable) > allowed + GIVE_UP:
-                raise UserError(_refusal(self.listing.path, unusable, allowed, rest_unknown=True))
-        if len(unusable) > allowed:
-            raise UserError(_refusal(self.listing.path, unusable, allowed))
-        return unusable
-
-    def _chunks(self, target: Unfinished) -> Iterator[Chunk]:
-        row_bytes = self.resolution * self.resolution * 3
-        for index, start in enumerate(range(0, len(self.chosen), CHUNK)):
-            if index not in target.done:
-                entries = self.listing.entries(self.chosen[start : start + CHUNK])
-                offset = target.offset + start * row_bytes
-                yield Chunk(
-                    index, self.listing.path, entries, target.part, offset, self.transform, self.resolution
-                )
-
-
-Pending = dict[concurrent.futures.Future[Converted], Chunk]
-
-
-def _converted(chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, Converted]]:
-    """Convert the chunks in this process or in `workers` others; they come back in any order."""
+def _converted(chunks: list[Chunk], workers: int) -> Iterator[tuple[Chunk, dict[str, str]]]:
+    """Convert chunks in this process or in others; yield each with its unusable images, in order."""
     if workers == 1:
         yield from ((chunk, convert_chunk(chunk)) for chunk in chunks)
         return
     # Spawned, because a process with threads, as torch starts them, cannot be forked safely.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker)
-    pending: Pending = {}
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
-        for chunk in chunks:
-            pending[pool.submit(convert_chunk, chunk)] = chunk
-            if len(pending) == 2 * workers:
-                yield from _first_done(pending)
-        while pending:
-            yield from _first_done(pending)
+        yield from zip(chunks, pool.map(convert_chunk, chunks), strict=True)
     except BrokenProcessPool:
         raise UserError(
             "A process that converts images was killed, perhaps for want of memory; "
@@ -151,11 +134,6 @@ def _converted(chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, C
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _first_done(pending: Pending) -> Iterator[tuple[Chunk, Converted]]:
-    for future in concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED).done:
-        yield pending.pop(future), future.result()
 
 
 def _start_worker() -> None:
@@ -171,24 +149,7 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-class _Progress:
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.done = total, done
-        self.start, self.start_done = time.monotonic(), done
-        self.spoken = self.start
-        if done:
-            log.info("Going on after %s of %s images.", f"{done:,}", f"{total:,}")
-
-    def add(self, images: int) -> None:
-        self.done += images
-        now = time.monotonic()
-        if now - self.spoken >= SECONDS_BETWEEN_MESSAGES:
-            self.spoken = now
-            rate = (self.done - self.start_done) / (now - self.start)
-            log.info("%s of %s images, %.0f a second.", f"{self.done:,}", f"{self.total:,}", rate)
-
-
-def _refusal(source: Path, unusable: dict[str, str], allowed: int, *, rest_unknown: bool = False) -> str:
+def _refusal(source: Path, unusable: dict[str, str], allowed: int, *, rest_unknown: bool) -> str:
     shown = sorted(unusable)[:NAMED]
     reasons = "; ".join(f"{name} {unusable[name]}" for name in shown)
     more = f"; and {len(unusable) - len(shown):,} more" if len(unusable) > len(shown) else ""

@@ -10,7 +10,7 @@ from gdd.config.records import Dataset
 def what_is_expected(dataset: Dataset) -> str:
     """Return in words what raw data a data set is made from."""
     if dataset.source == "cifar10":
-        return "cifar-10-python.tar.gz, the folder it unpacks to, or EDM's ZIP"
+        return "cifar-10-python.tar.gz, cifar-10-binary.tar.gz, the folder one unpacks to, or EDM's ZIP"
     classes = f" in {dataset.classes:,} sub-folders, one for each class" if dataset.classes else ""
     images = f"{dataset.source_images or dataset.images:,} images{classes}"
     return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"

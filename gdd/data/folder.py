@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,18 @@ from typing import Any
 import numpy as np
 
 from gdd.config.records import Dataset
-from gdd.data.conversion import Conversion
-from gdd.data.image_array import ImageArray, adopt, keep_rows, part_indices
-from gdd.data.labels import labels_of, named, unlisted
-from gdd.data.listing import Listing, list_images
+from gdd.data.conversion import convert
+from gdd.data.image_array import ImageArray, describe, part_indices, write_blocks
+from gdd.data.listing import LABEL_FILE, Listing, list_images
 from gdd.errors import UserError
 
-NAMED_FOLDERS = 20  # of which a sentence gives the counts
+NAMED = 20  # names that a sentence lists before it only counts
 
 
 def prepare_folder(
     folder: Path, name: str, dataset: Dataset, raw: Path, *, workers: int = 1, allow_corrupt: int = 0
 ) -> ImageArray:
     """Write the images in `raw` as an image array; killed at any time, the same call goes on where it was.
-
-    Args:
-        folder: receives the array.
-        name: what the data set is called.
-        dataset: what it must turn out to be.
-        raw: a folder, .zip or .tar, or a folder inside an archive.
-        workers: processes that convert images.
-        allow_corrupt: unusable images that may be left out; they are listed in dataset.json.
 
     Raises:
         UserError: `raw` holds another number of images or classes, or too many that are unusable.
@@ -45,60 +37,103 @@ def prepare_folder(
         )
     # EDM's archives are prepared already: an image of another size there is a wrong archive, not a large one.
     transform = None if listing.label_file is not None else dataset.transform
-    conversion = Conversion(listing, chosen, transform, dataset.resolution)
-    with conversion.unfinished(folder) as target:
-        skipped = conversion.run(target, workers, allow_corrupt)
-        kept = np.array([listing.names[index] not in skipped for index in chosen])
-        if skipped:
-            keep_rows(target.part, kept)
-        description: dict[str, Any] = {
-            "name": name,
-            "title": dataset.title,
-            "classes": classes,
-            "source": str(raw),
-            "source_kind": "EDM archive" if listing.label_file else listing.kind,
-            "transform": transform,
-            "licence": dataset.licence,
-        }
-        if dataset.part:
-            description["part"] = dataset.part.model_dump(mode="json")
-        if skipped:
-            description["skipped"] = dict(sorted(skipped.items()))
-        array = adopt(folder, target.part, labels[chosen][kept], description)
-        target.remove_journal()
+    parts = folder / "parts"
+    files, skipped = convert(
+        listing, chosen, transform, dataset.resolution, parts, workers=workers, allowed=allow_corrupt
+    )
+    kept = chosen[[listing.names[index] not in skipped for index in chosen]]
+    description = describe(
+        name,
+        dataset,
+        classes=classes,
+        source=str(raw),
+        source_kind="EDM archive" if listing.label_file else listing.kind,
+        transform=transform,
+    )
+    if skipped:
+        description["skipped"] = dict(sorted(skipped.items()))
+    shape = (dataset.resolution, dataset.resolution, 3)
+    array = write_blocks(folder, (file.read_bytes() for file in files), shape, labels[kept], description)
+    shutil.rmtree(parts)
     return array
+
+
+def labels_of(listing: Listing, classes: int) -> tuple[np.ndarray, list[str]]:
+    """Return the labels `[N]` int64 of the listed images and the names of the classes.
+
+    With 0 classes there is nothing to read: the labels are 0 and no class has a name. Otherwise the top
+    folders, sorted, are the classes, unless a dataset.json gives the labels; it knows no names but numbers.
+
+    Raises:
+        UserError: there are other classes than `classes`, or an image has no label.
+    """
+    if classes == 0:
+        return np.zeros(len(listing), np.int64), []
+    if listing.label_file is not None:
+        given = _read_labels(listing)
+        if without := [name for name in listing.names if name not in given]:
+            raise UserError(f"{LABEL_FILE} in {listing.path} gives no label for {_named(without)}.")
+        labels = [given[name] for name in listing.names]
+        one_for_all = classes > 1 and len(set(labels)) == 1
+        if min(labels) < 0 or max(labels) >= classes or one_for_all:
+            raise UserError(
+                f"{LABEL_FILE} in {listing.path} gives labels from {min(labels)} to {max(labels)}, "
+                f"{len(set(labels)):,} different ones, but the data set has {classes} classes; check that it "
+                "is the right archive."
+            )
+        return np.array(labels, np.int64), [str(label) for label in range(classes)]
+    tops = [_top(name) for name in listing.names]
+    names = sorted(set(tops))
+    if len(names) != classes or "" in names:
+        loose = f" and {tops.count(''):,} images outside of them" if "" in names else ""
+        raise UserError(
+            f"{listing.path} holds {len(set(names) - {''}):,} folders of images{loose}, not one for each of "
+            f"{classes:,} classes; give the folder that lies right above these (in an archive too: A.zip/F)."
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[top] for top in tops], np.int64), names
+
+
+def _read_labels(listing: Listing) -> dict[str, int]:
+    """Read EDM's `{"labels": [["00000/img00000000.png", 6], ...]}`; null stands for no labels at all."""
+    try:
+        content: Any = json.loads(listing.label_file or b'{"labels": null}')
+        labels = dict(content["labels"] or [])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        labels = {"": None}
+    if not all(isinstance(name, str) and type(label) is int for name, label in labels.items()):
+        raise UserError(
+            f'{LABEL_FILE} in {listing.path} is not of the form {{"labels": [["a/b.png", 6], ...]}} '
+            "with a whole number for each image."
+        )
+    return labels
 
 
 def _check_count(listing: Listing, expected: int, raw: Path) -> None:
     if len(listing) == expected:
         return
-    missing = unlisted(listing) or _gaps(listing.names, expected)
-    if missing:
-        hint = f"missing are {named(missing)}"
+    tops = Counter(_top(name) for name in listing.names if _top(name))
+    if missing := sorted(_read_labels(listing).keys() - set(listing.names)):
+        hint = f"missing are {_named(missing)}"
+    elif not tops:
+        hint = "check that it is complete and nothing else"
+    elif len(tops) <= NAMED:
+        hint = f"its folders: {_counts(sorted(tops.items()))}"
     else:
-        tops = Counter(name.partition("/")[0] for name in listing.names if "/" in name)
-        if not tops:
-            hint = "check that it is complete and nothing else"
-        elif len(tops) <= NAMED_FOLDERS:
-            hint = f"its folders: {_counts(sorted(tops.items()))}"
-        else:
-            smallest = sorted(tops.items(), key=lambda item: (item[1], item[0]))[:5]
-            hint = f"of its {len(tops):,} folders the smallest are {_counts(smallest)}"
+        smallest = sorted(tops.items(), key=lambda item: (item[1], item[0]))[:5]
+        hint = f"of its {len(tops):,} folders the smallest are {_counts(smallest)}"
     raise UserError(f"{raw} holds {len(listing):,} images, not {expected:,}; {hint}.")
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else ""
 
 
 def _counts(folders: list[tuple[str, int]]) -> str:
     return ", ".join(f"{name} with {count:,}" for name, count in folders)
 
 
-def _gaps(names: list[str], expected: int) -> list[str]:
-    """Return the files missing where all are numbered from 0, as FFHQ's 00000/00000.png and so on."""
-    numbered = [re.fullmatch(r"(?:.*/)?(\D*)(\d+)(\.\w+)", name) for name in names]
-    if not all(numbered) or not names:
-        return []
-    kinds = {(match[1], len(match[2]), match[3]) for match in numbered if match}
-    numbers = {int(match[2]) for match in numbered if match}
-    if len(kinds) > 1 or len(numbers) < len(names) or max(numbers) >= expected:
-        return []
-    ((prefix, width, ending),) = kinds
-    return [f"{prefix}{number:0{width}d}{ending}" for number in sorted(set(range(expected)) - numbers)]
+def _named(names: list[str]) -> str:
+    """Return the first names and how many more there are, for a sentence."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{len(names):,} file{'s'[: len(names) != 1]}: {', '.join(names[:NAMED])}{more}"

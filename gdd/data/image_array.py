@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gdd.config.records import Part
-from gdd.errors import UserError
+from gdd.config.records import Dataset, Part
+from gdd.errors import DivergedError, UserError
 from gdd.files import atomic_path, read_json, write_json
 from gdd.randomness import stream
-
-BLOCK = 1 << 22  # bytes read at a time of arrays larger than memory
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class ImageArray:
 
     @property
     def name(self) -> str:
-        """The data set's name."""
         return str(self.description["name"])
 
     @property
@@ -49,7 +46,7 @@ class ImageArray:
 
     @classmethod
     def open(cls, folder: str | Path) -> ImageArray:
-        """Open what `write` wrote, by its folder or a JSON file in it, without reading the images.
+        """Open a data set by its folder or a JSON file in it, without reading the images.
 
         Raises:
             UserError: a file is missing, or the parts do not fit together.
@@ -71,68 +68,52 @@ class ImageArray:
 
 
 def write(folder: Path, images: np.ndarray, labels: np.ndarray, description: dict[str, Any]) -> ImageArray:
-    """Write a data set; `dataset.json`, which makes it valid, comes last."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
-    digest.update(labels.astype("<i8").tobytes())
-    (folder / "dataset.json").unlink(missing_ok=True)
-    for name, array in (("images", images), ("labels", labels.astype(np.int64))):
-        with atomic_path(folder / f"{name}.npy") as temporary:
-            _save(temporary, array)
-    _describe(folder, images.shape, digest.hexdigest(), description)
-    return ImageArray.open(folder)
+    """Write a data set of images `[N, H, W, C]` uint8 in memory; see `write_blocks`."""
+    return write_blocks(folder, [images.tobytes()], images.shape[1:], labels, description)
 
 
-def _describe(folder: Path, shape: tuple[int, ...], sha256: str, description: dict[str, Any]) -> None:
-    facts = dict(zip(("images", "height", "width", "channels"), shape, strict=True))
-    # What a workflow watches: it says nothing of titles and places, so it is equal whenever the data are.
-    write_json(folder / "identity.json", {**facts, "sha256": sha256})
-    write_json(folder / "dataset.json", {**description, **facts, "sha256": sha256})
+def write_blocks(
+    folder: Path,
+    blocks: Iterable[bytes],
+    shape: tuple[int, ...],
+    labels: np.ndarray,
+    description: dict[str, Any],
+) -> ImageArray:
+    """Write a data set whose images need not fit into memory; dataset.json, which makes it valid, comes last.
 
-
-def adopt(folder: Path, part: Path, labels: np.ndarray, description: dict[str, Any]) -> ImageArray:
-    """Make a data set of images that are on disk already; `part`, a .npy file in `folder`, becomes its array.
-
-    The files are those `write` would write, but the images are never in memory together.
+    Args:
+        folder: receives images.npy, labels.npy, identity.json and dataset.json.
+        blocks: the bytes of the images, in order.
+        shape: one image's (H, W, C).
+        labels: integers `[N]`.
+        description: what dataset.json says besides size and hash.
     """
-    images = np.load(part, mmap_mode="r")
-    digest = hashlib.sha256()
-    with part.open("r+b") as file:
-        file.seek(images.offset)
-        # Read, not mapped: mapped pages would count as this process's memory.
-        while block := file.read(BLOCK):
-            digest.update(block)
-        os.fsync(file.fileno())
-    digest.update(labels.astype("<i8").tobytes())
     (folder / "dataset.json").unlink(missing_ok=True)
-    with atomic_path(folder / "labels.npy") as temporary:
-        _save(temporary, labels.astype(np.int64))
-    part.replace(folder / "images.npy")
-    _describe(folder, images.shape, digest.hexdigest(), description)
+    digest = hashlib.sha256()
+    for name, dtype, array_shape, content in (
+        ("images", "|u1", (len(labels), *shape), blocks),
+        ("labels", "<i8", labels.shape, [labels.astype("<i8").tobytes()]),
+    ):
+        with atomic_path(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            header = {"descr": dtype, "fortran_order": False, "shape": array_shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in content:
+                digest.update(block)
+                file.write(block)
+    facts = dict(zip(("images", "height", "width", "channels"), (len(labels), *shape), strict=True))
+    identity = {**facts, "sha256": digest.hexdigest()}
+    # What a workflow watches: it says nothing of titles and places, so it is equal whenever the data are.
+    write_json(folder / "identity.json", identity)
+    write_json(folder / "dataset.json", {**description, **identity})
     return ImageArray.open(folder)
 
 
-def keep_rows(part: Path, kept: np.ndarray) -> None:
-    """Take the rows out of a .npy file of images that the boolean mask `kept` [N] does not keep."""
-    images = np.load(part, mmap_mode="r")
-    header = {"descr": "|u1", "fortran_order": False, "shape": (int(kept.sum()), *images.shape[1:])}
-    size = int(np.prod(images.shape[1:]))
-    rows = max(1, BLOCK // size)
-    with part.open("rb") as old, atomic_path(part) as temporary, temporary.open("wb") as new:
-        old.seek(images.offset)
-        np.lib.format.write_array_header_1_0(new, header)
-        for start in range(0, len(images), rows):
-            block = np.fromfile(old, np.uint8, rows * size).reshape(-1, size)
-            new.write(block[kept[start : start + rows]].tobytes())
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    try:
-        np.save(path, array)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        # numpy says only that it wrote less than it wanted to, which is a full disk.
-        raise OSError(errno.ENOSPC, "No space left on device", str(path.parent)) from error
+def describe(name: str, dataset: Dataset, **facts: Any) -> dict[str, Any]:
+    """Return what dataset.json says of a data set, besides the size and hash of its content."""
+    description = {"name": name, "title": dataset.title, **facts, "licence": dataset.licence}
+    if dataset.part:
+        description["part"] = dataset.part.model_dump(mode="json")
+    return description
 
 
 def part_indices(count: int, part: Part | None) -> np.ndarray:
@@ -156,7 +137,7 @@ def part_indices(count: int, part: Part | None) -> np.ndarray:
     return np.sort(order[:held_out] if part.take == "held-out" else order[held_out:])
 
 
-def to_signed(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+def to_signed(images: np.ndarray | Tensor) -> Tensor:
     """Turn uint8 `[B, H, W, C]` into float32 `[B, C, H, W]` in [-1, 1] (EDM: x / 127.5 - 1)."""
     if isinstance(images, np.ndarray):
         # A slice of the memory map is read-only, which torch cannot express.
@@ -164,34 +145,21 @@ def to_signed(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
-class EpochOrder:
-    """The order in which training sees the images: a new permutation every epoch.
+def quantise(images: Tensor) -> Tensor:
+    """Turn images `[B, C, H, W]` in [-1, 1] into uint8 `[B, H, W, C]`.
 
-    The position in the stream, a count of images, says everything: nothing is kept between calls but the
-    latest permutation, as a cache.
+    clip(127.5 x + 128, 0, 255), truncated, is EDM's rounding (arXiv:2206.00364, published code). The also
+    common (x + 1) 127.5 is half a grey level darker, which shifts the Frechet distance.
+
+    Raises:
+        DivergedError: an image holds NaN or infinity.
     """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        # One assignment, so that a thread reading ahead never sees an epoch with another's permutation.
-        self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
-
-    def indices(self, position: int, count: int) -> np.ndarray:
-        """Return the indices of images `position` to `position + count` of the endless stream."""
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(position, self.count)
-            part = self._of_epoch(epoch)[offset : offset + count]
-            parts.append(part)
-            position += len(part)
-            count -= len(part)
-        return np.concatenate(parts)
-
-    def _of_epoch(self, epoch: int) -> np.ndarray:
-        cached, permutation = self._cached
-        if cached != epoch:
-            generator = stream(self.seed, "epoch order", epoch)
-            permutation = torch.randperm(self.count, generator=generator).numpy()
-            self._cached = (epoch, permutation)
-        return permutation
+    if not torch.isfinite(images).all():
+        broken = int((~torch.isfinite(images)).flatten(1).any(dim=1).sum())
+        raise DivergedError(
+            f"{broken} of {len(images)} generated images hold NaN or infinity: "
+            "the network has diverged; go back to an earlier snapshot or lower the learning rate."
+        )
+    # Half precision cannot represent 127.5 x + 128 to the grey level.
+    wide = images if images.dtype == torch.float64 else images.to(torch.float32)
+    return (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,21 +1,26 @@
-"""Which images a folder, a .zip or a .tar holds, in the order in which they become a data set."""
+"""Which images a folder, a .zip or a .tar holds, in the order of the data set made from it; and their bytes.
+
+An archive's directory is read once: every image has its place in it, so that many processes can read the
+images of one archive without each listing it again.
+"""
 
 from __future__ import annotations
 
 import array
+import contextlib
 import hashlib
 import os
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import zip_longest
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from gdd.data.reading import ENCRYPTED, MEMBER, PLAIN, Entry, reader
 from gdd.data.transforms import Unusable
 from gdd.errors import UserError
 
@@ -23,39 +28,52 @@ Kind = Literal["folder", "zip", "tar"]
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 LABEL_FILE = "dataset.json"  # in which EDM's own archives say what label an image has
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
 
-Found = Iterator[tuple[str, tuple[int, int, int, int]]]  # a name, and its place as in MEMBER
-NOWHERE = (0, 0, 0, PLAIN)
+PLAIN = -1  # neither compressed nor checksummed: a file of its own, or a .tar's member
+
+# The start of a ZIP member, of which only the lengths of its name and extra field count (APPNOTE 4.3.7).
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+class Entry(NamedTuple):
+    """A file's name within its source and, for an archive, its place there."""
+
+    name: str
+    offset: int = 0  # of the content; in a ZIP, of the member's local header
+    size: int = 0  # as stored
+    checksum: int = 0  # CRC-32, in a ZIP
+    method: int = PLAIN  # of compression, in a ZIP
 
 
 @dataclass(frozen=True)
 class Listing:
     """The images of a source, sorted by name as EDM's preparation sorts them.
 
-    Names are relative, with '/' between folders; `members` says where each lies in the archive. They are all
-    that grows with the number of images: about 150 bytes for each, and 600 while a ZIP is listed.
+    Names are relative, with '/' between folders.
     """
 
     kind: Kind
     path: Path  # the folder, or the archive's file
     inside: str  # the folder within the archive that was asked for, ending in '/'; else empty
     names: list[str]
-    members: np.ndarray
+    places: np.ndarray  # int64 [N, 4]: the fields of `Entry` after the name
     label_file: bytes | None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def entries(self, indices: np.ndarray) -> list[Entry]:
+    def only(self, indices: np.ndarray) -> Listing:
+        """Return a listing of these images."""
+        return replace(self, names=[self.names[index] for index in indices], places=self.places[indices])
+
+    def entries(self, indices: Iterable[int]) -> list[Entry]:
         """Return what a reader needs to find these images."""
-        places = self.members[indices].tolist()
-        return [Entry(self.names[index], *place) for index, place in zip(indices, places, strict=True)]
+        return [Entry(self.names[index], *self.places[index].tolist()) for index in indices]
 
     def fingerprint(self) -> str:
         """Return a hash that changes when an image is added, removed, renamed or moved in its archive."""
         digest = hashlib.sha256("\0".join([self.kind, self.inside, *self.names]).encode(errors="replace"))
-        digest.update(self.members.tobytes())
+        digest.update(self.places.tobytes())
         return digest.hexdigest()
 
 
@@ -63,7 +81,8 @@ def list_images(raw: Path) -> Listing:
     """List the images in a folder, .zip or .tar, or in a folder inside an archive (`images.zip/train`).
 
     Hidden files and what is no image by its ending are passed over; a .tar inside a .tar counts as a folder
-    of its name, because ImageNet comes like that.
+    of its name, because ImageNet comes like that. Of several files of one name the last counts, as it would
+    after unpacking.
 
     Raises:
         UserError: there is no such file, it is neither of these, or it is cut off.
@@ -79,47 +98,38 @@ def list_images(raw: Path) -> Listing:
             return _sorted("zip", archive, inside, _in_zip(archive))
         return _sorted("tar", archive, inside, _in_tar(archive))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise UserError(f"{archive} is neither a whole .zip nor a whole .tar ({error}).") from None
+        # The images of a .tar.gz cannot be reached one by one.
+        raise UserError(
+            f"{archive} is neither a whole .zip nor a whole, uncompressed .tar ({error}); "
+            "unpack it and give the folder, or get another copy."
+        ) from None
 
 
-def _in_folder(root: Path, below: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Found:
-    status = (root / below).stat()
-    above |= {(status.st_dev, status.st_ino)}
-    with os.scandir(root / below) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                inner = entry.stat()
-                # A link to a folder that it lies in would never end.
-                if not entry.name.startswith(".") and (inner.st_dev, inner.st_ino) not in above:
-                    yield from _in_folder(root, f"{below}{entry.name}/", above)
-            else:  # a link that leads nowhere too: it is a file that is missing
-                yield f"{below}{entry.name}", NOWHERE
+def _in_folder(root: Path) -> Iterator[Entry]:
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        below = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
+        yield from (Entry(f"{below}{name}") for name in files)
 
 
-def _in_zip(archive: Path) -> Found:
+def _in_zip(archive: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             if not info.is_dir():
-                method = ENCRYPTED if info.flag_bits & 1 else info.compress_type
-                yield info.filename, (info.header_offset, info.compress_size, info.CRC, method)
+                place = (info.header_offset, info.compress_size, info.CRC, info.compress_type)
+                yield Entry(info.filename, *place)
 
 
-def _in_tar(archive: Path) -> Found:
-    with archive.open("rb") as file:
-        if file.read(6).startswith(COMPRESSED):
-            raise UserError(
-                f"{archive} is compressed as a whole, so that its images cannot be reached one by one; "
-                "unpack it and give the folder."
-            )
+def _in_tar(archive: Path) -> Iterator[Entry]:
     with tarfile.open(archive, "r:") as outer:
         for member in _files(outer):
             if not member.name.endswith(".tar"):
-                yield member.name, (member.offset_data, member.size, 0, PLAIN)
+                yield Entry(member.name, member.offset_data, member.size)
                 continue
             with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                 for image in _files(inner):
                     name = f"{member.name.removesuffix('.tar')}/{image.name.removeprefix('./')}"
-                    yield name, (member.offset_data + image.offset_data, image.size, 0, PLAIN)
+                    yield Entry(name, member.offset_data + image.offset_data, image.size)
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -129,44 +139,76 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
 
 
-def _sorted(kind: Kind, path: Path, inside: str, found: Found) -> Listing:
-    """Keep the images below `inside`, sorted; of files of one name the last, as unpacking would."""
+def _sorted(kind: Kind, path: Path, inside: str, found: Iterator[Entry]) -> Listing:
     names: list[str] = []
     places = array.array("q")
     label_file = None
-    for full_name, place in found:
-        name = full_name.removeprefix("./")
+    for entry in found:
+        name = entry.name.removeprefix("./")
         if not name.startswith(inside):
             continue
         name = name.removeprefix(inside)
         if name == LABEL_FILE:
-            label_file = Entry(name, *place)
+            label_file = entry._replace(name=name)
         elif _is_image(name):
             names.append(name)
-            places.extend(place)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    order = [
-        index
-        for index, after in zip_longest(order, order[1:])
-        if after is None or names[index] != names[after]
-    ]
+            places.extend(entry[1:])
+    last = {name: index for index, name in enumerate(names)}
+    sorted_names = sorted(last)
+    order = [last[name] for name in sorted_names]
     columns = np.array(places, dtype=np.int64).reshape(-1, 4)[order]
-    members = np.empty(len(order), MEMBER)
-    for column, field in enumerate(MEMBER.names or ()):
-        members[field] = columns[:, column]
-    return Listing(kind, path, inside, [names[index] for index in order], members, _content(path, label_file))
-
-
-def _content(path: Path, label_file: Entry | None) -> bytes | None:
-    if label_file is None:
-        return None
-    try:
-        with reader(path) as read:
-            return read(label_file)
-    except Unusable as error:
-        raise UserError(f"{LABEL_FILE} in {path} {error}.") from None
+    content = _label_file(path, label_file) if label_file else None
+    return Listing(kind, path, inside, sorted_names, columns, content)
 
 
 def _is_image(name: str) -> bool:
     hidden = "/." in f"/{name}" or "__MACOSX/" in name
     return f".{name.rpartition('.')[2].lower()}" in ENDINGS and not hidden
+
+
+def _label_file(path: Path, entry: Entry) -> bytes:
+    try:
+        with reader(path) as read:
+            return read(entry)
+    except Unusable as error:
+        raise UserError(f"{LABEL_FILE} in {path} {error}.") from None
+
+
+@contextlib.contextmanager
+def reader(source: Path) -> Iterator[Callable[[Entry], bytes]]:
+    """Yield a function that returns a file's content, or raises `Unusable` if it is not whole."""
+    with contextlib.ExitStack() as stack:
+        archive = None if source.is_dir() else stack.enter_context(source.open("rb"))
+
+        def read(entry: Entry) -> bytes:
+            try:
+                return _member(archive, entry) if archive else (source / entry.name).read_bytes()
+            except OSError as error:
+                raise Unusable(f"cannot be read ({error.strerror or error})") from None
+
+        yield read
+
+
+def _member(archive: BinaryIO, entry: Entry) -> bytes:
+    archive.seek(entry.offset)
+    if entry.method != PLAIN:
+        header = archive.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+            raise Unusable("is not where the archive's directory says")
+        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        archive.seek(name_length + extra_length, 1)
+    content = archive.read(entry.size)
+    if len(content) != entry.size:
+        raise Unusable("is cut off")
+    if entry.method == PLAIN:
+        return content
+    if entry.method == zipfile.ZIP_DEFLATED:
+        try:
+            content = zlib.decompress(content, wbits=-zlib.MAX_WBITS)
+        except zlib.error as error:
+            raise Unusable(f"is damaged ({error})") from None
+    elif entry.method != zipfile.ZIP_STORED:
+        raise Unusable(f"is compressed by method {entry.method}; only stored and deflated files are read")
+    if zlib.crc32(content) != entry.checksum:
+        raise Unusable("fails its checksum")
+    return content

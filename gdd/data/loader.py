@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdd.data.image_array import EpochOrder, ImageArray
+from gdd.data.image_array import ImageArray
+from gdd.randomness import stream
+
+
+class EpochOrder:
+    """The order in which training sees the images: a new permutation every epoch.
+
+    The position in the stream, a count of images, says everything: nothing is kept between calls but the
+    latest permutation, as a cache.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        # One assignment, so that a thread reading ahead never sees an epoch with another's permutation.
+        self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    def indices(self, position: int, count: int) -> np.ndarray:
+        """Return the indices of images `position` to `position + count` of the endless stream."""
+        parts = [np.empty(0, np.int64)]
+        while count > 0:
+            epoch, offset = divmod(position, self.count)
+            part = self._of_epoch(epoch)[offset : offset + count]
+            parts.append(part)
+            position += len(part)
+            count -= len(part)
+        return np.concatenate(parts)
+
+    def _of_epoch(self, epoch: int) -> np.ndarray:
+        cached, permutation = self._cached
+        if cached != epoch:
+            generator = stream(self.seed, "epoch order", epoch)
+            permutation = torch.randperm(self.count, generator=generator).numpy()
+            self._cached = (epoch, permutation)
+        return permutation
 
 
 class Batch(NamedTuple):
@@ -54,8 +87,6 @@ class Batches:
         flip: bool = False,
         pin: bool | None = None,
     ) -> None:
-        if not 0 <= rank < world or batch < 1 or batch % group:
-            raise ValueError(f"rank {rank} of {world}, batch {batch} in groups of {group}")
         self.array = array
         self.seed = seed
         self.batch = batch
@@ -71,7 +102,7 @@ class Batches:
         The position in the result is that of the share. With more ranks than groups a share can be empty.
         """
         first, size = position + self.start, self.stop - self.start
-        indices = self._order.indices(first, size) if size else np.empty(0, np.int64)
+        indices = self._order.indices(first, size)
         images = torch.empty((size, *self.array.images.shape[1:]), dtype=torch.uint8, pin_memory=self.pin)
         # One copy, from the memory map to its destination; any mode but "raise" does without a buffer.
         np.take(self.array.images, indices, axis=0, out=images.numpy(), mode="clip")
@@ -93,32 +124,13 @@ class Batches:
             while True:
                 yield self.at(position)
                 position += self.batch
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(prefetch)
-        closed = threading.Event()
-        thread = threading.Thread(target=self._fill, args=(ready, closed, position), daemon=True)
-        thread.start()
-        try:
+        with ThreadPoolExecutor(1) as thread:
+            ahead = deque(thread.submit(self.at, position + n * self.batch) for n in range(prefetch))
             while True:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            closed.set()
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    ready.get_nowait()  # the thread may be waiting for room
-            thread.join()
-
-    def _fill(
-        self, ready: queue.Queue[Batch | BaseException], closed: threading.Event, position: int
-    ) -> None:
-        try:
-            while not closed.is_set():
-                ready.put(self.at(position))
+                batch = ahead.popleft().result()
+                ahead.append(thread.submit(self.at, position + prefetch * self.batch))
+                yield batch
                 position += self.batch
-        except BaseException as error:  # it belongs to whoever waits for the batch
-            ready.put(error)
 
 
 def flips(seed: int, position: int, count: int) -> np.ndarray:

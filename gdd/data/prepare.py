@@ -5,12 +5,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from gdd.config.records import Dataset
-from gdd.data.cifar10 import prepare_cifar10
-from gdd.data.digits import prepare_digits
+from gdd.data.cifar10 import RawImages, read_cifar10
 from gdd.data.expected import archives_above, what_is_expected
 from gdd.data.folder import prepare_folder
-from gdd.data.image_array import ImageArray
+from gdd.data.image_array import ImageArray, describe, part_indices, write
 from gdd.data.listing import LABEL_FILE
 from gdd.errors import UserError
 
@@ -40,30 +41,45 @@ def prepare(
     if dataset.source == "digits":
         if raw is not None:
             raise UserError(f"The data set '{name}' is part of scikit-learn: it takes no raw data ({raw}).")
-        return _checked(folder, name, dataset, prepare_digits(folder, name, dataset))
-    if raw is None or not any(path.exists() for path in [raw, *archives_above(raw)]):
-        where = f"at {raw}, which does not exist" if raw else "at a path you give"
+        raw_images = read_digits()
+    else:
+        if raw is None or not any(path.exists() for path in [raw, *archives_above(raw)]):
+            where = f"at {raw}, which does not exist" if raw else "at a path you give"
+            raise UserError(
+                f"The raw data of '{name}' is expected {where}: {what_is_expected(dataset)}. "
+                f"Set raw_data.{name} in config/local.yaml, or --raw."
+            )
+        if dataset.source == "folder" or _is_edm_format(raw):
+            return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
+        raw_images = read_cifar10(raw)
+    images, labels, facts = raw_images
+    if dataset.source_images not in (None, len(images)):
+        raise UserError(f"{facts['source']} holds {len(images):,} images, not {dataset.source_images:,}.")
+    chosen = part_indices(len(images), dataset.part)
+    images, labels = images[chosen], labels[chosen]
+    found = (images.shape, len(facts["classes"]))
+    expected = ((dataset.images, dataset.resolution, dataset.resolution, dataset.channels), dataset.classes)
+    if found != expected:
         raise UserError(
-            f"The raw data of '{name}' is expected {where}: {what_is_expected(dataset)}. "
-            f"Set raw_data.{name} in config/local.yaml, or --raw."
+            f"The data set '{name}' has images {found[0]} of {found[1]} classes, not {expected[0]} of "
+            f"{expected[1]}; check its source."
         )
-    if dataset.source == "cifar10" and not _is_edm_format(raw):
-        return _checked(folder, name, dataset, prepare_cifar10(folder, name, dataset, raw))
-    return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
+    return write(folder, images, labels, describe(name, dataset, **facts))
+
+
+def read_digits() -> RawImages:
+    """Return scikit-learn's 1,797 digits; their 17 grey levels 0..16 become round(255 v / 16)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    facts = {
+        "classes": [str(name) for name in digits.target_names],
+        "source": "sklearn.datasets.load_digits (UCI ML hand-written digits, test set)",
+    }
+    return images, digits.target, facts
 
 
 def _is_edm_format(raw: Path) -> bool:
-    zipped = any(zipfile.is_zipfile(path) for path in [raw, *raw.parents] if path.is_file())
+    zipped = any(zipfile.is_zipfile(path) for path in [raw, *archives_above(raw)] if path.is_file())
     return zipped or (raw / LABEL_FILE).is_file()
-
-
-def _checked(folder: Path, name: str, dataset: Dataset, array: ImageArray) -> ImageArray:
-    found = (len(array), array.shape)
-    expected = (dataset.images, (dataset.channels, dataset.resolution, dataset.resolution))
-    if found != expected:
-        (folder / "dataset.json").unlink()
-        raise UserError(
-            f"The data set '{name}' came out as {found[0]} images of shape {found[1]}, "
-            f"not {expected[0]} of {expected[1]}; check its source."
-        )
-    return array

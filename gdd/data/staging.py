@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
-from gdd.data.image_array import BLOCK, ImageArray
+from gdd.data.image_array import ImageArray
 from gdd.errors import UserError
 
-FILES = ("images.npy", "labels.npy", "dataset.json")  # the last one makes it valid
-
-# No room, no permission, no such place, or a file system that knows no locks.
-CANNOT_STAGE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EEXIST, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS),
-)
+FILES = ("images.npy", "labels.npy", "dataset.json")
 
 log = logging.getLogger("gdd")
 
@@ -46,42 +37,20 @@ def stage(folder: str | Path, scratch: str | Path | None) -> Path:
     copy = shelf / f"{array.name}-{array.sha256[:16]}"
     try:
         shelf.mkdir(parents=True, exist_ok=True)
-        with _locked(shelf / f".{copy.name}.lock"):
-            if not _is_there(copy, folder):
+        with FileLock(shelf / f".{copy.name}.lock"):
+            # What cleans up scratch disks may have taken one of the files.
+            if not all((copy / name).is_file() for name in FILES):
                 _copy(folder, copy, array)
     except OSError as error:
-        if error.errno not in CANNOT_STAGE:
-            raise
         log.warning("%s is not staged to %s (%s): it is read where it lies.", folder, scratch, error.strerror)
         return folder
     return copy
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process after the other through; the kernel frees the lock of one that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _is_there(copy: Path, folder: Path) -> bool:
-    return (
-        all(
-            (copy / name).is_file() and (copy / name).stat().st_size == (folder / name).stat().st_size
-            for name in FILES[:-1]
-        )
-        and (copy / FILES[-1]).is_file()
-    )
 
 
 def _copy(folder: Path, copy: Path, array: ImageArray) -> None:
     temporary = copy.with_name(f".{copy.name}.part")
     for leftover in (temporary, copy):  # nobody else can be at it: the lock is held
         shutil.rmtree(leftover, ignore_errors=True)
-    needed = sum((folder / name).stat().st_size for name in FILES)
-    if shutil.disk_usage(copy.parent).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy.parent))
     try:
         temporary.mkdir()
         for name in FILES:
@@ -100,11 +69,9 @@ def _copy(folder: Path, copy: Path, array: ImageArray) -> None:
 def _content_hash(folder: Path) -> str:
     """Return the hash of images and labels as `dataset.json` gives it, in constant memory."""
     array = ImageArray.open(folder)
-    digest = hashlib.sha256()
     assert isinstance(array.images, np.memmap)
     with (folder / "images.npy").open("rb") as file:
         file.seek(array.images.offset)
-        while block := file.read(BLOCK):
-            digest.update(block)
+        digest = hashlib.file_digest(file, "sha256")
     digest.update(array.labels.astype("<i8").tobytes())
     return digest.hexdigest()
