@@ -14,8 +14,7 @@ from gdd.adversary.discriminator import ProjectedDiscriminator
 from gdd.adversary.normalisation import PowerIterations, span_processes
 from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
-from gdd.data.image_array import ImageArray
-from gdd.data.quantise import quantise
+from gdd.data.image_array import ImageArray, quantise
 from gdd.distill.generate import SAMPLES, generate
 from gdd.distill.memory import check_images_at_once, choose_images_at_once
 from gdd.distill.objectives import DISTRIBUTIONAL, InstanceLoss

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from gdd.data.image_array import ImageArray
-from gdd.data.quantise import quantise
+from gdd.data.image_array import ImageArray, quantise
 from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError
 from gdd.files import sha256

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.data.image_array import EpochOrder, to_signed
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise, to_signed
+from gdd.data.loader import EpochOrder
 from gdd.diffusion.sampling import load_pairs
 from gdd.distill.distill import prepare
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate

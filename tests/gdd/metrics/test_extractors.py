@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from gdd import files
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise
 from gdd.errors import UserError
 from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, fetched_weights, open_extractor
 from gdd.networks.classifier import SmallClassifier, save_classifier

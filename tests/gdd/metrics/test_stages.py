@@ -14,7 +14,7 @@ from judged_runs import EVALUATION, compared_with, make_run, write_references
 
 from gdd.config.evaluation import Evaluation
 from gdd.config.recipe import Sampler
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.errors import UserError
