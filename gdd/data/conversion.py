@@ -77,7 +77,7 @@ def convert(
     images = [listing.fingerprint(), hashlib.sha256(chosen.tobytes()).hexdigest()]
     facts = json.dumps([*images, resolution, transform, CHUNK, PIL.__version__])
     place = folder / hashlib.sha256(facts.encode()).hexdigest()[:16]
-    for other in folder.glob("*"):
+    for other in folder.glob("*/"):
         if other != place:
             shutil.rmtree(other)
     chunks = [

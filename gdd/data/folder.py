@@ -15,6 +15,7 @@ from gdd.data.conversion import convert
 from gdd.data.image_array import ImageArray, describe, part_indices, write_blocks
 from gdd.data.listing import LABEL_FILE, Listing, list_images
 from gdd.errors import UserError
+from gdd.files import locked
 
 NAMED = 20  # names that a sentence lists before it only counts
 
@@ -37,24 +38,28 @@ def prepare_folder(
         )
     # EDM's archives are prepared already: an image of another size there is a wrong archive, not a large one.
     transform = None if listing.label_file is not None else dataset.transform
-    parts = folder / "parts"
-    files, skipped = convert(
-        listing, chosen, transform, dataset.resolution, parts, workers=workers, allowed=allow_corrupt
-    )
-    kept = chosen[[listing.names[index] not in skipped for index in chosen]]
     description = describe(
         name,
         dataset,
         classes=classes,
         source=str(raw),
-        source_kind="EDM archive" if listing.label_file else listing.kind,
+        source_kind="EDM archive" if listing.label_file is not None else listing.kind,
         transform=transform,
     )
-    if skipped:
-        description["skipped"] = dict(sorted(skipped.items()))
-    shape = (dataset.resolution, dataset.resolution, 3)
-    array = write_blocks(folder, (file.read_bytes() for file in files), shape, labels[kept], description)
-    shutil.rmtree(parts)
+    size, parts = dataset.resolution, folder / "parts"
+    try:
+        with locked(parts / ".lock", patience=0):
+            files, skipped = convert(
+                listing, chosen, transform, size, parts, workers=workers, allowed=allow_corrupt
+            )
+            if skipped:
+                description["skipped"] = dict(sorted(skipped.items()))
+            kept = chosen[[listing.names[index] not in skipped for index in chosen]]
+            blocks = (file.read_bytes() for file in files)
+            array = write_blocks(folder, blocks, (size, size, 3), labels[kept], description)
+            shutil.rmtree(parts)
+    except TimeoutError:
+        raise UserError(f"{folder} is being written by another process; let it end first.") from None
     return array
 
 

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from gdd.data.image_array import ImageArray
 from gdd.errors import UserError
+from gdd.files import locked
 
 FILES = ("images.npy", "labels.npy", "dataset.json")
 
@@ -37,7 +37,7 @@ def stage(folder: str | Path, scratch: str | Path | None) -> Path:
     copy = shelf / f"{array.name}-{array.sha256[:16]}"
     try:
         shelf.mkdir(parents=True, exist_ok=True)
-        with FileLock(shelf / f".{copy.name}.lock"):
+        with locked(shelf / f".{copy.name}.lock"):
             # What cleans up scratch disks may have taken one of the files.
             if not all((copy / name).is_file() for name in FILES):
                 _copy(folder, copy, array)
