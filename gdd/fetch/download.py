@@ -1,145 +1,203 @@
-"""From a URL to a verified file: attempts, waiting, checking, naming."""
+"""One file from a URL: tried again where a server is busy, resumed where a connection breaks."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable
+import contextlib
+import logging
+import re
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
+from gdd.config.sources import Source
 from gdd.errors import UserError
-from gdd.fetch.checksums import Expected, Measured, difference, measure, page_instead
-from gdd.fetch.exclusive import exclusive
-from gdd.fetch.part import Part
-from gdd.fetch.progress import Progress
-from gdd.fetch.transfer import Interrupted, WrongBytes, copy, receive
+from gdd.files import read_json, write_json
+from gdd.progress import Bar, Display
 
+CHUNK = 1 << 16  # bytes; so many that have come are lost when a connection breaks
 PROGRESS = 1 << 20  # bytes after which an attempt counts as a success, and patience begins anew
+TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two bytes
+HINT = "check the network (https_proxy and REQUESTS_CA_BUNDLE count), or name a mirror in config/local.yaml"
+LONGEST_WAIT = 600.0  # seconds, whatever a server asks for (Retry-After)
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How often to try, and how long to wait."""
-
-    attempts: int = 6  # in a row that bring next to nothing
-    first_wait: float = 1.0  # seconds; doubled each time
-    longest_wait: float = 60.0
-    longest_asked: float = 600.0  # by the server (Retry-After)
-    connect: float = 20.0
-    silence: float = 60.0  # between two bytes
-    sleep: Callable[[float], None] = time.sleep
-
-    def wait(self, failures: int, asked: float | None) -> float:
-        """Return the seconds to wait after so many failures; a little chance keeps many clients apart."""
-        if asked is not None:
-            return min(asked, self.longest_asked)
-        return min(self.first_wait * 2 ** (failures - 1), self.longest_wait) * random.uniform(0.5, 1.0)
+log = logging.getLogger("gdd")
 
 
 class Unreachable(UserError):
-    """A server that never answered."""
+    """A server that gave no answer."""
 
 
-@dataclass(frozen=True)
-class Downloader:
-    """Gets one file after the other."""
+class Patience(Retry):
+    """Says why it waits, and not for as long as a server likes."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        asked = super().get_retry_after(response)
+        return None if asked is None else min(asked, LONGEST_WAIT)
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        last = self.history[-1]
+        reason = f"answers {last.status}" if last.status else _reason(last.error)
+        log.info("%s: %s; trying again, %s times at most.", last.url, reason, self.total)
+        super().sleep(response)
+
+
+PATIENCE = Patience(
+    total=5,
+    other=0,  # a certificate will not be another one next time
+    status_forcelist=(408, 425, 429, 500, 502, 503, 504),
+    raise_on_status=False,
+    backoff_factor=1,
+    backoff_jitter=1,
+    backoff_max=60,
+)
+
+
+def open_session() -> requests.Session:
+    """Return a session; it honours the environment's proxies, certificates and ~/.netrc."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # `Patience` says the same in a sentence
+    session = requests.Session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=PATIENCE))
+    session.headers["User-Agent"] = f"gdd/{version('gdd')}"
+    # Bytes as they are: a compressed answer could neither be resumed nor be checked for length.
+    session.headers["Accept-Encoding"] = "identity"
+    return session
+
+
+def shown(text: str) -> str:
+    """Return a URL, or a sentence with URLs, without user names and passwords."""
+    return re.sub(r"//[^/\s@]*@", "//", text)
+
+
+@dataclass
+class Download:
+    """Brings a source's file from `url` to `part`.
+
+    What it is a part of stands in `<part>.json`, by which another process can resume it.
+    """
 
     session: requests.Session
-    progress: Progress
-    patience: Patience
+    url: str
+    source: Source
+    part: Path
+    display: Display
+    bar: Bar | None = None
 
-    def get(
-        self, place: str | Path, final: Path, expected: Expected, accept: Callable[[Measured, int], None]
-    ) -> None:
-        """Get `final` from a URL or a local path; it gets its name when its bytes have been verified.
-
-        `accept(measured, mtime_ns)` is called just before that. If another process is at the same file,
-        wait for it, and leave what it made as it is.
+    def run(self) -> None:
+        """Try until all bytes are there, or several attempts in a row bring next to nothing.
 
         Raises:
-            UserError: it cannot be had, or is not what was expected. What has come so far stays in
-                `<final>.part`, except wrong bytes, which are removed.
+            UserError: the file cannot be had; what has come of it stays.
         """
-
-        def waiting() -> None:
-            self.progress.say(f"{final}: another process is fetching it; waiting.")
-
-        path = final.with_name(f"{final.name}.part")
-        with exclusive(path, waiting) as handle:
-            part = Part(path, handle)
-            try:
-                if final.exists():
-                    part.clear()
-                    return
-                measured = self._get_right(place, part, expected)
-                accept(measured, path.stat().st_mtime_ns)
-                part.become(final)
-            finally:
-                if path.exists() and not part.size:
-                    part.remove()
-
-    def _get_right(self, place: str | Path, part: Part, expected: Expected) -> Measured:
-        """Get the bytes and verify them; wrong ones may have been damaged on the way, so they come twice."""
-        chances = 2
+        patience, most = PATIENCE, self._size()
         while True:
             try:
-                if isinstance(place, Path):
-                    copy(place, part, self.progress)
-                else:
-                    self._get_all(place, part, expected)
-                return _verified(part, expected)
-            except WrongBytes as wrong:
-                part.clear()
-                chances -= 1
-                if not chances:
-                    raise UserError(_refusal(place, str(wrong), expected)) from None
-                self.progress.say(f"{place}: {wrong}; once more from the start.")
-
-    def _get_all(self, url: str, part: Part, expected: Expected) -> None:
-        """Try until all bytes are there or patience is at its end."""
-        failures, most, answered = 0, part.size, False
-        timeout = (self.patience.connect, self.patience.silence)
-        while True:
-            try:
-                receive(self.session, url, part, expected, self.progress, timeout)
+                self._attempt()
                 return
-            except Interrupted as interrupted:
-                answered = answered or interrupted.answered
+            except requests.RequestException as error:
+                raise Unreachable(
+                    shown(f"{self.url} cannot be reached ({_reason(error)}); {HINT}.")
+                ) from None
+            except HTTPError as error:  # while reading
+                size = self._size()
                 # Against the most there ever was: a server that cannot resume may bring the same for ever.
-                if part.size >= most + PROGRESS:
-                    failures = 0
-                most = max(most, part.size)
-                failures += 1
-                if failures >= self.patience.attempts:
-                    kind = UserError if answered or part.size else Unreachable
-                    kept = f" ({part.size:,} bytes are kept)" if part.size else ""
-                    raise kind(
-                        f"{interrupted}, {failures} times in a row; try again later{kept}, or name a mirror "
-                        "in config/local.yaml."
+                if size >= most + PROGRESS:
+                    patience, most = PATIENCE, size
+                try:
+                    patience = patience.increment("GET", shown(self.url), error=error)
+                except MaxRetryError:
+                    raise UserError(
+                        f"{shown(self.url)}: {_reason(error)}, {len(patience.history) + 1} times in a row; "
+                        f"{size:,} bytes are kept; {HINT}."
                     ) from None
-                seconds = self.patience.wait(failures, interrupted.after)
-                self.progress.say(f"{interrupted}; attempt {failures + 1} in {seconds:.0f} s.")
-                self.patience.sleep(seconds)
+                patience.sleep()
+
+    def _attempt(self) -> None:
+        begun, done = self._begun(), self._size()
+        if begun and done == begun["total"]:
+            return
+        headers = {"Range": f"bytes={done}-", "If-Range": begun["validator"]} if begun else {}
+        with self.session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            self._check(answer)
+            if answer.status_code == 200:
+                total, done = self._begin(answer), 0
+            elif begun and _continues(answer, begun, done):
+                total = begun["total"]
+            else:  # also 416: what we have is longer than the file
+                discard(self.part)
+                raise ProtocolError("the file has changed")
+            self.bar = self.bar or self.display.bar(self.source.path, total, done=done, unit="bytes")
+            with self.part.open("ab") as file:
+                for chunk in answer.raw.stream(CHUNK, decode_content=False):
+                    file.write(chunk)
+                    done += len(chunk)
+                    self.bar.update(done)
+                    if total is not None and done > total:
+                        return  # whoever checks the size will see
+        if total is not None and done < total:
+            raise ProtocolError(f"the connection ended after {done:,} of {total:,} bytes")
+
+    def _check(self, answer: requests.Response) -> None:
+        if answer.status_code not in (200, 206, 416):
+            raise UserError(
+                f"{shown(self.url)} answers {answer.status_code} {answer.reason or ''}; try again later, "
+                "correct config/sources.yaml, or name a mirror in config/local.yaml."
+            )
+        if self.url.startswith("https:") and not answer.url.startswith("https:"):
+            raise UserError(
+                shown(f"{self.url} leads to {answer.url}, which is not encrypted; it is not used.")
+            )
+
+    def _begin(self, answer: requests.Response) -> int | None:
+        """Note of what file the bytes to come are; returns its length, None if nobody knows it."""
+        discard(self.part)
+        announced = answer.headers.get("Content-Length", "")
+        total = int(announced) if announced.isdecimal() else self.source.bytes
+        write_json(_note(self.part), {"validator": _validator(answer), "total": total})
+        return total
+
+    def _begun(self) -> dict[str, Any] | None:
+        """Return what `_begin` noted; None if the download cannot go on from there."""
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            facts: dict[str, Any] = read_json(_note(self.part))
+            if self._size() and facts["validator"] and facts["total"]:
+                return facts
+        return None
+
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
 
 
-def _verified(part: Part, expected: Expected) -> Measured:
-    measured = measure(part.path, expected.checksum)
-    problem = difference(measured, expected) or page_instead(part.path)
-    if problem:
-        raise WrongBytes(problem)
-    return measured
+def discard(part: Path) -> None:
+    """Remove a part, and the note of what it is a part of."""
+    part.unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
 
 
-def _refusal(place: str | Path, problem: str, expected: Expected) -> str:
-    sentence = f"{place} is not the expected file, twice, and was removed: {problem}"
-    if expected.pinned and not expected.checksum:
-        return (
-            f"{sentence}, which is what was fetched first; if the publisher has replaced the file and you "
-            "trust the new one, delete its lines in lock.yaml and fetch again."
-        )
-    return (
-        f"{sentence}; if the publisher has replaced the file, correct config/sources.yaml, else try a mirror."
-    )
+def _note(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _continues(answer: requests.Response, begun: dict[str, Any], done: int) -> bool:
+    """Whether the bytes are the rest of the same file; some servers ignore If-Range."""
+    rest = f"bytes {done}-{begun['total'] - 1}/{begun['total']}"
+    return answer.headers.get("Content-Range") == rest and _validator(answer) in (None, begun["validator"])
+
+
+def _validator(answer: requests.Response) -> str | None:
+    """Return a strong ETag or the date; without one nobody can tell whether the file has changed."""
+    tag = answer.headers.get("ETag", "")
+    return tag if tag.startswith('"') else answer.headers.get("Last-Modified")
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return the innermost cause in a few words."""
+    while inner := error and (error.__cause__ or error.__context__):
+        error = inner
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

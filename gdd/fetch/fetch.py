@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import requests
+from rich.filesize import decimal
+
 from gdd.config.local import Local
 from gdd.config.sources import Source
 from gdd.errors import UserError
-from gdd.fetch.checksums import Expected, Measured, difference, measure, page_instead
-from gdd.fetch.download import Downloader, Patience, Unreachable
-from gdd.fetch.listing import missing_message
-from gdd.fetch.lock_file import NAME as LOCK
-from gdd.fetch.lock_file import Entry, read_lock, record
-from gdd.fetch.progress import Progress
-from gdd.fetch.transfer import open_session
+from gdd.fetch.download import Download, Unreachable, discard, open_session, shown
+from gdd.fetch.lock_file import Entry, difference, measure, read_lock, record
+from gdd.files import locked
+from gdd.progress import Display
 
 
 @dataclass(frozen=True)
@@ -40,34 +40,21 @@ class Resources:
         path = self.folder / source.path
         if not path.is_file():
             return False
-        status = path.stat()
-        known = read_lock(self.folder).get(source.path)
-        expected = self.expected(source)
-        unchanged = known and (known.bytes, known.mtime_ns) == (status.st_size, status.st_mtime_ns)
-        agreed = known and known.checksum == source.checksum and source.bytes in (None, known.bytes)
-        if unchanged and agreed and not again:
-            return True
-        measured = measure(path, source.checksum)
-        problem = difference(measured, expected) or page_instead(path)
-        if problem:
-            raise UserError(_not_the_file(path, problem, expected))
-        with _read_only_is_fine():
-            self.accept(source, measured, status.st_mtime_ns)
+        known, status = self._first(source), path.stat()
+        if known and not again:
+            size = known.bytes if source.bytes is None else source.bytes
+            if (size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+                return True
+        found = measure(path, source.checksum)
+        if problem := difference(path, found, source, known):
+            raise UserError(f"{path} is not the expected file: {problem}; delete it and fetch again.")
+        try:
+            record(self.folder, source.path, found)
+        except OSError as error:
+            # A shared folder nobody may write to is used as it is, only read again each time.
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
         return True
-
-    def expected(self, source: Source) -> Expected:
-        """Return what the file has to be, the first copy's hash included."""
-        known = read_lock(self.folder).get(source.path)
-        # What was trusted before a checksum was published, or under another one, binds no longer.
-        pinned = known.sha256 if known and known.checksum == source.checksum else None
-        return Expected(source.bytes, source.checksum, pinned)
-
-    def accept(self, source: Source, measured: Measured, mtime_ns: int) -> None:
-        """Note in `lock.yaml` what the file is."""
-        entry = Entry(
-            sha256=measured.sha256, checksum=source.checksum, bytes=measured.bytes, mtime_ns=mtime_ns
-        )
-        record(self.folder, source.path, entry)
 
     def place(self, source: Source) -> str | Path:
         """Return where to get the file: its URL, or what `mirrors` makes of it (the longest prefix counts).
@@ -79,27 +66,69 @@ class Resources:
         if prefix is None:
             return source.url
         mirrored = self.local.mirrors[prefix] + source.url.removeprefix(prefix)
-        scheme = urlsplit(mirrored).scheme
-        if scheme in ("http", "https"):
+        parts = urlsplit(mirrored)
+        if parts.scheme in ("http", "https"):
             return mirrored
-        if scheme == "file" and not urlsplit(mirrored).netloc:
-            return Path(url2pathname(urlsplit(mirrored).path))
-        if scheme == "":
+        if parts.scheme == "file" and not parts.netloc:
+            return Path(url2pathname(parts.path))
+        if parts.scheme == "":
             return Path(mirrored).expanduser()
+        raise UserError(f"local.yaml: the mirror {shown(mirrored)!r} is neither http(s), file: nor a path.")
+
+    def get(self, source: Source, session: requests.Session, display: Display) -> None:
+        """Fetch the file, verify it, give it its name; wait where another process is fetching it.
+
+        Raises:
+            UserError: it cannot be had, or is not what was expected. What has come so far stays in
+                `<path>.part`, except wrong bytes, which are removed.
+        """
+        final = self.folder / source.path
+        lock = final.with_name(f".{final.name}.lock")
+        with locked(lock, waiting=lambda: display.say(f"{final}: another process is fetching it; waiting.")):
+            if not final.exists():
+                part = final.with_name(f"{final.name}.part")
+                found = self._get_right(source, part, session, display)
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                record(self.folder, source.path, found)
+                part.replace(final)
+                discard(part)
+            lock.unlink(missing_ok=True)  # nobody needs it now that the file is there
+        self.has(source)  # if another process made it, what it made is checked as well
+
+    def _get_right(self, source: Source, part: Path, session: requests.Session, display: Display) -> Entry:
+        """Get the bytes and verify them; wrong ones may have been damaged on the way, so they come twice."""
+        place, known = self.place(source), self._first(source)
+        problem = None
+        for _ in range(2):
+            if problem:
+                display.say(shown(f"{place}: {problem}; once more from the start."))
+            if isinstance(place, Path):
+                _copy(place, part)
+            else:
+                Download(session, place, source, part, display).run()
+            found = measure(part, source.checksum)
+            problem = difference(part, found, source, known)
+            if not problem:
+                return found
+            discard(part)
         raise UserError(
-            f"local.yaml: the mirror {self.local.mirrors[prefix]!r} is neither http(s), file: nor a path."
+            shown(f"{place} is not the expected file, twice, and was removed: {problem}; ")
+            + "if the publisher has replaced the file and you trust the new one, correct config/sources.yaml "
+            "or delete the file's lines in lock.yaml; else try a mirror."
         )
 
-    def get(self, source: Source, downloader: Downloader) -> None:
-        """Download the file, verify it, give it its name."""
-        downloader.progress.name(source.path)
-        downloader.get(
-            self.place(source),
-            self.folder / source.path,
-            self.expected(source),
-            partial(self.accept, source),
-        )
-        self.has(source)  # if another process made it, what it made is checked as well
+    def _first(self, source: Source) -> Entry | None:
+        """Return what the copy fetched first was, while its checksum is still the published one."""
+        known = read_lock(self.folder).get(source.path)
+        return known if known and known.checksum == source.checksum else None
+
+
+def _copy(place: Path, part: Path) -> None:
+    try:
+        shutil.copyfile(place, part)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"The mirror has no file {place} ({error.strerror}); see `mirrors`.") from None
 
 
 def choose(sources: Mapping[str, Source], names: Iterable[str]) -> dict[str, Source]:
@@ -119,13 +148,7 @@ def choose(sources: Mapping[str, Source], names: Iterable[str]) -> dict[str, Sou
 
 
 def fetch(
-    sources: Mapping[str, Source],
-    resources: Resources,
-    progress: Progress,
-    *,
-    offline: bool = False,
-    verify: bool = False,
-    patience: Patience | None = None,
+    sources: Mapping[str, Source], resources: Resources, *, offline: bool = False, verify: bool = False
 ) -> list[str]:
     """Bring every source below `resources.folder`; returns the names of those that had to be fetched.
 
@@ -137,23 +160,24 @@ def fetch(
     problems: list[str] = []
     missing: dict[str, Source] = {}
     fetched: list[str] = []
-    silent: set[str] = set()  # hosts that gave no answer; others of their files need not wait as long again
-    with open_session() as session:
-        downloader = Downloader(session, progress, patience or Patience())
+    silent: set[str] = set()  # servers that gave no answer; others of their files need not wait as long again
+    with open_session() as session, Display() as display:
         for name, source in sources.items():
+            server = ""
             try:
                 if resources.has(source, again=verify):
                     continue
                 place = resources.place(source)
+                server = urlsplit(place).netloc if isinstance(place, str) else ""
                 if offline and not (isinstance(place, Path) and place.is_file()):
                     missing[name] = source
-                elif isinstance(place, str) and urlsplit(place).netloc in silent:
-                    problems.append(f"{place} was not tried: its server gave no answer before.")
+                elif server in silent:
+                    problems.append(shown(f"{place} was not tried: its server gave no answer before."))
                 else:
-                    resources.get(source, downloader)
+                    resources.get(source, session, display)
                     fetched.append(name)
             except Unreachable as error:
-                silent.add(urlsplit(str(resources.place(source))).netloc)
+                silent.add(server)
                 problems.append(str(error))
             except UserError as error:
                 problems.append(str(error))
@@ -164,21 +188,31 @@ def fetch(
     return fetched
 
 
-def _not_the_file(path: Path, problem: str, expected: Expected) -> str:
-    sentence = f"{path} is not the expected file: {problem}"
-    if expected.pinned and not expected.checksum:
-        return (
-            f"{sentence}, which is what was fetched first; delete it and fetch again, or, if you trust it, "
-            f"delete its lines in {LOCK}."
-        )
-    return f"{sentence}; delete it and fetch again."
+def missing_message(missing: Mapping[str, Source], folder: Path) -> str:
+    """Return what to put where, for a machine that must not use a network."""
+    count = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
+    lines = [f"Offline, and {count} missing. Put each where its first line says, then run the same command:"]
+    for source in missing.values():
+        lines += [f"  {folder / source.path}", f"    {shown(source.url)}", f"    {_facts(source)}"]
+    return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def _read_only_is_fine() -> Iterator[None]:
-    """A shared folder nobody may write to is used as it is, only read again each time."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
+def listing(sources: Mapping[str, Source], folder: Path) -> str:
+    """Return name, state, use, place and facts of every source; reads no file's content."""
+    lines = []
+    for name, source in sources.items():
+        path = folder / source.path
+        part = path.with_name(f"{path.name}.part")
+        state = "missing"
+        if path.is_file():
+            state = f"present ({decimal(path.stat().st_size)})"
+        elif part.is_file():
+            state = f"begun ({decimal(part.stat().st_size)} are there)"
+        lines += [f"{name}: {state}", *(f"    {fact}" for fact in (source.use, path, shown(source.url)))]
+        lines.append(f"    {_facts(source)}")
+    return "\n".join(lines)
+
+
+def _facts(source: Source) -> str:
+    size = "size unknown" if source.bytes is None else f"{source.bytes:,} bytes"
+    return f"{size}; {source.checksum or 'no published checksum'}; licence: {source.licence}"

@@ -1,4 +1,4 @@
-"""A web server on the loopback interface that misbehaves as told."""
+"""A web server on the loopback interface that misbehaves as told, and a display that looks at the folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import urllib3.util.retry
 
+from gdd.config.local import Local
 from gdd.config.sources import Source
-from gdd.fetch.download import Downloader, Patience
-from gdd.fetch.transfer import open_session
+from gdd.fetch import download
+from gdd.fetch import fetch as module
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 
@@ -41,7 +44,7 @@ class Server:
 
         status, headers (None removes one), content, drop: end the connection after so many bytes,
         reset: do so rudely, ranges=False: ignore them, if_range=False: ignore that, announce: Content-Length,
-        chunked, hang: send nothing, before=True: not even an answer, slow: seconds between pieces.
+        chunked, hang: send nothing more, before=True: not even an answer, slow: seconds between pieces.
         """
         self.behaviours += [behaviour] * times
 
@@ -61,14 +64,13 @@ class Handler(BaseHTTPRequestHandler):
         server.headers.append(dict(self.headers))
         do = server.behaviours.pop(0) if server.behaviours else {}
         self.close_connection = True
-        if do.get("hang") == "before":
-            server.release.wait(10)
-            return
-        if do.get("drop") == "before":
+        if do.get("before"):
+            if do.get("hang"):
+                server.release.wait(10)
             return
         content = do.get("content", server.content)
-        headers: dict[str, Any] = {"ETag": '"1"', "Content-Type": "application/octet-stream"}
-        headers |= do.get("headers", {})
+        # Said to be closed, the connection is not used again while it is being closed.
+        headers: dict[str, Any] = {"ETag": '"1"', "Connection": "close"} | do.get("headers", {})
         status, start = do.get("status", 200), 0
         asked, held = self.headers.get("Range"), self.headers.get("If-Range")
         holds = held in (headers["ETag"], headers.get("Last-Modified")) or not do.get("if_range", True)
@@ -98,11 +100,10 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(do["slow"])
         if chunked and end == len(body):
             self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
         if do.get("hang"):
-            self.wfile.flush()
             self.server_.release.wait(10)
         if do.get("reset"):
-            self.wfile.flush()
             time.sleep(0.05)
             # Lingering for no time makes the kernel send a reset instead of an end.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -129,29 +130,42 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.close()
 
 
-class Witness:
-    """A progress display that looks at the folder each time it is told something."""
+@pytest.fixture
+def source(server: Server) -> Source:
+    """The server's file, of which nothing is known."""
+    return Source(use="a test", url=server.url, path="file.bin", bytes=None, checksum=None, licence="none")
 
-    def __init__(self, final: Path) -> None:
-        self.final = final
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "resources"
+    path.mkdir()
+    return path
+
+
+class Witness:
+    """A display and a clock that look at the folder each time they are told something."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.said: list[str] = []
         self.waits: list[float] = []
-        self.totals: list[int | None] = []
         self.on_update: Callable[[int], None] = lambda done: None
 
-    def look(self) -> None:
-        there = {path.name for path in self.final.parent.iterdir()} - {"lock.yaml"}
-        visible = {name for name in there if not name.startswith(".")}  # hidden: a sidecar being written
-        assert all(name.endswith((".part", ".part.json")) for name in visible), (
-            "an unverified file has a name"
-        )
+    def __enter__(self) -> Witness:
+        return self
 
-    def name(self, name: str) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, done: int, total: int | None) -> None:
+    def look(self) -> None:
+        visible = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        unfinished = visible - {"lock.yaml", "file.bina", "file.binb"}
+        assert all(name.endswith((".part", ".part.json")) for name in unfinished), "not verified yet"
+
+    def bar(self, name: str, total: int | None, **_: object) -> Witness:
         self.look()
-        self.totals.append(total)
+        return self
 
     def update(self, done: int) -> None:
         self.look()
@@ -167,40 +181,24 @@ class Witness:
 
 
 @pytest.fixture
-def witness(tmp_path: Path) -> Witness:
-    return Witness(tmp_path / "resources" / "file.bin")
+def witness(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Witness:
+    """What every download of the test is shown to, and is told instead of waiting."""
+    witness = Witness(folder)
+    monkeypatch.setattr(module, "Display", lambda: witness)
+    clock = SimpleNamespace(sleep=witness.sleep, time=time.time)
+    monkeypatch.setattr(urllib3.util.retry, "time", clock)
+    monkeypatch.setattr(download, "TIMEOUT", (20, 20))
+    return witness
 
 
 @pytest.fixture
-def silence() -> float:
-    """Seconds a server may be silent: long enough for a busy machine; tests of silent servers set their own."""
-    return 20.0
+def run(folder: Path, witness: Witness) -> Callable[..., list[str]]:
+    """Fetch sources by name into `folder`; returns the names of those that had to be."""
 
+    def call(sources: dict[str, Source], local: Local | None = None, **options: Any) -> list[str]:
+        return module.fetch(sources, module.Resources(folder, local or Local()), **options)
 
-@pytest.fixture
-def patience(witness: Witness, silence: float) -> Patience:
-    """Hardly any, and `witness` is told instead of waiting."""
-    return Patience(attempts=4, silence=silence, sleep=witness.sleep)
-
-
-@pytest.fixture
-def downloader(witness: Witness, patience: Patience) -> Iterator[Downloader]:
-    """What `witness` watches."""
-    with open_session() as session:
-        yield Downloader(session, witness, patience)
-
-
-@pytest.fixture
-def source(server: Server) -> Source:
-    """The server's file, of which nothing is known."""
-    return Source(use="a test", url=server.url, path="file.bin", bytes=None, checksum=None, licence="none")
-
-
-@pytest.fixture
-def folder(witness: Any) -> Path:
-    path: Path = witness.final.parent
-    path.mkdir()
-    return path
+    return call
 
 
 @pytest.fixture
