@@ -141,8 +141,7 @@ def _lost_files(config: Config, noted: Iterable[str], folder: Path) -> list[str]
 
 
 def _missing_files(config: Config, fetches: Iterable[str], folder: Path) -> list[str]:
-    from gdd.fetch.fetch import Resources
-    from gdd.fetch.listing import missing_message
+    from gdd.fetch.fetch import Resources, missing_message
 
     resources = Resources(folder, config.local)
     missing = {}

@@ -35,11 +35,9 @@ def fetch(
     """Download the files NAMES of sources.yaml, verified; the same command goes on where it stopped."""
     from gdd.config.load import load_all_sources
     from gdd.config.local import load_local
-    from gdd.fetch.fetch import Resources, choose
+    from gdd.fetch.fetch import Resources, choose, listing
     from gdd.fetch.fetch import fetch as run
-    from gdd.fetch.listing import listing
     from gdd.fetch.lock_file import read_lock
-    from gdd.fetch.progress import show_progress
     from gdd.files import sha256, write_json
 
     if not (names or everything or listed):
@@ -52,10 +50,7 @@ def fetch(
         click.echo(listing(wanted, resources))
         return
     local = load_local(folder)
-    with show_progress() as progress:
-        fetched = run(
-            wanted, Resources(resources, local), progress, offline=offline or local.offline, verify=verify
-        )
+    fetched = run(wanted, Resources(resources, local), offline=offline or local.offline, verify=verify)
     if note:
         lock = read_lock(resources)
         told = {}
