@@ -63,8 +63,9 @@ class Listing:
         return len(self.names)
 
     def only(self, indices: np.ndarray) -> Listing:
-        """Return a listing of these images."""
-        return replace(self, names=[self.names[index] for index in indices], places=self.places[indices])
+        """Return a listing of these images, without labels, to be sent to other processes."""
+        names = [self.names[index] for index in indices]
+        return replace(self, names=names, places=self.places[indices], label_file=None)
 
     def entries(self, indices: Iterable[int]) -> list[Entry]:
         """Return what a reader needs to find these images."""

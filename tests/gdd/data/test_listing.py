@@ -46,6 +46,7 @@ def test_every_source_lists_the_same(kind: str, photos: Files, make_source: Sour
     if kind != "tar of tars":  # there is no such thing of EDM's
         listing = list_images(make_source(kind, tmp_path / "4", {**photos, "dataset.json": b"{}"}))
         assert (listing.label_file, len(listing)) == (b"{}", 19)
+        assert listing.only(np.arange(3)).label_file is None  # of ImageNet it has 50 MB
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
