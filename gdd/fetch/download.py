@@ -110,7 +110,8 @@ class Download:
                 if size >= most + PROGRESS:
                     patience, most = PATIENCE, size
                 try:
-                    patience = patience.increment("GET", shown(self.url), error=error)
+                    broken = ProtocolError(_reason(error))  # what `Patience` tries again
+                    patience = patience.increment("GET", shown(self.url), error=broken)
                 except MaxRetryError:
                     raise UserError(
                         f"{shown(self.url)}: {_reason(error)}, {len(patience.history) + 1} times in a row; "
