@@ -43,7 +43,8 @@ class Patience(Retry):
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         last = self.history[-1]
         reason = f"answers {last.status}" if last.status else _reason(last.error)
-        log.info("%s: %s; trying again, %s times at most.", last.url, reason, self.total)
+        made = len(self.history)
+        log.info("%s: %s; attempt %s of %s.", last.url, reason, made + 1, made + 1 + int(self.total or 0))
         super().sleep(response)
 
 

@@ -199,12 +199,6 @@ def test_the_longest_prefix_counts(source: Source, tmp_path: Path, to: str, plac
         assert resources.place(source) == place
 
 
-def test_another_server_replaces_the_network(run: Any, source: Source, server: Any) -> None:
-    elsewhere = source.model_copy(update={"url": "http://example.invalid/file.bin"})
-    local = Local(mirrors={"http://example.invalid/": server.url.removesuffix("file.bin")})
-    assert run({"x": elsewhere}, local) == ["x"]
-
-
 @pytest.mark.parametrize("kind", ["right", "missing", "folder", "wrong"])
 def test_a_folder_replaces_the_network(
     run: Any, source: Source, folder: Path, tmp_path: Path, server: Any, no_network: None, kind: str
