@@ -19,9 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gdd.config.recipe import Sampler
-from gdd.data.listing import Listing, list_images
-from gdd.data.quantise import quantise
-from gdd.data.reading import reader
+from gdd.data.image_array import quantise
+from gdd.data.listing import Listing, list_images, reader
 from gdd.data.transforms import Unusable, decode
 from gdd.diffusion.sampler import function_evaluations
 from gdd.diffusion.sampling import sample_range

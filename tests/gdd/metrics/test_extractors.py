@@ -94,5 +94,5 @@ def test_fetched_weights_are_verified(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'other' is no published extractor .* --extractor other=FILE"):
         fetched_weights("other", tmp_path, tmp_path / "resources")
     place.write_bytes(b"other weights")
-    with pytest.raises(UserError, match="is not the expected file: its SHA-256 is"):
+    with pytest.raises(UserError, match="is not the expected file: its checksum is"):
         fetched_weights("inception", tmp_path, tmp_path / "resources")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise
 from gdd.distill.distill import distill
 from gdd.distill.generate import generate
 from gdd.distill.student import Student

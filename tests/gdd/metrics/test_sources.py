@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from gdd.config.recipe import Sampler
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
