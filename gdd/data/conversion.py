@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,11 +28,11 @@ from gdd.data.listing import Listing, reader
 from gdd.data.transforms import Transform, Unusable, decode
 from gdd.errors import UserError
 from gdd.files import atomic_path
+from gdd.progress import Display
 
 CHUNK = 256  # images in a chunk
 GIVE_UP = 1000  # unusable images beyond those allowed; then the rest is not even tried
 NAMED = 20  # unusable images that the refusal names
-SECONDS_BETWEEN_MESSAGES = 15.0
 
 log = logging.getLogger("gdd")
 
@@ -89,17 +88,15 @@ def convert(
     if done:
         log.info("Going on after %s of %s images.", f"{done:,}", f"{len(chosen):,}")
     unusable: dict[str, str] = {}
-    spoken = time.monotonic()
-    for chunk, found in _converted(left, workers):
-        done += len(chunk.images)
-        unusable |= found
-        if time.monotonic() - spoken >= SECONDS_BETWEEN_MESSAGES:
-            spoken = time.monotonic()
-            log.info("%s of %s images.", f"{done:,}", f"{len(chosen):,}")
-        if len(unusable) > allowed + GIVE_UP:
-            break
+    with Display() as display:
+        bar = display.bar(folder.parent.name, len(chosen), done=done)
+        for chunk, found in _converted(left, workers):
+            bar.advance(len(chunk.images))
+            unusable |= found
+            if len(unusable) > allowed + GIVE_UP:
+                break
     if len(unusable) > allowed:
-        raise UserError(_refusal(listing.path, unusable, allowed, rest_unknown=done < len(chosen)))
+        raise UserError(_refusal(listing.path, unusable, allowed, rest_unknown=bar.done < len(chosen)))
     return [chunk.file for chunk in chunks], unusable
 
 
