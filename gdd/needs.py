@@ -81,7 +81,7 @@ def judging_need(config: Config, setting: Setting, of: Recipe | Sampler) -> Need
     """Return what judging a run needs, or the teacher with a sampler."""
     evaluation = setting.evaluation
     if isinstance(of, Sampler):
-        curve, blocks, evaluations = 0, evaluation.blocks, sampler_evaluations(of)
+        curve, blocks, evaluations = 0, evaluation.blocks, of.evaluations
     else:
         recipe, evaluations = of, of.generator_steps
         also = len([count for count in evaluation.also_at if count in recipe.snapshots()[:-1]])
@@ -105,7 +105,7 @@ def pairs_need(config: Config, teacher: str, steps: int, count: int) -> Need:
     """Return what solving the teacher's ODE needs."""
     setting = setting_of(config, config.teachers[teacher].dataset)
     rate = rate_of(config, setting) if setting else None
-    hours = count * sampler_evaluations(Sampler(steps=steps)) / rate.generating / HOUR if rate else None
+    hours = count * Sampler(steps=steps).evaluations / rate.generating / HOUR if rate else None
     gpus = int(on_gpu(config, setting)) if setting else 0
     return Need(gpus, CORES if gpus else 1, 8000 if gpus else 2000, hours, rate, stretch=hours or 0.0)
 
@@ -127,8 +127,3 @@ def setting_of(config: Config, dataset: str) -> Setting | None:
     settings = config.settings.values()
     names = ((setting, (setting.dataset, setting.evaluation.dataset)) for setting in settings)
     return next((setting for setting, datasets in names if dataset in datasets), None)
-
-
-def sampler_evaluations(sampler: Sampler) -> int:
-    """Return the evaluations in Heun's method, whose last step has only one (EDM Algorithm 1)."""
-    return 2 * sampler.steps - 1

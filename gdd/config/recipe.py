@@ -151,6 +151,11 @@ class Sampler(Record):
     churn_max: float = 1e3  # beyond every noise level
     churn_noise: Positive = 1.0
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network for one image: twice a step, but once in the last (EDM Algorithm 1)."""
+        return 2 * self.steps - 1
+
 
 class Recipe(Record):
     """All that decides a student's weights, apart from the seed."""

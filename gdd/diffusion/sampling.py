@@ -1,8 +1,7 @@
-"""Drawing a teacher's samples by image index, and solving pairs of noise and image beforehand."""
+"""A teacher's samples by image index, and pairs of noise and image for direct imitation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.config.recipe import Sampler
-from gdd.diffusion.sampler import Churn, heun_sample
+from gdd.diffusion.sampler import heun_sample
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser
@@ -28,22 +27,6 @@ def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
     return arch.img_channels, arch.img_resolution, arch.img_resolution
 
 
-def solve(
-    denoiser: Denoiser,
-    z: Tensor,
-    sampler: Sampler,
-    class_labels: Tensor | None = None,
-    noise_source: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Return the teacher's images `[B, C, H, W]` for unit noise `z`, as a sampler's record says.
-
-    `noise_source` gives unit noise like its argument; only a stochastic sampler asks for it.
-    """
-    churn = Churn(sampler.churn, sampler.churn_min, sampler.churn_max, sampler.churn_noise)
-    stochastic = churn if sampler.churn > 0 else None
-    return heun_sample(denoiser, z, class_labels, steps=sampler.steps, churn=stochastic, noise=noise_source)
-
-
 def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, count: int) -> Tensor:
     """Return the images `start` to `start + count` of the teacher, `[count, C, H, W]`."""
     device = next(denoiser.parameters()).device
@@ -55,11 +38,11 @@ def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, co
     # A stream for every image, as for the latents, so that image i is the same in any split over batches.
     sources = [stream(seed, "sampler noise", index) for index in range(start, start + count)]
 
-    def noise_source(x: Tensor) -> Tensor:
+    def fresh_noise(x: Tensor) -> Tensor:
         drawn = [torch.randn(x.shape[1:], generator=source, dtype=x.dtype) for source in sources]
         return torch.stack(drawn).to(x.device)
 
-    return solve(denoiser, z, sampler, one_hot, noise_source)
+    return heun_sample(denoiser, z, sampler, one_hot, fresh_noise)
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,7 @@ def make_pairs(
         one_hot = None
         if indices is not None:
             one_hot = functional.one_hot(indices[chunk], classes).float().to(device)
-        parts.append(solve(denoiser, z[chunk].to(device), sampler, one_hot).cpu())
+        parts.append(heun_sample(denoiser, z[chunk].to(device), sampler, one_hot).cpu())
     tensors = {"z": z, "x": torch.cat(parts)}
     if indices is not None:
         tensors["labels"] = indices

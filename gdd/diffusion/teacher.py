@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import TeacherRecipe
-from gdd.data.image_array import ImageArray, to_signed
-from gdd.data.loader import EpochOrder
-from gdd.diffusion.loss import edm_loss
+from gdd.data.image_array import EpochOrder, ImageArray, to_signed
+from gdd.diffusion.sampler import DenoiserFunction
 from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import save_network
-from gdd.networks.preconditioning import Denoiser
+from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
 from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.provenance import environment
 from gdd.randomness import stream
+from gdd.training.distributed import join
+from gdd.training.ema import averaged_copy, ema_decay, update_average
+from gdd.training.execution import PLAIN, Execution
+from gdd.training.gradients import replace_nonfinite
 from gdd.training.loop import train
 from gdd.training.run_directory import RunDirectory
 from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, update_average
@@ -27,14 +33,23 @@ from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, upd
 class TeacherTraining:
     """A denoiser, its average and its optimizer (see `gdd.training.loop.Trainee`)."""
 
-    def __init__(self, recipe: TeacherRecipe, arch: Architecture, data: ImageArray, weights: Path) -> None:
+    def __init__(
+        self,
+        recipe: TeacherRecipe,
+        arch: Architecture,
+        data: ImageArray,
+        weights: Path,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.recipe = recipe
         self.data = data
         self.weights = weights
+        self.device = torch.device(device)
         self.images = 0
         self.order = EpochOrder(len(data), recipe.seed)
         with seeded_weights(derived_seed(recipe.seed, "teacher weights")):
             self.denoiser = Denoiser(arch)
+        self.denoiser.to(self.device)
         self.average = averaged_copy(self.denoiser)
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=recipe.lr, fused=True)
 
@@ -42,10 +57,10 @@ class TeacherTraining:
         """Train on one batch."""
         recipe = self.recipe
         chosen = self.order.indices(self.images, recipe.batch)
-        images = to_signed(self.data.images[chosen])
-        # Dropout only knows the default generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derived_seed(recipe.seed, "dropout", self.images))
+        images = to_signed(self.data.images[chosen]).to(self.device)
+        # Dropout only knows the device's default generator.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(derived_seed(recipe.seed, "dropout", self.images))
             loss = edm_loss(
                 self.denoiser,
                 images,
@@ -63,11 +78,11 @@ class TeacherTraining:
         self.images += recipe.batch
         return {"loss": loss.item(), "replaced_gradients": replaced}
 
-    def _class_labels(self, chosen: Any) -> torch.Tensor | None:
+    def _class_labels(self, chosen: NDArray[np.int64]) -> Tensor | None:
         classes = self.denoiser.arch.label_dim
         if not classes:
             return None
-        return functional.one_hot(torch.from_numpy(self.data.labels[chosen]), classes).float()
+        return functional.one_hot(torch.from_numpy(self.data.labels[chosen]), classes).float().to(self.device)
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights."""
@@ -96,6 +111,35 @@ class TeacherTraining:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def edm_loss(
+    denoiser: DenoiserFunction,
+    images: Tensor,
+    class_labels: Tensor | None = None,
+    *,
+    generator: torch.Generator,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
+) -> Tensor:
+    """Return EDM's denoising loss of each image, [B], as a mean over its C*H*W values (EDM Eq. 8, Table 1).
+
+    Its weight makes the loss of a network whose output is zero about 1 at every noise level. EDM's code sums
+    over the values where this takes the mean, to which Adam is indifferent.
+
+    Args:
+        denoiser: D(x, sigma [B], class_labels).
+        images: [B, C, H, W] in [-1, 1].
+        class_labels: [B, label_dim], one-hot.
+        generator: source of noise levels and noise, on the CPU.
+        p_mean: mean of ln(sigma).
+        p_std: standard deviation of ln(sigma).
+    """
+    sigma = (p_mean + p_std * torch.randn(len(images), generator=generator)).exp().to(images.device)
+    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    denoised = denoiser(images + sigma.reshape(-1, 1, 1, 1) * noise, sigma, class_labels)
+    weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+    return weight * (denoised - images).square().flatten(1).mean(1)
+
+
 def learning_rate(recipe: TeacherRecipe, images: int) -> float:
     """Return Adam's rate at an image count: a linear rise, a plateau, a linear fall to a tenth."""
     rise = min(1.0, (images + recipe.batch) / recipe.warmup) if recipe.warmup else 1.0
@@ -111,20 +155,23 @@ def train_teacher(
     data: ImageArray,
     *,
     checkpoint_every: int | None = None,
+    execution: Execution = PLAIN,
 ) -> None:
     """Train a teacher in `folder` and publish model.safetensors, model.json, teacher.json and log.jsonl.
 
-    The same call resumes an interrupted training.
+    The same call resumes an interrupted training. A teacher is trained in one process.
 
     Raises:
         Stopped: somebody asked for a stop.
+        DivergedError: there has been no finite loss for `execution.patience` steps.
     """
     folder = Path(folder)
     # The data's content, not its time stamp, is part of what decides the weights.
     fingerprint = f"{recipe.fingerprint()}-{arch.fingerprint()}-{data.sha256[:16]}"
-    with RunDirectory(folder, fingerprint) as run:
+    with join(execution.device) as world, RunDirectory(folder, fingerprint) as run:
         if not run.finished:
-            teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors")
+            execution.set_up(world.device)
+            teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors", world.device)
             trained = train(
                 teacher,
                 run,
@@ -133,6 +180,7 @@ def train_teacher(
                 snapshots=[recipe.images],
                 checkpoint_every=checkpoint_every or max(recipe.images // 10, 1),
                 log_every=max(recipe.images // 100, recipe.batch),
+                patience=execution.patience,
             )
             facts = {
                 "recipe": recipe.model_dump(mode="json"),
@@ -142,7 +190,7 @@ def train_teacher(
                 "dataset_sha256": data.sha256,
                 "images": teacher.images,
                 "seconds": round(trained.seconds, 1),
-                "environment": environment(),
+                "environment": environment(world.device),
             }
             write_json(run.state / "teacher.json", facts)
             # Small, and equal whenever the weights are: what depends on the teacher watches this file.

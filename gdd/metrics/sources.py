@@ -22,7 +22,6 @@ from gdd.config.recipe import Sampler
 from gdd.data.image_array import quantise
 from gdd.data.listing import Listing, list_images, reader
 from gdd.data.transforms import Unusable, decode
-from gdd.diffusion.sampler import function_evaluations
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
@@ -112,7 +111,7 @@ def open_source(
     draw: Draw
     if sampler is not None:
         denoiser = load_denoiser(path).to(device)
-        arch, evaluations = denoiser.arch, function_evaluations(sampler.steps)
+        arch, evaluations = denoiser.arch, sampler.evaluations
         how: dict[str, Any] = {"sampler": sampler.model_dump(mode="json")}
 
         def draw(start: int, count: int) -> Tensor:

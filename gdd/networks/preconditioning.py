@@ -14,6 +14,7 @@ from gdd.networks.unet import build_unet
 SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1]
 SIGMA_MAX = 80.0  # where the one-step generator starts
 SIGMA_MIN = 0.002  # where its boundary condition holds
+RHO = 7.0  # how strongly noise levels gather near the smallest
 SIGMA_MIDDLE = 0.8  # where a generator of two steps makes the second (GDD's release)
 
 
@@ -104,16 +105,22 @@ class OneStep(NamedTuple):
     coefficients: Literal["boundary", "edm"] = "boundary"
 
 
+def noise_levels(intervals: int, first: float = SIGMA_MAX, last: float = SIGMA_MIN) -> Tensor:
+    """Return the bounds of intervals between two noise levels, [intervals + 1], float64 (EDM Eq. 5)."""
+    ramp = torch.arange(intervals + 1, dtype=torch.float64) / max(intervals, 1)
+    start, end = first ** (1 / RHO), last ** (1 / RHO)
+    return (start + ramp * (end - start)) ** RHO
+
+
 def step_levels(steps: int) -> list[float]:
     """Return the noise levels at which a generator of so many steps evaluates its network.
 
-    80 for one step, 80 and 0.8 for two (GDD's release). More are the starts of the intervals of EDM's grid
-    with rho = 7 from 80 to 0.002: at its end there is nothing left to do.
+    80 for one step, 80 and 0.8 for two (GDD's release). More are the starts of the intervals from 80 to
+    0.002: at their end there is nothing left to do.
     """
     if steps <= 2:
         return [SIGMA_MAX, SIGMA_MIDDLE][:steps]
-    high, low = SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7)
-    return [(high + step / steps * (low - high)) ** 7 for step in range(steps)]
+    return noise_levels(steps)[:-1].tolist()
 
 
 class OneStepGenerator(_Preconditioned):
