@@ -21,7 +21,7 @@ from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
 from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.provenance import environment
 from gdd.randomness import stream
-from gdd.training.distributed import join
+from gdd.training.world import join
 from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.gradients import replace_nonfinite
@@ -168,7 +168,7 @@ def train_teacher(
     folder = Path(folder)
     # The data's content, not its time stamp, is part of what decides the weights.
     fingerprint = f"{recipe.fingerprint()}-{arch.fingerprint()}-{data.sha256[:16]}"
-    with join(execution.device) as world, RunDirectory(folder, fingerprint) as run:
+    with join(execution.device, training=True) as world, RunDirectory(folder, fingerprint) as run:
         if not run.finished:
             execution.set_up(world.device)
             teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors", world.device)

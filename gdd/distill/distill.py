@@ -17,6 +17,7 @@ from gdd.adversary.discriminator import ProjectedDiscriminator, build_discrimina
 from gdd.config.pretrained import CLASS_EMBEDDINGS
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
+from gdd.distill.at_once import images_at_once
 from gdd.distill.freeze import freeze
 from gdd.distill.instance import build_instance_loss
 from gdd.distill.monitor import GeneratorMonitor
@@ -55,17 +56,18 @@ class Inputs:
         files = {
             "teacher": self.teacher,
             **{f"backbone {name}": path for name, path in self.backbones.items()},
+            "pairs": self.pairs,
+            "VGG of LPIPS": self.lpips,
+            "class embedding": self.class_embedding,
         }
-        if self.pairs:
-            files["pairs"] = self.pairs
-        if self.lpips:
-            files["VGG of LPIPS"] = self.lpips
-        if self.class_embedding:
-            files["class embedding"] = self.class_embedding
+        hashes = {"data": data.sha256}
         for name, path in files.items():
+            if path is None:
+                continue
             if not path.is_file():
                 raise UserError(f"The {name} {path} does not exist; make it first or correct the path.")
-        return {"data": data.sha256, **{name: sha256(path) for name, path in files.items()}}
+            hashes[name] = sha256(path)
+        return hashes
 
 
 def distill(
@@ -175,7 +177,7 @@ def prepare(
     """Return the student as it stands before its first step, and the names of its frozen parameters.
 
     Raises:
-        UserError: an input is missing or does not fit the recipe.
+        UserError: an input is missing or does not fit the recipe, or the machine does not.
     """
     teacher = load_denoiser(inputs.teacher)
     if (teacher.arch.img_channels, teacher.arch.img_resolution) != data.shape[:2]:
@@ -189,13 +191,14 @@ def prepare(
     if len(frozen) == len(list(generator.parameters())):
         raise UserError("The recipe's 'freeze' leaves nothing to train; except some names with '!'.")
     discriminator = _discriminator(recipe, seed, inputs, teacher)
+    teacher.to(world.device)  # for the instance-based loss
     instance = build_instance_loss(
         recipe.objective, recipe.teacher_sampler, teacher, seed, pairs=inputs.pairs, lpips=inputs.lpips
     )
-    teacher.to(world.device)  # which the instance-based loss looks at
     student = Student(
         recipe, generator, discriminator, instance, data, seed, state, world=world, execution=execution
     )
+    student.images_at_once = images_at_once(student, execution.images_at_once)
     return student, frozen
 
 

@@ -1,21 +1,101 @@
-"""From an objective's record to the instance-based loss it asks for."""
+"""Instance-based losses: they tie each single output of the student to the teacher.
+
+Here are direct imitation, consistency, and the choice by the recipe; the losses of two-time students are in
+`two_times.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from gdd.config.recipe import Objective, Sampler
-from gdd.diffusion.sampling import load_pairs
-from gdd.distill.consistency import ConsistencyLoss, TrajectoryLoss
-from gdd.distill.direct import DirectLoss, SolvingDirectLoss
-from gdd.distill.distances import Distance, Lpips, squared_error
-from gdd.distill.objectives import InstanceLoss
-from gdd.distill.progressive import ProgressiveLoss, ReverseConsistencyLoss
-from gdd.errors import UserError
-from gdd.networks.preconditioning import Denoiser
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-# All take teacher, grid, seed and distance.
+from gdd.config.recipe import Objective, Sampler
+from gdd.diffusion.sampler import heun_sample, heun_step
+from gdd.diffusion.sampling import Pairs, load_pairs
+from gdd.distill.distances import Distance, Lpips, squared_error
+from gdd.distill.shares import Group
+from gdd.distill.two_times import ProgressiveLoss, ReverseConsistencyLoss, TrajectoryLoss, time_grid
+from gdd.errors import UserError
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator
+from gdd.randomness import noise, stream
+
+# (generator, its EMA, a group) -> the loss of each of the group's images, [B]
+InstanceLoss = Callable[[OneStepGenerator, OneStepGenerator, Group], Tensor]
+
+
+class DirectLoss:
+    """Distance to the end of the teacher's ODE from the same noise (arXiv:2101.02388).
+
+    Takes pairs solved beforehand, drawn at random for every group.
+    """
+
+    def __init__(self, pairs: Pairs, seed: int, distance: Distance = squared_error) -> None:
+        self.pairs = pairs
+        self.seed = seed
+        self.distance = distance
+
+    def __call__(self, generator: OneStepGenerator, _: OneStepGenerator, group: Group) -> Tensor:
+        """Return the distance of each image."""
+        draws = stream(self.seed, "pair choice", group.index)
+        chosen = torch.randint(len(self.pairs.z), (len(group.images),), generator=draws)
+        device = group.images.device
+        one_hot = None
+        if self.pairs.labels is not None:
+            indices = self.pairs.labels[chosen].to(device)
+            one_hot = functional.one_hot(indices, generator.arch.label_dim).float()
+        output = generator(self.pairs.z[chosen].to(device), one_hot)
+        return self.distance(output, self.pairs.x[chosen].to(device))
+
+
+class SolvingDirectLoss:
+    """As `DirectLoss`, but every group's noise is fresh and the teacher solves its ODE there and then."""
+
+    def __init__(
+        self, teacher: Denoiser, sampler: Sampler, seed: int, distance: Distance = squared_error
+    ) -> None:
+        self.teacher = teacher
+        self.sampler = sampler
+        self.seed = seed
+        self.distance = distance
+
+    def __call__(self, generator: OneStepGenerator, _: OneStepGenerator, group: Group) -> Tensor:
+        """Return the distance of each image."""
+        z = noise(self.seed, "pair noise", group.index, tuple(group.images.shape)).to(group.images.device)
+        target = heun_sample(self.teacher, z, self.sampler, group.class_labels)
+        return self.distance(generator(z, group.class_labels), target)
+
+
+class ConsistencyLoss:
+    """Consistency distillation (arXiv:2303.01469, Algorithm 2).
+
+    A data image is noised to a level of the grid, the teacher takes it one Heun step down, and the student's
+    jump from above has to meet its average's jump from there.
+    """
+
+    def __init__(self, teacher: Denoiser, grid: int, seed: int, distance: Distance = squared_error) -> None:
+        self.teacher = teacher
+        self.levels = time_grid(grid)
+        self.seed = seed
+        self.distance = distance
+
+    def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, group: Group) -> Tensor:
+        """Return the distance of each image."""
+        count, device, labels = len(group.images), group.images.device, group.class_labels
+        draws = stream(self.seed, "consistency level", group.index)
+        index = torch.randint(1, len(self.levels), (count,), generator=draws)
+        above = self.levels[index].float().to(device)
+        below = self.levels[index - 1].float().to(device)
+        z = noise(self.seed, "consistency noise", group.index, tuple(group.images.shape)).to(device)
+        noisy = group.images + above.reshape(-1, 1, 1, 1) * z
+        with torch.no_grad():
+            target = average.forward_at(heun_step(self.teacher, noisy, above, below, labels), below, labels)
+        return self.distance(generator.forward_at(noisy, above, labels), target)
+
+
 ON_A_GRID: dict[str, Callable[[Denoiser, int, int, Distance], InstanceLoss]] = {
     "consistency": ConsistencyLoss,
     "consistency-trajectory": TrajectoryLoss,
@@ -33,11 +113,11 @@ def build_instance_loss(
     pairs: Path | None = None,
     lpips: Path | None = None,
 ) -> InstanceLoss | None:
-    """Return the instance-based loss, None for an objective without one.
+    """Return the instance-based loss that a recipe asks for, None for an objective without one.
 
     Args:
         objective: of the recipe.
-        sampler: how the teacher is sampled where its images are imitated.
+        sampler: of the teacher, for an objective that solves its ODE as it goes.
         teacher: in eval mode; it is never given gradients.
         seed: of noise and draws.
         pairs: what `gdd pairs` made, for an objective that takes them.
