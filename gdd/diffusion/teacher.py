@@ -21,13 +21,12 @@ from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
 from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.provenance import environment
 from gdd.randomness import stream
-from gdd.training.world import join
 from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.gradients import replace_nonfinite
 from gdd.training.loop import train
 from gdd.training.run_directory import RunDirectory
-from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, update_average
+from gdd.training.world import join
 
 
 class TeacherTraining:
