@@ -83,7 +83,6 @@ def pairs(out: Path, model: Path, sampler: str, count: int, device: str) -> None
 @click.option("--nodes", type=click.IntRange(1), default=1, help="Machines of a SLURM job to spread over.")
 @DEVICE
 @click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
-@click.option("--compile", is_flag=True, help="Use torch.compile.")
 @click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
 @click.option("--patience", type=click.IntRange(1), help="Steps without a finite loss that end the run.")
 @click.option("--monitor-fid", type=click.IntRange(1), help="Log the FID of so many images on the way.")
@@ -107,7 +106,6 @@ def distill(
     nodes: int,
     device: Literal["auto", "cpu", "cuda"],
     images_at_once: int | None,
-    compile: bool,  # the option's name
     tf32: bool,
     patience: int | None,
     folder: Path,
@@ -145,7 +143,6 @@ def distill(
     execution = Execution(
         device=device,
         images_at_once=images_at_once,
-        compile=compile or local.compile,
         tf32=tf32 or local.tf32,
     )
     if patience:

@@ -42,7 +42,6 @@ class Local(Record):
     nodes: Annotated[int, Field(ge=1)] = 1  # machines that a run's GPUs are spread over evenly, with SLURM
     card: Card = "80 GB"  # the memory of these GPUs
     longest_job: Annotated[float, Field(gt=0)] = 24.0  # hours; what takes longer goes on in the next job
-    compile: bool = False  # train with torch.compile, where it works
     tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
     partition: str | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
     cpu_partition: str | None = None

@@ -164,7 +164,6 @@ class Recipe(Record):
         "generator_steps",
         "flip",
         "keep",
-        "backbone_precision",
         "augment",
     )
 
@@ -186,7 +185,6 @@ class Recipe(Record):
     r1: R1 = R1(gamma=1e-4)
     reuse_fakes: bool = False
     precision: Precision = "float32"
-    backbone_precision: Precision = "float32"  # in which the networks in 'backbones' compute
     augment: Augment = Augment()  # of what the discriminator sees, but for R1
     flip: bool = False  # mirror each real image with probability 1/2
     keep: Literal["all", "reported"] = "all"  # which snapshots stay once a run has been judged

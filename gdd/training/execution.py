@@ -24,15 +24,13 @@ class Execution:
         images_at_once: that go through the networks together on one device, a multiple of the recipe's
             batch norm group; the rest of a device's share follows. None finds the most that fit into a GPU's
             memory, and is one group on a CPU.
-        compile: use `torch.compile`, and go on without it where it fails.
-        channels_last: the memory format of images and weights; None is yes on a GPU.
+        channels_last: the memory format of images and weights; None is yes on a GPU, and for wide networks.
         tf32: let a GPU round the factors of float32 products to 10 bits. The papers' runs do not.
         patience: steps in a row with a NaN or infinite loss after which a run ends.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     images_at_once: int | None = None
-    compile: bool = False
     channels_last: bool | None = None
     tf32: bool = False
     patience: int = 500
@@ -55,8 +53,6 @@ class Execution:
             facts["device"] = torch.cuda.get_device_name(world.device)
             facts["tf32"] = self.tf32
             facts["channels_last"] = self.memory_format(world.device) == torch.channels_last
-        if self.compile:
-            facts["compile"] = True
         return facts
 
 

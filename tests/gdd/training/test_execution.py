@@ -20,7 +20,10 @@ def test_a_cpu_is_left_as_it_is() -> None:
     assert torch.backends.cudnn.allow_tf32 == before
     assert Execution().memory_format(world.device) == torch.contiguous_format
     assert Execution(channels_last=True).memory_format(world.device) == torch.channels_last
-    assert Execution(compile=True).describe(world) == {"processes": 1, "compile": True}
+    assert Execution().memory_format(world.device, 32) == torch.contiguous_format
+    assert Execution().memory_format(world.device, 128) == torch.channels_last
+    assert Execution(channels_last=False).memory_format(world.device, 128) == torch.contiguous_format
+    assert Execution().describe(world) == {"processes": 1}
 
 
 @pytest.mark.parametrize("tf32", [False, True])
