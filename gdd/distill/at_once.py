@@ -76,6 +76,8 @@ def fits(student: Student, count: int) -> bool:
         return False
     finally:
         student.load(before)
+        if student.discriminator:
+            student.discriminator.train()  # a pass that ran out of memory had power iterations switched off
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from gdd.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def _inside_blocks(*layers: str) -> tuple[str, ...]:
@@ -26,7 +24,7 @@ FREEZE_POLICIES: dict[str, tuple[str, ...]] = {
     "conv": _inside_blocks("conv", "proj"),  # GDD-I, D2O-F
     "conv+qkv": _inside_blocks("conv", "proj", "qkv"),
     "conv+qkv+skip": _inside_blocks("conv", "proj", "qkv", "skip"),
-    # All but the scales and shifts of the norms; a two-time student has no second embedding from its teacher.
+    # Only scales and shifts of norms are trained, and a two-time student's second embedding, which is new.
     "norms-only": ("*", "!*norm[0-9].*", "!*_norm.*", "!*.map_target.*"),
 }
 
@@ -39,25 +37,20 @@ def frozen_names(names: Iterable[str], policy: str | tuple[str, ...]) -> list[st
         policy: a key of `FREEZE_POLICIES`, or patterns (`*`, `?`, `[...]`; "!" in front excepts again).
 
     Raises:
-        UserError: an unknown policy, or a pattern that matches no name.
+        UserError: one of the given patterns matches no name.
     """
     names = list(names)
-    if isinstance(policy, str):
-        if policy not in FREEZE_POLICIES:
-            known = ", ".join(FREEZE_POLICIES)
-            raise UserError(
-                f"Unknown freeze policy '{policy}'; known are {known}, or give a list of patterns."
-            )
-        # These name layers that a small network may not have; in a user's patterns that is a typo.
-        return _select(names, FREEZE_POLICIES[policy])
-    for pattern in policy:
-        if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in names):
+    patterns = FREEZE_POLICIES[policy] if isinstance(policy, str) else policy
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matching = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
+        # A policy may name layers that a small network does not have; in a user's patterns that is a typo.
+        if not matching and not isinstance(policy, str):
             raise UserError(
                 f"The freeze pattern '{pattern}' matches no parameter; names look like '{names[0]}'."
-                if names
-                else f"The freeze pattern '{pattern}' matches no parameter: there are none."
             )
-    return _select(names, policy)
+        chosen = chosen - matching if pattern.startswith("!") else chosen | matching
+    return [name for name in names if name in chosen]
 
 
 def freeze(network: nn.Module, policy: str | tuple[str, ...]) -> list[str]:
@@ -66,18 +59,7 @@ def freeze(network: nn.Module, policy: str | tuple[str, ...]) -> list[str]:
     Raises:
         UserError: as `frozen_names`.
     """
-    parameters = dict(network.named_parameters())
-    frozen = frozen_names(parameters, policy)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    for name in frozen:
-        parameters[name].requires_grad_(False)
+    frozen = frozen_names([name for name, _ in network.named_parameters()], policy)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
     return frozen
-
-
-def _select(names: list[str], patterns: Iterable[str]) -> list[str]:
-    chosen: set[str] = set()
-    for pattern in patterns:
-        matching = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
-        chosen = chosen - matching if pattern.startswith("!") else chosen | matching
-    return [name for name in names if name in chosen]

@@ -1,7 +1,9 @@
+"""Whole runs: interrupted and resumed, what they leave, and what they refuse."""
+
 from __future__ import annotations
 
-import errno
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,22 +13,27 @@ from typing import Any
 import pytest
 import torch
 
+from gdd.distill.distances import squared_error
 from gdd.distill.distill import distill, prepare
+from gdd.distill.generate import generate
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.networks.weights import load_weights
+from gdd.networks.two_time import TwoTimeGenerator
 from gdd.training.stop import Stopped
 
 pytestmark = pytest.mark.slow
 
 SEED = 1
 DIRECT = {"instance": "direct", "pairs": 10}
+TIMING = {"images_per_second", "seconds", "peak_memory_mib"}
+CONDITIONAL = ("conditional", "trajectory")
 RECIPES: dict[str, dict[str, Any]] = {
     "gdd": {},
     "gdd-i": {"freeze": "conv", "reuse_fakes": True},
+    "two steps": {"generator_steps": 2},
     "direct": {"objective": DIRECT, "adam": {"beta1": 0.9}},
     "consistency": {"objective": {"instance": "consistency", "grid": 4}},
     "both": {
@@ -35,12 +42,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         "reuse_fakes": True,
     },
     "conditional": {"precision": "bfloat16", "init": "random"},
+    "progressive": {
+        "objective": {"instance": "progressive", "grid": 4},
+        "init": "random",
+        "generator_steps": 2,
+    },
+    "trajectory": {
+        "objective": {"distributional": "softplus", "instance": "consistency-trajectory", "grid": 5},
+        "freeze": "conv",
+        "precision": "bfloat16",
+    },
+    "reverse": {"objective": {"instance": "reverse-consistency", "grid": 5}},
 }
+
+Published = Callable[[Path], dict[str, bytes]]
+Logged = Callable[[Path], list[dict[str, Any]]]
 
 
 def train(world: Any, folder: Path, name: str, **changes: Any) -> None:
     recipe = world.recipe(**(RECIPES[name] | changes))
-    distill(folder, recipe, SEED, world.inputs(name == "conditional"), checkpoint_every=16)
+    distill(folder, recipe, SEED, world.inputs(name in CONDITIONAL), checkpoint_every=16)
 
 
 @pytest.fixture(scope="session")
@@ -56,17 +77,20 @@ def uninterrupted(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "after", "how"),
     [
         ("gdd", 3, "crash"),  # after R1, which comes again
         ("gdd", 2, "file"),  # right before R1
         ("gdd-i", 3, "SIGTERM"),  # right after R1
+        ("two steps", 2, "crash"),
         ("direct", 3, "crash"),
         ("consistency", 2, "crash"),
         ("both", 1, "SIGUSR2"),
         ("conditional", 1, "crash"),  # before there is a checkpoint
+        ("progressive", 2, "crash"),
+        ("trajectory", 3, "crash"),
+        ("reverse", 3, "crash"),
     ],
 )
 def test_resuming_changes_no_bit(
@@ -74,8 +98,8 @@ def test_resuming_changes_no_bit(
     tmp_path: Path,
     uninterrupted: Callable[[str], Path],
     interrupt: Callable[..., None],
-    published: Callable[[Path], dict[str, bytes]],
-    logged: Callable[[Path], list[dict[str, Any]]],
+    published: Published,
+    logged: Logged,
     name: str,
     after: int,
     how: str,
@@ -95,17 +119,43 @@ def test_resuming_changes_no_bit(
     assert files == published(expected)
     lines = logged(folder)
     assert [line["images"] for line in lines] == [8, 16, 24, 32]
-    timing = {"images_per_second", "seconds", "peak_memory_mib"}
     for line, before in zip(lines, logged(expected), strict=True):
-        assert {key: line[key] for key in line.keys() - timing} == {
-            key: before[key] for key in before.keys() - timing
+        assert {key: line[key] for key in line.keys() - TIMING} == {
+            key: before[key] for key in before.keys() - TIMING
         }
     assert len(json.loads((folder / "run.json").read_text())["sessions"]) == 2
 
 
-def test_seeds_and_fresh_fakes_matter(
-    world: Any, tmp_path: Path, published: Callable[[Path], dict[str, bytes]]
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_student_that_a_run_leaves(
+    world: Any, uninterrupted: Callable[[str], Path], logged: Logged, name: str
 ) -> None:
+    """What is frozen is the teacher's to the bit, all else has moved, and it generates."""
+    folder, recipe = uninterrupted(name), world.recipe(**RECIPES[name])
+    student = load_generator(folder / "snapshots" / "000000032.safetensors")
+    assert type(student) is (TwoTimeGenerator if recipe.objective.two_times else OneStepGenerator)
+    assert student.steps == recipe.generator_steps
+    before = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[name in CONDITIONAL]))
+    sizes = {key: parameter.numel() for key, parameter in student.named_parameters()}
+    same = {key for key, old in before.named_parameters() if torch.equal(old, student.state_dict()[key])}
+    facts = json.loads((folder / "run.json").read_text())
+    assert bool(facts["frozen"]) == (recipe.freeze != "none")
+    if recipe.init == "teacher":
+        assert same == set(facts["frozen"])
+    frozen = sum(sizes[key] for key in facts["frozen"])
+    total = sum(sizes.values())
+    assert facts["parameters"] == {"total": total, "trainable": total - frozen, "frozen": frozen}
+    losses = {key for key in logged(folder)[0] if key.startswith("loss")}
+    adversarial = {"loss_generator", "loss_discriminator"} if recipe.objective.distributional else set()
+    assert losses == adversarial | ({"loss_instance"} if recipe.objective.instance else set())
+    assert all(math.isfinite(line[key]) for line in logged(folder) for key in losses)
+    images = generate(student, 0, 5)
+    assert images.shape == (5, 1, 8, 8)
+    assert images.isfinite().all()
+    torch.testing.assert_close(generate(student, 3, 2), images[3:])
+
+
+def test_seeds_and_fresh_fakes_matter(world: Any, tmp_path: Path, published: Published) -> None:
     short = {"images": 16, "snapshot_every": 16}
     for name, seed, reuse in (("a", 1, False), ("b", 2, False), ("c", 1, True)):
         distill(tmp_path / name, world.recipe(reuse_fakes=reuse, **short), seed, world.inputs())
@@ -113,85 +163,24 @@ def test_seeds_and_fresh_fakes_matter(
     assert len({published(tmp_path / name)[last] for name in "abc"}) == 3
 
 
-@pytest.mark.parametrize("policy", ["none", "conv", "conv+qkv", "conv+qkv+skip", "norms-only"])
-def test_frozen_parameters_stay_to_the_bit_in_the_network_itself(
-    world: Any, tmp_path: Path, policy: str
-) -> None:
-    """The snapshots hold the average, which never touches a frozen weight; so look at what is trained."""
-    recipe = world.recipe(freeze=policy)
-    before = dict(OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False])).named_parameters())
-    student, frozen = prepare(recipe, SEED, world.inputs(), world.data, tmp_path)
-    while student.images < recipe.images:
-        student.step()
-    after = dict(student.generator.named_parameters())
-    changed = {name for name, old in before.items() if not torch.equal(old, after[name])}
-    assert changed == set(before) - set(frozen)
-    assert bool(frozen) == (policy != "none")
-
-
-@pytest.mark.parametrize("name", ["gdd", "gdd-i"])
-def test_frozen_parameters_stay_to_the_bit_and_all_others_change(
-    world: Any, uninterrupted: Callable[[str], Path], name: str
-) -> None:
-    folder = uninterrupted(name)
-    before = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False]))
-    after = load_generator(folder / "snapshots" / "000000032.safetensors")
-    changed = {
-        key
-        for (key, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
-        if not torch.equal(old, new)
-    }
-    facts = json.loads((folder / "run.json").read_text())
-    assert changed == {key for key, _ in before.named_parameters()} - set(facts["frozen"])
-    sizes = {key: parameter.numel() for key, parameter in before.named_parameters()}
-    frozen = sum(sizes[key] for key in facts["frozen"])
-    assert facts["parameters"] == {
-        "total": sum(sizes.values()),
-        "trainable": sum(sizes.values()) - frozen,
-        "frozen": frozen,
-    }
-    assert bool(frozen) == (name == "gdd-i")
-
-
-def test_every_entry_of_a_trained_parameter_can_change(
-    world: Any, uninterrupted: Callable[[str], Path]
-) -> None:
-    """Adam moves each entry by about the learning rate, so none should stand still by accident."""
-    before = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False])).state_dict()
-    after = load_generator(uninterrupted("gdd") / "snapshots" / "000000032.safetensors").state_dict()
-    moved = torch.cat([(after[key] - before[key]).abs().flatten() for key in before])
-    assert (moved > 0).double().mean() > 0.99
-    assert moved.max() < 4 * 1e-3 * 10  # four steps; beta2 = 0.99 bounds a step by ten learning rates
-
-
 def test_what_a_run_leaves(world: Any, uninterrupted: Callable[[str], Path]) -> None:
     folder = uninterrupted("gdd")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "lock",
-        "log.jsonl",
-        "run.json",
-        "samples",
-        "snapshots",
-        "state",
-    ]
-    names = ["000000016", "000000032"]
-    assert sorted(path.stem for path in (folder / "snapshots").iterdir()) == names
-    assert sorted(path.stem for path in (folder / "samples").iterdir()) == names
+    names = ["lock", "log.jsonl", "run.json", "samples", "snapshots", "state"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for part in ("snapshots", "samples"):
+        assert sorted(path.stem for path in (folder / part).iterdir()) == ["000000016", "000000032"]
     assert list((folder / "state" / "checkpoints").iterdir()) == []
     facts = json.loads((folder / "run.json").read_text())
-    inputs = world.inputs()
-    recipe = world.recipe()
+    inputs, recipe = world.inputs(), world.recipe()
     assert facts["recipe"] == recipe.model_dump(mode="json")
     assert facts["recipe_hash"] == recipe.fingerprint()
-    assert (facts["seed"], facts["images"]) == (SEED, 32)
+    assert (facts["seed"], facts["images"], facts["images_at_once"]) == (SEED, 32, 4)
     assert facts["inputs"] == {
         "data": world.data.sha256,
         "teacher": sha256(inputs.teacher),
         "pairs": sha256(inputs.pairs),
         **{f"backbone {name}": sha256(path) for name, path in inputs.backbones.items()},
     }
-    _, description = load_weights(folder / "snapshots" / f"{names[0]}.safetensors")
-    assert description["dataset"] == recipe.dataset
     assert facts["seconds"] > 0
     assert facts["sessions"][0].keys() >= {"revision", "torch", "device", "threads"}
     assert json.loads((folder / "state" / "progress.json").read_text())["name"] == "tiny/run/seed1"
@@ -202,7 +191,7 @@ def test_a_finished_run_is_published_again_without_training(
     tmp_path: Path,
     uninterrupted: Callable[[str], Path],
     interrupt: Callable[..., None],
-    published: Callable[[Path], dict[str, bytes]],
+    published: Published,
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted("gdd"), folder)
@@ -246,31 +235,19 @@ def test_another_recipe_seed_or_input_starts_anew(
     assert (aside / "finished.json").exists()
 
 
-def test_a_full_disk_ends_the_run_and_room_resumes_it(
-    world: Any,
-    tmp_path: Path,
-    uninterrupted: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    published: Callable[[Path], dict[str, bytes]],
-) -> None:
-    recipe = world.recipe()
-    original, saved = Path.write_bytes, []
+def test_lpips_takes_its_file(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = tmp_path / "vgg16.pth"
+    trunk.write_bytes(b"weights")
+    read: list[Path] = []
+    monkeypatch.setattr("gdd.distill.instance.Lpips", lambda path: read.append(path) or squared_error)
+    recipe = world.recipe(objective=DIRECT | {"distance": "lpips"}, images=8, snapshot_every=8)
+    distill(tmp_path / "run", recipe, SEED, replace(world.inputs(), lpips=trunk))
+    assert read == [trunk]
+    assert "VGG of LPIPS" in json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]
 
-    def write_bytes(self: Path, content: bytes) -> int:
-        if self.suffix == ".pt":
-            saved.append(self)
-            if len(saved) == 2:
-                original(self, bytes(content)[:1000])
-                raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return original(self, content)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(Path, "write_bytes", write_bytes)
-        distill(tmp_path / "run", recipe, SEED, world.inputs(), checkpoint_every=8)
-    (checkpoint,) = (tmp_path / "run" / "state" / "checkpoints").iterdir()
-    assert checkpoint.name.startswith("000000000008-")
-    distill(tmp_path / "run", recipe, SEED, world.inputs(), checkpoint_every=8)
-    assert published(tmp_path / "run") == published(uninterrupted("gdd"))
+LPIPS = {"objective": {"instance": "consistency", "distance": "lpips"}}
+STOCHASTIC = {"steps": 2, "churn": 10.0}
 
 
 @pytest.mark.parametrize(
@@ -284,11 +261,18 @@ def test_a_full_disk_ends_the_run_and_room_resumes_it(
         ({}, {"backbones": {}}, "The backbone 'one' was given no file"),
         ({"objective": DIRECT}, {"pairs": None}, "pass the file that 'gdd pairs' made as --pairs"),
         (
-            {"objective": {"instance": "direct"}, "teacher_sampler": {"steps": 2, "churn": 10.0}},
+            {"objective": {"instance": "direct"}, "teacher_sampler": STOCHASTIC},
             {},
             "needs a deterministic sampler; set 'teacher_sampler.churn' to 0",
         ),
         ({"freeze": ["*no-such-layer*"]}, {}, "matches no parameter"),
+        ({"freeze": ["*"]}, {}, "leaves nothing to train"),
+        (
+            LPIPS,
+            {},
+            "measures with LPIPS; get its VGG with 'gdd fetch lpips-vgg16' and pass the file as --lpips",
+        ),
+        (LPIPS, {"lpips": Path("no/vgg16.pth")}, "The VGG of LPIPS no/vgg16.pth does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -302,7 +286,6 @@ def test_bad_input_is_one_sentence(
 
 def test_a_teacher_of_other_images_is_refused(world: Any, tmp_path: Path) -> None:
     data = replace(world.data, images=world.data.images[:, :4, :4])
-    with pytest.raises(
-        UserError, match="makes 1-channel images of 8 pixels, the data set 'blobs' holds 1 of 4"
-    ):
+    sentence = "makes 1-channel images of 8 pixels, the data set 'blobs' holds 1 of 4"
+    with pytest.raises(UserError, match=sentence):
         prepare(world.recipe(), SEED, world.inputs(), data, tmp_path)

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.data.image_array import to_signed
-from gdd.data.loader import EpochOrder
+from gdd.data.image_array import EpochOrder, to_signed
+from gdd.diffusion.sampling import load_pairs
 from gdd.distill.distill import prepare
 from gdd.distill.shares import Part, Shares
 from gdd.distill.student import Student
-from gdd.randomness import noise
+from gdd.randomness import noise, stream
 
 pytestmark = pytest.mark.slow
 
 SEED, BATCH, GROUP = 5, 8, 4
+IMITATION = 3.0  # weight of the instance-based loss beside the adversarial one
 EVERY, ITERATION = 2, 4  # R1 is due
 RELEASED_GAMMA = 0.4
 RATES = {"generator": 1e-3, "discriminator": 2e-3}
@@ -137,15 +138,41 @@ def assert_equal(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=EXACT["rtol"], atol=EXACT["atol"])
 
 
-@pytest.mark.parametrize("reuse", [False, True], ids=["fresh fakes", "reused fakes"])
-@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
-@pytest.mark.parametrize("loss", LOSSES)
+def direct_imitation(world: Any, conditional: bool, unet: nn.Module) -> Tensor:
+    """Mean squared difference of each image from the teacher's, for the pairs that are drawn; mean over images."""
+    pairs, draws = load_pairs(world.pairs[conditional]), []
+    for number in range(BATCH // GROUP):
+        source = stream(SEED, "pair choice", ITERATION * BATCH // GROUP + number)
+        draws.append(torch.randint(len(pairs.z), (GROUP,), generator=source))
+    chosen = torch.cat(draws)
+    labels = functional.one_hot(pairs.labels[chosen], 4).double() if pairs.labels is not None else None
+    output = one_step(unet, pairs.z[chosen].double(), labels)
+    return (output - pairs.x[chosen]).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "conditional", "reuse", "imitate"),
+    [
+        ("softplus", False, False, False),
+        ("softplus", True, True, False),
+        ("hinge", True, False, True),
+        ("hinge", False, True, False),
+        ("softplus", False, True, True),
+    ],
+)
 def test_an_iteration_is_the_papers_formulas(
-    world: Any, tmp_path: Path, updates: list[list[Tensor]], loss: str, conditional: bool, reuse: bool
+    world: Any,
+    tmp_path: Path,
+    updates: list[list[Tensor]],
+    loss: str,
+    conditional: bool,
+    reuse: bool,
+    imitate: bool,
 ) -> None:
-    student = double_student(
-        world, tmp_path, conditional, objective={"distributional": loss}, reuse_fakes=reuse
-    )
+    objective: dict[str, Any] = {"distributional": loss}
+    if imitate:
+        objective |= {"instance": "direct", "pairs": 10, "instance_weight": IMITATION}
+    student = double_student(world, tmp_path, conditional, objective=objective, reuse_fakes=reuse)
     of_generator, of_fake, of_real = LOSSES[loss]
     x, labels, (z, z_again) = given(world, conditional)
     unet, discriminator = copy.deepcopy(student.generator.model), copy.deepcopy(student.discriminator)
@@ -154,11 +181,15 @@ def test_an_iteration_is_the_papers_formulas(
     logged = student.step()
     generator_step, discriminator_step, r1_step = updates
 
-    # L_G = loss(D(G(z)))
+    # L_G = loss(D(G(z))), and the weighted instance-based loss
     fakes = one_step(unet, z, labels)
     loss_generator = released(of_generator, discriminator(fakes, labels))
-    gradients = [gradient / GROUP for gradient in torch.autograd.grad(loss_generator, weights)]
     assert logged["loss_generator"] == pytest.approx(loss_generator.item() / GROUP, rel=1e-11)
+    if imitate:
+        loss_instance = direct_imitation(world, conditional, unet)
+        assert logged["loss_instance"] == pytest.approx(loss_instance.item(), rel=1e-11)
+        loss_generator = loss_generator + GROUP * IMITATION * loss_instance
+    gradients = [gradient / GROUP for gradient in torch.autograd.grad(loss_generator, weights)]
     assert_equal(generator_step, gradients)
     with torch.no_grad():
         for weight, gradient in zip(weights, gradients, strict=True):

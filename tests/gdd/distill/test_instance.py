@@ -1,0 +1,299 @@
+"""Instance-based losses against their formulas.
+
+Direct imitation and consistency with real networks; the two-time losses on data whose ODE is known: Gaussian
+data N(mean, spread^2), for which the denoiser is linear and so is the way from one noise level to another.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdd.config.recipe import Objective, Sampler
+from gdd.data.image_array import to_signed
+from gdd.diffusion.sampler import heun_sample, heun_step
+from gdd.distill.distances import squared_error
+from gdd.distill.instance import build_instance_loss
+from gdd.distill.shares import Group
+from gdd.distill.two_times import ProgressiveLoss, ReverseConsistencyLoss, TrajectoryLoss, image_of_step
+from gdd.networks.checkpoint import load_denoiser
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator, noise_levels
+from gdd.networks.two_time import TwoTimeGenerator
+from gdd.randomness import noise, stream
+
+pytestmark = pytest.mark.slow
+
+SEED = 5
+SAMPLER = Sampler(steps=3)
+
+
+# --- direct imitation and consistency ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+class TestOneTime:
+    """Two networks and a group of four images, which is the third of its run."""
+
+    @pytest.fixture
+    def teacher(self, world: Any, conditional: bool) -> Denoiser:
+        return load_denoiser(world.teachers[conditional])
+
+    @pytest.fixture
+    def generator(self, teacher: Denoiser) -> OneStepGenerator:
+        return OneStepGenerator.from_denoiser(teacher)
+
+    @pytest.fixture
+    def average(self, generator: OneStepGenerator) -> OneStepGenerator:
+        other = copy.deepcopy(generator).requires_grad_(False)
+        for parameter in other.parameters():
+            parameter *= 0.9
+        return other
+
+    @pytest.fixture
+    def group(self, world: Any, conditional: bool) -> Group:
+        one_hot = functional.one_hot(torch.tensor(world.data.labels[:4]), 4).float() if conditional else None
+        return Group(to_signed(world.data.images[:4]), one_hot, 3)
+
+    def test_direct_imitation_takes_pairs_by_group(
+        self,
+        world: Any,
+        conditional: bool,
+        teacher: Denoiser,
+        generator: OneStepGenerator,
+        average: OneStepGenerator,
+        group: Group,
+    ) -> None:
+        objective = Objective(instance="direct", pairs=10)
+        loss = build_instance_loss(objective, SAMPLER, teacher, SEED, pairs=world.pairs[conditional])
+        assert loss
+        chosen = torch.randint(10, (4,), generator=stream(SEED, "pair choice", 3))
+        z = torch.stack([noise(0, "pair", index, (1, 8, 8)) for index in chosen.tolist()])
+        one_hot = None
+        if conditional:
+            indices = [torch.randint(4, (), generator=stream(0, "label", index)) for index in chosen.tolist()]
+            one_hot = functional.one_hot(torch.stack(indices), 4).float()
+        target = heun_sample(teacher, z, Sampler(steps=2), one_hot)
+        expected = ((generator(z, one_hot) - target) ** 2).mean(dim=(1, 2, 3))
+        torch.testing.assert_close(loss(generator, average, group), expected, rtol=1e-4, atol=1e-5)
+
+    def test_direct_imitation_solves_where_there_are_no_pairs(
+        self, teacher: Denoiser, generator: OneStepGenerator, average: OneStepGenerator, group: Group
+    ) -> None:
+        loss = build_instance_loss(Objective(instance="direct"), SAMPLER, teacher, SEED)
+        assert loss
+        z = noise(SEED, "pair noise", 3, (4, 1, 8, 8))
+        target = heun_sample(teacher, z, SAMPLER, group.class_labels)
+        expected = ((generator(z, group.class_labels) - target) ** 2).mean(dim=(1, 2, 3))
+        torch.testing.assert_close(loss(generator, average, group), expected)
+
+    def test_consistency_meets_the_average_one_step_down(
+        self, teacher: Denoiser, generator: OneStepGenerator, average: OneStepGenerator, group: Group
+    ) -> None:
+        loss = build_instance_loss(Objective(instance="consistency", grid=6), SAMPLER, teacher, SEED)
+        assert loss
+        values = loss(generator, average, group)
+        index = torch.randint(1, 7, (4,), generator=stream(SEED, "consistency level", 3))
+        z = noise(SEED, "consistency noise", 3, (4, 1, 8, 8))
+        for image, step in enumerate(index.tolist()):
+            above, below = (float(noise_levels(6).flip(0)[step - down]) for down in (0, 1))
+            one = slice(image, image + 1)
+            label = group.class_labels[one] if group.class_labels is not None else None
+            noisy = group.images[one] + above * z[one]
+            target = average.forward_at(heun_step(teacher, noisy, above, below, label), below, label)
+            expected = (generator.forward_at(noisy, above, label) - target).square().mean()
+            assert values[image].item() == pytest.approx(expected.item(), rel=1e-3)
+        values.sum().backward()
+        assert all(parameter.grad is None for parameter in (*average.parameters(), *teacher.parameters()))
+        assert any(parameter.grad is not None for parameter in generator.parameters())
+
+
+# --- two-time students ------------------------------------------------------------------------------------
+
+MEAN, SPREAD = 0.3, 0.4
+INDEX, COUNT = 2, 48
+PURPOSES = {
+    ProgressiveLoss: "progressive noise",
+    TrajectoryLoss: "trajectory noise",
+    ReverseConsistencyLoss: "reverse consistency noise",
+}
+LOSSES = list(PURPOSES)
+
+
+def column(sigma: Any, x: Tensor) -> Tensor:
+    return torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1, 1, 1).expand(len(x), 1, 1, 1)
+
+
+def true_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+    return (SPREAD**2 * x + sigma**2 * MEAN) / (SPREAD**2 + sigma**2)
+
+
+def true_way(x: Tensor, sigma: Tensor, target: Tensor) -> Tensor:
+    """Follow the ODE exactly."""
+    return MEAN + (x - MEAN) * ((SPREAD**2 + target**2) / (SPREAD**2 + sigma**2)).sqrt()
+
+
+class Teacher(nn.Module):
+    """The optimal denoiser, with a parameter that must get no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.rows = 0
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        assert not torch.is_grad_enabled()
+        self.rows += len(x)
+        return self.one * true_denoiser(x, column(sigma, x))
+
+
+class Perfect(TwoTimeGenerator):
+    """Knows the way from every level to every other."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.one = nn.Parameter(torch.ones(()))
+
+    def predict(self, x: Tensor, sigma: Any, target: Any, class_labels: Tensor | None = None) -> Tensor:
+        level, reached = column(sigma, x), column(target, x)
+        image = (level * true_way(x, level, reached) - reached * x) / (level - reached)
+        return self.one * torch.where(level > reached, image, x)
+
+
+class Wrong(Perfect):
+    """Has something else in mind, which its parameter scales."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64))
+
+    def predict(self, x: Tensor, sigma: Any, target: Any, class_labels: Tensor | None = None) -> Tensor:
+        level, reached = column(sigma, x), column(target, x)
+        shift = 0 if class_labels is None else class_labels[:, :1, None, None]
+        return torch.tanh(self.scale * x / (1 + level)) + 0.1 * reached / (1 + reached) + shift
+
+
+@pytest.fixture
+def group() -> Group:
+    images = MEAN + SPREAD * torch.randn(COUNT, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    return Group(images, torch.eye(4)[torch.arange(COUNT) % 4] * 0.2, INDEX)
+
+
+def jump(x: Any, sigma: Any, target: Any, student: Any, label: Tensor | None) -> Tensor:
+    """One jump, straight from the definition: an Euler step along (x - g) / sigma."""
+    return x + (target - sigma) * (x - student.predict(x, sigma, target, label)) / sigma
+
+
+def way(x: Tensor, start: int, end: int, grid: Tensor, average: Any, label: Tensor) -> Tensor:
+    """What stands for the teacher's way from one index of the grid to another."""
+    if start == end:
+        return x
+    sigma, target = float(grid[start]), float(grid[end])
+    if start - end > 1:
+        return jump(x, sigma, target, average, label)
+    first = (x - true_denoiser(x, torch.tensor(sigma))) / sigma
+    euler = x + (target - sigma) * first
+    second = (euler - true_denoiser(euler, torch.tensor(target))) / target
+    return x + (target - sigma) * (first + second) / 2
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_the_loss_is_its_formula_and_only_the_student_learns(loss_class: Any, group: Group) -> None:
+    teacher, student, average = Teacher(), Wrong(0.7), Wrong(0.5).requires_grad_(False)
+    loss = loss_class(teacher, 8, SEED)
+    values = loss(student, average, group)
+    grid = noise_levels(8).flip(0)
+    indices = [tuple(index) for index in torch.stack(list(loss.draw(COUNT, INDEX)), 1).tolist()]
+    z = noise(SEED, PURPOSES[loss_class], INDEX, tuple(group.images.shape)).double()
+    starts = grid[[start for start, _, _ in indices]].reshape(-1, 1, 1, 1)
+    noisy = group.images.double() + starts * z
+    for image, (start, middle, end) in enumerate(indices):
+        one = slice(image, image + 1)
+        x, label = noisy[one], group.class_labels[one]  # type: ignore[index]
+        t, u, s = (float(grid[index]) for index in (start, middle, end))
+        halfway = way(x, start, middle, grid, average, label)
+        if loss_class is TrajectoryLoss:
+            target = jump(jump(halfway, u, s, average, label), s, 0.002, average, label)
+            output = jump(jump(x, t, s, student, label), s, 0.002, average, label)
+        else:
+            reached = way(halfway, middle, end, grid, average, label)
+            target = x - t * (x - reached) / (t - s)
+            output = student.predict(x, t, s, label)
+        expected = (output - target).square().mean().item()
+        assert values[image].item() == pytest.approx(expected, rel=1e-4, abs=1e-9), (start, middle, end)
+    values.mean().backward()
+    assert student.scale.grad is not None
+    assert student.scale.grad.abs() > 1e-4
+    assert teacher.one.grad is average.scale.grad is None
+
+    tripled = loss_class(teacher, 8, SEED, lambda output, target: 3 * squared_error(output, target))
+    torch.testing.assert_close(tripled(student, average, group), 3 * values)
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_a_perfect_student_has_no_loss(loss_class: Any, group: Group) -> None:
+    teacher, student = Teacher(), Perfect()
+    coarse, fine = (
+        loss_class(teacher, steps, SEED)(student, student, group).max().item() for steps in (64, 512)
+    )
+    # What is left is the error of one Heun step, which vanishes with the grid.
+    assert coarse < 1e-5
+    assert fine < 1e-8
+    assert loss_class(teacher, 64, SEED)(Wrong(0.5), student, group).min() > 1e-4
+
+
+@pytest.mark.parametrize("loss_class", LOSSES)
+def test_draws_belong_to_the_group(loss_class: Any) -> None:
+    loss = loss_class(Teacher(), 8, SEED)
+    draws = [torch.stack(list(loss.draw(COUNT, index))).tolist() for index in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_progressive_draws_every_part_of_every_division() -> None:
+    start, middle, end = ProgressiveLoss(Teacher(), 8, SEED).draw(3000, 0)
+    assert set(zip(start.tolist(), middle.tolist(), end.tolist(), strict=True)) == {
+        (8, 4, 0),
+        (4, 2, 0),
+        (8, 6, 4),
+        *((top, top - 1, top - 2) for top in (2, 4, 6, 8)),
+    }
+    widths = (start - end).bincount(minlength=9)[[2, 4, 8]]
+    assert widths.min() > 850  # a third each
+
+
+def test_trajectories_draw_three_levels_downwards() -> None:
+    start, middle, end = TrajectoryLoss(Teacher(), 5, SEED).draw(4000, 0)
+    expected = {(t, u, s) for t in range(2, 6) for u in range(1, t) for s in range(u)}
+    assert set(zip(start.tolist(), middle.tolist(), end.tolist(), strict=True)) == expected
+    assert (start.bincount(minlength=6)[2:] - 1000).abs().max() < 150
+
+
+def test_reverse_consistency_starts_at_the_top() -> None:
+    start, middle, end = ReverseConsistencyLoss(Teacher(), 5, SEED).draw(2000, 0)
+    assert set(start.tolist()) == {5}
+    assert torch.equal(middle, end + 1)
+    assert set(end.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_the_teacher_moves_between_neighbours_alone() -> None:
+    teacher = Teacher()
+    loss = ReverseConsistencyLoss(teacher, 4, SEED)  # type: ignore[arg-type]
+    x = torch.randn(3, 1, 2, 2, dtype=torch.float64)
+    moved = loss.move(Perfect(), x, torch.tensor([4, 3, 2]), torch.tensor([3, 0, 2]))
+    assert teacher.rows == 2  # Heun evaluates twice, and the other images are none of its business
+    with torch.no_grad():
+        expected = heun_step(teacher, x[:1], float(loss.levels[4]), float(loss.levels[3]))
+    torch.testing.assert_close(moved[:1], expected)
+    torch.testing.assert_close(moved[1], true_way(x[1], loss.levels[3], loss.levels[0]))
+    assert torch.equal(moved[2], x[2])
+
+
+def test_the_image_of_a_step_takes_it_where_it_went() -> None:
+    x, image = torch.randn(2, 1, 2, 2).double(), torch.randn(2, 1, 2, 2).double()
+    sigma, target = torch.tensor([80.0, 2.0]).double(), torch.tensor([0.002, 1.9]).double()
+    ratio = (target / sigma).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(image_of_step(x, ratio * x + (1 - ratio) * image, sigma, target), image)
