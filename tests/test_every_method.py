@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forked import in_processes
 
-from gdd.config.architecture import Architecture
 from gdd.config.load import load_config
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray, write
@@ -33,12 +31,14 @@ pytestmark = pytest.mark.slow
 
 SETTING = "cifar10-uncond"
 STEPS, BATCH = 2, 4
-# What differs from the setting's recipe: its length and its batch, and feature networks that need no download.
+# What differs from the setting's recipe: its length and its batch, one step of the teacher's solver, and
+# feature networks that need no download.
 SMALL: dict[str, Any] = {
     "images": STEPS * BATCH,
     "batch": BATCH,
     "snapshot_every": STEPS * BATCH,
-    "backbones": ["small"],
+    "teacher_sampler": {"steps": 2},
+    "backbones": ["digits-random"],
     "heads": {"kind": "local", "channels": 8, "projection_channels": 8, "norm_group": 2},
     "r1": {"gamma": 1e-4, "every": 1},
     "precision": "float32",
@@ -53,8 +53,8 @@ POLICIES: dict[str, Any] = {
     "patterns": {"freeze": ["model.enc.*", "!*norm*"]},
     "random-init": {"init": "random"},
 }
-# The instance objectives evaluate the teacher besides; one step of its solver is enough here.
-FEWER_STEPS: dict[str, Any] = {"teacher_sampler": {"steps": 2}}
+# Of the published network, by the rule of the papers' code (a test of the policies computes them anew).
+FROZEN = {"none": 0, "conv": 47_597_568, "conv+qkv": 48_781_824, "conv+qkv+skip": 51_015_168}
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +63,13 @@ def experiments() -> Experiments:
 
 
 @pytest.fixture(scope="module")
-def files(experiments: Experiments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(experiments: Experiments, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("cifar10")
-    rng = np.random.default_rng(0)
-    write(
-        folder / "data",
-        rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8),
-        np.arange(16) % 10,
-        {"name": "c"},
-    )
-    arch: Architecture = experiments.config.teachers["edm-cifar10-32x32-uncond-ve"].architecture
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    write(folder / "data", images, np.arange(16) % 10, {"name": "c"})
     with seeded_weights(0):
-        teacher = Denoiser(arch)
+        teacher = Denoiser(experiments.config.teachers["edm-cifar10-32x32-uncond-ve"].architecture)
         with torch.no_grad():  # fresh networks give almost nothing: their last layers start at zero
             for parameter in teacher.parameters():
                 parameter += 0.02 * torch.randn_like(parameter)
@@ -83,36 +77,23 @@ def files(experiments: Experiments, tmp_path_factory: pytest.TempPathFactory) ->
     with seeded_weights(1):
         network = SmallClassifier("plain", 8, 3, 10, 32).eval()
     save_classifier(folder / "small.safetensors", network, feature_scale=1.0)
-    return folder
-
-
-def changes_of(experiments: Experiments, method: str) -> dict[str, Any]:
-    objective = experiments.find(SETTING, method).objective
-    changes = SMALL | FEWER_STEPS
-    if objective.instance == "direct":
-        changes = changes | {"objective": {"pairs": 0}}
-    return changes
+    backbones = {"digits-random": folder / "small.safetensors"}
+    return Inputs(folder / "teacher.safetensors", folder / "data", backbones)
 
 
 def recipe_of(experiments: Experiments, method: str, policy: str) -> Recipe:
-    """Return the setting's recipe for a method, made small; the test's feature network has no file."""
-    changes = SMALL | FEWER_STEPS | POLICIES[policy]
-    if experiments.find(SETTING, method).objective.instance == "direct":
-        changes = changes | {"objective": {"pairs": 0}}
-    features = experiments.config.features
-    features["small"] = features["digits-random"]  # type: ignore[index]
-    try:
-        return experiments.recipe(SETTING, method, changes, "test")
-    finally:
-        del features["small"]  # type: ignore[attr-defined]
+    """Return the setting's recipe for a method, made small."""
+    recipe = experiments.find(SETTING, method)
+    changes = recipe.model_dump() | SMALL | POLICIES[policy]
+    changes["objective"] |= {"pairs": 0}
+    return Recipe.model_validate(changes, strict=False)
 
 
-def train(recipe: Recipe, files: Path, out: Path) -> None:
+def train(recipe: Recipe, inputs: Inputs, out: Path) -> None:
     """Train for some steps, in as many processes as the environment says, and write down what happened."""
     torch.set_num_threads(1)
-    inputs = Inputs(files / "teacher.safetensors", files / "data", {"small": files / "small.safetensors"})
-    with join("cpu") as world:
-        student, frozen = prepare(recipe, 0, inputs, ImageArray.open(files / "data"), out.parent, world=world)
+    with join("cpu", training=True) as world:
+        student, frozen = prepare(recipe, 0, inputs, ImageArray.open(inputs.data), out.parent, world=world)
         before = {name: tensor.clone() for name, tensor in student.generator.named_parameters()}
         logged = [student.step() for _ in range(STEPS)]
         after = dict(student.generator.named_parameters())
@@ -124,28 +105,15 @@ def train(recipe: Recipe, files: Path, out: Path) -> None:
                 "same": same,
                 "names": len(before),
                 "processes": world.size,
+                "count": sum(before[name].numel() for name in frozen),
             }
-            facts["count"] = sum(before[name].numel() for name in frozen)
             out.write_text(json.dumps(facts))
 
 
-def work(rank: int, count: int, port: int, recipe: Recipe, files: Path, out: Path) -> None:
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in variables.items()} | {"MASTER_ADDR": "127.0.0.1"}
-    train(recipe, files, out)
-
-
-# Of the published network, by the rule of the papers' code (a test of the policies computes them anew).
-FROZEN = {"none": 0, "conv": 47_597_568, "conv+qkv": 48_781_824, "conv+qkv+skip": 51_015_168}
-RUNS = [
-    *[("gdd", policy) for policy in POLICIES],
-    *[(method, "none") for method in ("gdd-direct", "direct", "pd", "cd", "ctm", "rcd")],
-]
-
-
-# A quarter of a minute each: these stand for all, which GDD_ALL=1 runs, in one process and in two.
-SOME = [("gdd", "conv", 1), ("gdd", "patterns", 1), ("pd", "none", 1), ("gdd-direct", "none", 2)]
-ALL = [(*run, processes) for processes in (1, 2) for run in RUNS]
+# Half a minute each: the first stand for all, which GDD_ALL=1 runs, in one process and in two.
+SOME = [("gdd", "conv", 2), ("pd", "patterns", 1)]
+METHODS = [(method, "none") for method in ("gdd-direct", "direct", "pd", "cd", "ctm", "rcd")]
+ALL = [(*run, processes) for processes in (1, 2) for run in [*(("gdd", name) for name in POLICIES), *METHODS]]
 CASES = ALL if os.environ.get("GDD_ALL") else SOME
 
 
@@ -153,25 +121,14 @@ CASES = ALL if os.environ.get("GDD_ALL") else SOME
     ("method", "policy", "processes"), CASES, ids=["-".join(map(str, case)) for case in CASES]
 )
 def test_a_few_steps(
-    experiments: Experiments, files: Path, tmp_path: Path, method: str, policy: str, processes: int
+    experiments: Experiments, inputs: Inputs, tmp_path: Path, method: str, policy: str, processes: int
 ) -> None:
     recipe, out = recipe_of(experiments, method, policy), tmp_path / "facts.json"
     if processes == 1:
-        train(recipe, files, out)
+        train(recipe, inputs, out)
     else:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        context = multiprocessing.get_context("fork")
-        running = [
-            context.Process(target=work, args=(rank, processes, port, recipe, files, out))
-            for rank in range(processes)
-        ]
-        for process in running:
-            process.start()
-        for process in running:
-            process.join()
-        assert [process.exitcode for process in running] == [0] * processes
+        codes = in_processes(processes, lambda rank: train(recipe, inputs, out), seconds=600)
+        assert codes == [0] * processes
 
     facts = json.loads(out.read_text())
     assert facts["processes"] == processes

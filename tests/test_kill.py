@@ -17,7 +17,7 @@ from tiny_run import BATCH, STEPS, half_written, has_begun, logged, make_inputs,
 
 pytestmark = pytest.mark.slow
 
-KILLS, IN_A_WRITE = int(os.environ.get("GDD_KILLS", "10")), 3  # GDD_KILLS=34 makes 51 of distillation
+KILLS, IN_A_WRITE = int(os.environ.get("GDD_KILLS", "6")), 2  # GDD_KILLS=34 makes 51 of distillation
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 

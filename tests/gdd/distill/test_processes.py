@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import in_processes
 
 from gdd.distill.distill import distill
 from gdd.distill.student import Student
@@ -22,7 +21,6 @@ from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED, Stopped
 
 pytestmark = pytest.mark.slow
 
-FORK = multiprocessing.get_context("fork")
 SEED = 1
 LOST, REFUSED = 7, 2
 # Few steps, and small ones: Adam turns rounding into whole steps wherever a gradient is nearly zero.
@@ -31,31 +29,12 @@ RECIPE = {"lr": {"generator": 1e-5, "discriminator": 1e-5}, "flip": True}
 At = Callable[[Student, int], None]
 
 
-def run_in(
-    count: int, world: Any, folder: Path, at: At | None = None, seconds: float = 60, **changes: Any
-) -> list[int]:
+def run_in(count: int, world: Any, folder: Path, at: At | None = None, **changes: Any) -> list[int]:
     """Return how a run in `count` processes ends; `at` is called before every step with student and rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (count, port, world, folder, at, changes)
-    processes = [FORK.Process(target=work, args=(rank, *arguments)) for rank in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(seconds)
-    statuses = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert None not in statuses, "a process hangs"
-    return statuses  # type: ignore[return-value]
+    return in_processes(count, lambda rank: work(rank, world, folder, at, changes))
 
 
-def work(
-    rank: int, count: int, port: int, world: Any, folder: Path, at: At | None, changes: dict[str, Any]
-) -> None:
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in variables.items()} | {"MASTER_ADDR": "127.0.0.1"}
+def work(rank: int, world: Any, folder: Path, at: At | None, changes: dict[str, Any]) -> None:
     if at:
         original = Student.step
 
