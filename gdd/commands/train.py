@@ -15,7 +15,7 @@ from gdd.errors import UserError
 
 if TYPE_CHECKING:
     from gdd.config.recipe import Recipe
-    from gdd.distill.monitor import GeneratorMonitor
+    from gdd.distill.distill import GeneratorMonitor
 
 
 @click.command()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,7 +20,6 @@ from gdd.data.image_array import ImageArray
 from gdd.distill.at_once import images_at_once
 from gdd.distill.freeze import freeze
 from gdd.distill.instance import build_instance_loss
-from gdd.distill.monitor import GeneratorMonitor
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
@@ -70,6 +69,30 @@ class Inputs:
         return hashes
 
 
+class GeneratorMonitor(Protocol):
+    """Measures the average while it is trained, in the main process, without an effect on the run.
+
+    Attributes:
+        every: images between two measurements; None is the snapshots' interval.
+    """
+
+    every: int | None
+
+    def open(self, data: ImageArray, device: torch.device) -> dict[str, Any]:
+        """Get ready before the training begins; return what the run's record says, as plain JSON values.
+
+        Raises:
+            UserError: a file is missing, or does not fit the data.
+        """
+        ...
+
+    def measure(
+        self, generator: OneStepGenerator, interrupted: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return numbers by name; None once `interrupted` has said so."""
+        ...
+
+
 def distill(
     folder: str | Path,
     recipe: Recipe,
@@ -98,7 +121,7 @@ def distill(
     Raises:
         UserError: an input is missing or does not fit the recipe, or the machine does not fit the recipe.
         Stopped: somebody asked for a stop.
-        DivergedError: the losses have been no numbers for long.
+        DivergedError: there has been no finite loss for `execution.patience` steps.
         ProcessLost: another process of the run has ended.
     """
     folder = Path(folder)
@@ -109,7 +132,7 @@ def distill(
         hashes = inputs.hashes(data) if world.main else {}
         fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
         run = stack.enter_context(RunDirectory(folder, fingerprint)) if world.main else None
-        if not world.broadcast("finished" if run and run.finished else ""):
+        if not world.broadcast(bool(run and run.finished)):
             watched = {"monitor": monitor.open(data, world.device)} if run and monitor else {}
             session = {**execution.describe(world), **watched}
             sessions = _note_session(run.state / "sessions.json", session) if run else []
