@@ -18,7 +18,7 @@ from gdd.diffusion.sampler import heun_sample, heun_step
 from gdd.diffusion.sampling import Pairs, load_pairs
 from gdd.distill.distances import Distance, Lpips, squared_error
 from gdd.distill.shares import Group
-from gdd.distill.two_times import ProgressiveLoss, ReverseConsistencyLoss, TrajectoryLoss, time_grid
+from gdd.distill.two_times import TwoTimeLoss, time_grid
 from gdd.errors import UserError
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 from gdd.randomness import noise, stream
@@ -27,81 +27,55 @@ from gdd.randomness import noise, stream
 InstanceLoss = Callable[[OneStepGenerator, OneStepGenerator, Group], Tensor]
 
 
-class DirectLoss:
-    """Distance to the end of the teacher's ODE from the same noise (arXiv:2101.02388).
+def direct_loss(pairs: Pairs, seed: int, distance: Distance) -> InstanceLoss:
+    """Return the distance to the end of the teacher's ODE from the same noise (arXiv:2101.02388).
 
-    Takes pairs solved beforehand, drawn at random for every group.
+    The pairs are solved beforehand, and drawn at random for every group.
     """
 
-    def __init__(self, pairs: Pairs, seed: int, distance: Distance = squared_error) -> None:
-        self.pairs = pairs
-        self.seed = seed
-        self.distance = distance
-
-    def __call__(self, generator: OneStepGenerator, _: OneStepGenerator, group: Group) -> Tensor:
-        """Return the distance of each image."""
-        draws = stream(self.seed, "pair choice", group.index)
-        chosen = torch.randint(len(self.pairs.z), (len(group.images),), generator=draws)
-        device = group.images.device
-        one_hot = None
-        if self.pairs.labels is not None:
-            indices = self.pairs.labels[chosen].to(device)
+    def loss(generator: OneStepGenerator, _: OneStepGenerator, group: Group) -> Tensor:
+        draws = stream(seed, "pair choice", group.index)
+        chosen = torch.randint(len(pairs.z), (len(group.images),), generator=draws)
+        device, one_hot = group.images.device, None
+        if pairs.labels is not None:
+            indices = pairs.labels[chosen].to(device)
             one_hot = functional.one_hot(indices, generator.arch.label_dim).float()
-        output = generator(self.pairs.z[chosen].to(device), one_hot)
-        return self.distance(output, self.pairs.x[chosen].to(device))
+        return distance(generator(pairs.z[chosen].to(device), one_hot), pairs.x[chosen].to(device))
+
+    return loss
 
 
-class SolvingDirectLoss:
-    """As `DirectLoss`, but every group's noise is fresh and the teacher solves its ODE there and then."""
+def solving_loss(teacher: Denoiser, sampler: Sampler, seed: int, distance: Distance) -> InstanceLoss:
+    """Return `direct_loss` with fresh noise for every group, from which the teacher solves its ODE."""
 
-    def __init__(
-        self, teacher: Denoiser, sampler: Sampler, seed: int, distance: Distance = squared_error
-    ) -> None:
-        self.teacher = teacher
-        self.sampler = sampler
-        self.seed = seed
-        self.distance = distance
+    def loss(generator: OneStepGenerator, _: OneStepGenerator, group: Group) -> Tensor:
+        z = noise(seed, "pair noise", group.index, tuple(group.images.shape)).to(group.images.device)
+        target = heun_sample(teacher, z, sampler, group.class_labels)
+        return distance(generator(z, group.class_labels), target)
 
-    def __call__(self, generator: OneStepGenerator, _: OneStepGenerator, group: Group) -> Tensor:
-        """Return the distance of each image."""
-        z = noise(self.seed, "pair noise", group.index, tuple(group.images.shape)).to(group.images.device)
-        target = heun_sample(self.teacher, z, self.sampler, group.class_labels)
-        return self.distance(generator(z, group.class_labels), target)
+    return loss
 
 
-class ConsistencyLoss:
-    """Consistency distillation (arXiv:2303.01469, Algorithm 2).
+def consistency_loss(teacher: Denoiser, steps: int, seed: int, distance: Distance) -> InstanceLoss:
+    """Return the loss of consistency distillation (arXiv:2303.01469, Algorithm 2).
 
     A data image is noised to a level of the grid, the teacher takes it one Heun step down, and the student's
     jump from above has to meet its average's jump from there.
     """
+    levels = time_grid(steps)
 
-    def __init__(self, teacher: Denoiser, grid: int, seed: int, distance: Distance = squared_error) -> None:
-        self.teacher = teacher
-        self.levels = time_grid(grid)
-        self.seed = seed
-        self.distance = distance
-
-    def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, group: Group) -> Tensor:
-        """Return the distance of each image."""
+    def loss(generator: OneStepGenerator, average: OneStepGenerator, group: Group) -> Tensor:
         count, device, labels = len(group.images), group.images.device, group.class_labels
-        draws = stream(self.seed, "consistency level", group.index)
-        index = torch.randint(1, len(self.levels), (count,), generator=draws)
-        above = self.levels[index].float().to(device)
-        below = self.levels[index - 1].float().to(device)
-        z = noise(self.seed, "consistency noise", group.index, tuple(group.images.shape)).to(device)
+        draws = stream(seed, "consistency level", group.index)
+        index = torch.randint(1, len(levels), (count,), generator=draws)
+        above, below = levels[index].float().to(device), levels[index - 1].float().to(device)
+        z = noise(seed, "consistency noise", group.index, tuple(group.images.shape)).to(device)
         noisy = group.images + above.reshape(-1, 1, 1, 1) * z
         with torch.no_grad():
-            target = average.forward_at(heun_step(self.teacher, noisy, above, below, labels), below, labels)
-        return self.distance(generator.forward_at(noisy, above, labels), target)
+            target = average.forward_at(heun_step(teacher, noisy, above, below, labels), below, labels)
+        return distance(generator.forward_at(noisy, above, labels), target)
 
-
-ON_A_GRID: dict[str, Callable[[Denoiser, int, int, Distance], InstanceLoss]] = {
-    "consistency": ConsistencyLoss,
-    "consistency-trajectory": TrajectoryLoss,
-    "progressive": ProgressiveLoss,
-    "reverse-consistency": ReverseConsistencyLoss,
-}
+    return loss
 
 
 def build_instance_loss(
@@ -129,18 +103,20 @@ def build_instance_loss(
     if objective.instance is None:
         return None
     distance = _distance(objective, lpips)
-    if objective.instance in ON_A_GRID:
-        return ON_A_GRID[objective.instance](teacher, objective.grid, seed, distance)
+    if objective.two_times:
+        return TwoTimeLoss(objective.instance, teacher, objective.grid, seed, distance)
+    if objective.instance == "consistency":
+        return consistency_loss(teacher, objective.grid, seed, distance)
     if sampler.churn > 0:
         raise UserError(
             "Imitating the end of the teacher's ODE needs a deterministic sampler; "
             "set 'teacher_sampler.churn' to 0."
         )
     if objective.pairs == 0:
-        return SolvingDirectLoss(teacher, sampler, seed, distance)
+        return solving_loss(teacher, sampler, seed, distance)
     if pairs is None:
         raise UserError("The recipe imitates solved pairs; pass the file that 'gdd pairs' made as --pairs.")
-    return DirectLoss(load_pairs(pairs), seed, distance)
+    return direct_loss(load_pairs(pairs), seed, distance)
 
 
 def _distance(objective: Objective, lpips: Path | None) -> Distance:

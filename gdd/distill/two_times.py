@@ -1,12 +1,13 @@
 """Instance-based losses of two-time students, which are told their noise level and the one to reach.
 
-Consistency trajectories (CTM), progressive distillation (PD) and reverse consistency (RCD).
+Progressive distillation (PD), consistency trajectories (CTM) and reverse consistency (RCD) differ in the
+levels they draw and in what they compare; `KINDS` says both.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,11 +20,6 @@ from gdd.networks.two_time import TwoTimeGenerator
 from gdd.randomness import noise, stream
 
 
-def time_grid(steps: int) -> Tensor:
-    """Return the noise levels [steps + 1], float64, rising from 0.002 to 80."""
-    return noise_levels(steps, SIGMA_MIN, SIGMA_MAX)
-
-
 class Levels(NamedTuple):
     """A step from `start` over `middle` down to `end`: indices [B] into the grid, on the CPU."""
 
@@ -32,57 +28,40 @@ class Levels(NamedTuple):
     end: Tensor
 
 
-class TwoTimeLoss(ABC):
-    """What the three have in common: a data image is noised to `start`, and the teacher knows the way on.
-
-    Noise and levels belong to the group. States are float64, because they are used in differences.
+class TwoTimeLoss:
+    """A data image is noised to the first of three levels; what the student makes of it has to meet a target.
 
     Args:
+        kind: a key of `KINDS`.
         teacher: whose ODE it is.
-        grid: steps from 0.002 to 80.
-        seed: of levels and noise.
+        steps: of the grid from 0.002 to 80.
+        seed: of levels and noise, which belong to groups.
         distance: between two images, one number each.
     """
 
-    purpose: str  # names the random streams
-
-    def __init__(self, teacher: Denoiser, grid: int, seed: int, distance: Distance = squared_error) -> None:
+    def __init__(
+        self, kind: str, teacher: Denoiser, steps: int, seed: int, distance: Distance = squared_error
+    ) -> None:
+        self.kind = KINDS[kind]
         self.teacher = teacher
-        self.steps = grid
-        self.levels = time_grid(grid)
+        self.steps = steps
+        self.levels = time_grid(steps)
         self.seed = seed
         self.distance = distance
 
     def __call__(self, generator: OneStepGenerator, average: OneStepGenerator, group: Group) -> Tensor:
         """Return the distance of each image, [B]."""
-        assert isinstance(generator, TwoTimeGenerator)
-        assert isinstance(average, TwoTimeGenerator)
-        indices = self.draw(len(group.images), group.index)
-        start = self.levels[indices.start].to(group.images.device)
-        z = noise(self.seed, f"{self.purpose} noise", group.index, tuple(group.images.shape))
-        noisy = group.images.double() + start.reshape(-1, 1, 1, 1) * z.to(group.images.device)
-        output, target = self.compare(generator, average, noisy, indices, group.class_labels)
+        levels = self.draw(len(group.images), group.index)
+        z = noise(self.seed, f"{self.kind.purpose} noise", group.index, tuple(group.images.shape))
+        start = self.levels[levels.start].to(group.images.device).reshape(-1, 1, 1, 1)
+        noisy = group.images.double() + start * z.to(group.images.device)  # states are used in differences
+        student, target_student = cast(TwoTimeGenerator, generator), cast(TwoTimeGenerator, average)
+        output, target = self.kind.compare(self, student, target_student, noisy, levels, group.class_labels)
         return self.distance(output.float(), target.float())
 
-    @abstractmethod
     def draw(self, count: int, group: int) -> Levels:
-        """Return the levels of `count` images."""
-
-    @abstractmethod
-    def compare(
-        self,
-        student: TwoTimeGenerator,
-        average: TwoTimeGenerator,
-        noisy: Tensor,
-        indices: Levels,
-        class_labels: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the student's images and their targets, which have no gradient."""
-
-    def uniform(self, rows: int, count: int, group: int) -> Tensor:
-        """Return uniform numbers [rows, count] in [0, 1) for the levels of a group."""
-        draws = stream(self.seed, f"{self.purpose} levels", group)
-        return torch.rand(rows, count, dtype=torch.float64, generator=draws)
+        """Return the levels of `count` images of a group."""
+        return self.kind.draw(count, self.steps, stream(self.seed, f"{self.kind.purpose} levels", group))
 
     @torch.no_grad()
     def move(
@@ -93,21 +72,11 @@ class TwoTimeLoss(ABC):
         end: Tensor,
         class_labels: Tensor | None = None,
     ) -> Tensor:
-        """Move every image down the ODE, from its level of the grid to another.
+        """Move images x [B, C, H, W] down the ODE, from the level of index `start` [B] to that of `end` [B].
 
         A single step of the grid is the teacher's Heun step. A longer way is one jump of the student's
         average, because one step of the teacher would leave the ODE there: that is how what the teacher says
         of neighbouring levels spreads to levels far apart.
-
-        Args:
-            average: the student's EMA.
-            x: [B, C, H, W].
-            start: [B], the indices of the levels of x, on the CPU.
-            end: [B], the indices of the levels to reach, at most `start`.
-            class_labels: [B, label_dim], one-hot.
-
-        Returns:
-            [B, C, H, W] in the dtype of x.
         """
         moved = x.clone()
         for rows, by_teacher in ((start - end == 1, True), (start - end > 1, False)):
@@ -124,106 +93,96 @@ class TwoTimeLoss(ABC):
         return moved
 
 
-class TrajectoryLoss(TwoTimeLoss):
-    """Consistency trajectory models (arXiv:2310.02279, Algorithm 1).
+def time_grid(steps: int) -> Tensor:
+    """Return the noise levels [steps + 1], float64, rising from 0.002 to 80."""
+    return noise_levels(steps, SIGMA_MIN, SIGMA_MAX)
 
-    The student's jump from start to end has to meet the way over middle: there by the teacher (see `move`),
-    on to end by the student's average. Both ends are compared as images, after a last jump of the average to
-    0.002, through which the gradient passes.
+
+# --- the levels -------------------------------------------------------------------------------------------
+
+
+def draw_progressive(count: int, steps: int, source: torch.Generator) -> Levels:
+    """Cut the grid of 2^k steps into n = 1, 2, 4 ... 2^(k-1) equal parts, n drawn, and draw one of them."""
+    uniform = torch.rand(2, count, dtype=torch.float64, generator=source)
+    rounds = steps.bit_length() - 1
+    parts = 2 ** (uniform[0] * rounds).long()
+    width = steps // parts
+    start = (1 + (uniform[1] * parts).long()) * width
+    return Levels(start, start - width // 2, start - width)
+
+
+def draw_trajectory(count: int, steps: int, source: torch.Generator) -> Levels:
+    """Draw each level uniformly below the one before, the first from 2."""
+    uniform = torch.rand(3, count, dtype=torch.float64, generator=source)
+    start = 2 + (uniform[0] * (steps - 1)).long()
+    middle = 1 + (uniform[1] * (start - 1)).long()
+    return Levels(start, middle, (uniform[2] * middle).long())
+
+
+def draw_reverse(count: int, steps: int, source: torch.Generator) -> Levels:
+    """Start at 80, and draw the end; the middle is the level above it."""
+    end = torch.randint(steps, (count,), generator=source)
+    return Levels(torch.full_like(end, steps), end + 1, end)
+
+
+# --- what is compared: the student's images, and targets without a gradient -------------------------------
+
+
+def two_steps_in_one(
+    loss: TwoTimeLoss,
+    student: TwoTimeGenerator,
+    average: TwoTimeGenerator,
+    noisy: Tensor,
+    levels: Levels,
+    class_labels: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Predict the image for which one Euler step from start to end arrives where two over middle do."""
+    start, end = (loss.levels[index].to(noisy.device) for index in (levels.start, levels.end))
+    halfway = loss.move(average, noisy, levels.start, levels.middle, class_labels)
+    reached = loss.move(average, halfway, levels.middle, levels.end, class_labels)
+    return student.predict(noisy, start, end, class_labels), image_of_step(noisy, reached, start, end)
+
+
+def same_end(
+    loss: TwoTimeLoss,
+    student: TwoTimeGenerator,
+    average: TwoTimeGenerator,
+    noisy: Tensor,
+    levels: Levels,
+    class_labels: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Jump from start to end, where the way over middle arrives by `move` and a jump of the average.
+
+    Both are compared as images, after a last jump of the average to 0.002, through which gradients pass.
     """
-
-    purpose = "trajectory"
-
-    def draw(self, count: int, group: int) -> Levels:
-        """Draw each level uniformly below the one before, the start from 2."""
-        uniform = self.uniform(3, count, group)
-        start = 2 + (uniform[0] * (self.steps - 1)).long()
-        middle = 1 + (uniform[1] * (start - 1)).long()
-        end = (uniform[2] * middle).long()
-        return Levels(start, middle, end)
-
-    def compare(
-        self,
-        student: TwoTimeGenerator,
-        average: TwoTimeGenerator,
-        noisy: Tensor,
-        indices: Levels,
-        class_labels: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """See `TwoTimeLoss.compare`."""
-        start, middle, end = (self.levels[index].to(noisy.device) for index in indices)
-        with torch.no_grad():
-            at_middle = self.move(average, noisy, indices.start, indices.middle, class_labels)
-            at_end = average.jump(at_middle, middle, end, class_labels)
-            target = average.jump(at_end, end, SIGMA_MIN, class_labels)
-        jumped = student.jump(noisy, start, end, class_labels)
-        return average.jump(jumped, end, SIGMA_MIN, class_labels), target
-
-
-class TwoStepsInOne(TwoTimeLoss):
-    """The student predicts the image that takes it from start to end in one step.
-
-    The target is the image for which such a step ends where two steps over middle do.
-    """
-
-    def compare(
-        self,
-        student: TwoTimeGenerator,
-        average: TwoTimeGenerator,
-        noisy: Tensor,
-        indices: Levels,
-        class_labels: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """See `TwoTimeLoss.compare`."""
-        start, end = (self.levels[index].to(noisy.device) for index in (indices.start, indices.end))
-        halfway = self.move(average, noisy, indices.start, indices.middle, class_labels)
-        reached = self.move(average, halfway, indices.middle, indices.end, class_labels)
-        output = student.predict(noisy, start, end, class_labels)
-        return output, image_of_step(noisy, reached, start, end)
-
-
-class ProgressiveLoss(TwoStepsInOne):
-    """Progressive distillation (arXiv:2202.00512), all its rounds at once.
-
-    The grid of N steps is cut into n = 1, 2, 4 ... N/2 equal parts, n drawn, and a part of them. The student
-    goes through it in one step, like two steps over its half: the teacher's where a half is a step of the
-    grid, and for longer parts the ones the student's average takes (see `move`).
-    """
-
-    purpose = "progressive"
-
-    def draw(self, count: int, group: int) -> Levels:
-        """Draw the number of parts, and one of them."""
-        uniform = self.uniform(2, count, group)
-        rounds = self.steps.bit_length() - 1  # the grid has 2^rounds steps
-        parts = 2 ** (uniform[0] * rounds).long()
-        width = self.steps // parts
-        start = (1 + (uniform[1] * parts).long()) * width
-        return Levels(start, start - width // 2, start - width)
-
-
-class ReverseConsistencyLoss(TwoStepsInOne):
-    """Reverse consistency distillation (the papers' RCD).
-
-    Every step starts at 80 and ends at a level that is drawn. It has to arrive where the step to the level
-    above arrives that is then continued by the teacher, so what is known spreads from 80 downwards.
-    """
-
-    purpose = "reverse consistency"
-
-    def draw(self, count: int, group: int) -> Levels:
-        """Draw the end."""
-        draws = stream(self.seed, f"{self.purpose} levels", group)
-        end = torch.randint(self.steps, (count,), generator=draws)
-        return Levels(torch.full_like(end, self.steps), end + 1, end)
+    start, middle, end = (loss.levels[index].to(noisy.device) for index in levels)
+    with torch.no_grad():
+        at_middle = loss.move(average, noisy, levels.start, levels.middle, class_labels)
+        at_end = average.jump(at_middle, middle, end, class_labels)
+        target = average.jump(at_end, end, SIGMA_MIN, class_labels)
+    jumped = student.jump(noisy, start, end, class_labels)
+    return average.jump(jumped, end, SIGMA_MIN, class_labels), target
 
 
 def image_of_step(x: Tensor, reached: Tensor, sigma: Tensor, target: Tensor) -> Tensor:
-    """Return the image that an Euler step leads towards which takes x at sigma to `reached` at target.
-
-    Args:
-        x: [B, C, H, W] at the levels `sigma` [B].
-        reached: [B, C, H, W] at the levels `target` [B], which are smaller.
-    """
+    """Return the image towards which an Euler step from sigma [B] to target [B] takes x to `reached`."""
     slope = (x - reached) / (sigma - target).reshape(-1, 1, 1, 1)
     return x - sigma.reshape(-1, 1, 1, 1) * slope
+
+
+class Kind(NamedTuple):
+    """What tells the losses apart; `purpose` names their random streams."""
+
+    purpose: str
+    draw: Callable[[int, int, torch.Generator], Levels]
+    compare: Callable[..., tuple[Tensor, Tensor]]
+
+
+KINDS = {
+    # arXiv:2202.00512, all its rounds at once: on longer parts the student's own steps are its teacher.
+    "progressive": Kind("progressive", draw_progressive, two_steps_in_one),
+    # arXiv:2310.02279, Algorithm 1.
+    "consistency-trajectory": Kind("trajectory", draw_trajectory, same_end),
+    # The papers' RCD: what is known of the way from 80 spreads downwards, a step of the teacher at a time.
+    "reverse-consistency": Kind("reverse consistency", draw_reverse, two_steps_in_one),
+}

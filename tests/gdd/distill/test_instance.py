@@ -7,6 +7,8 @@ data N(mean, spread^2), for which the denoiser is linear and so is the way from 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +22,11 @@ from gdd.diffusion.sampler import heun_sample, heun_step
 from gdd.distill.distances import squared_error
 from gdd.distill.instance import build_instance_loss
 from gdd.distill.shares import Group
-from gdd.distill.two_times import ProgressiveLoss, ReverseConsistencyLoss, TrajectoryLoss, image_of_step
+from gdd.distill.two_times import TwoTimeLoss, image_of_step
 from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator, noise_levels
 from gdd.networks.two_time import TwoTimeGenerator
-from gdd.randomness import noise, stream
+from gdd.randomness import labels, noise, stream
 
 pytestmark = pytest.mark.slow
 
@@ -35,93 +37,81 @@ SAMPLER = Sampler(steps=3)
 # --- direct imitation and consistency ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
-class TestOneTime:
-    """Two networks and a group of four images, which is the third of its run."""
+@dataclass
+class Case:
+    """Networks, and a group of four images which is the third of its run."""
 
-    @pytest.fixture
-    def teacher(self, world: Any, conditional: bool) -> Denoiser:
-        return load_denoiser(world.teachers[conditional])
+    teacher: Denoiser
+    generator: OneStepGenerator
+    average: OneStepGenerator
+    group: Group
 
-    @pytest.fixture
-    def generator(self, teacher: Denoiser) -> OneStepGenerator:
-        return OneStepGenerator.from_denoiser(teacher)
-
-    @pytest.fixture
-    def average(self, generator: OneStepGenerator) -> OneStepGenerator:
-        other = copy.deepcopy(generator).requires_grad_(False)
-        for parameter in other.parameters():
-            parameter *= 0.9
-        return other
-
-    @pytest.fixture
-    def group(self, world: Any, conditional: bool) -> Group:
-        one_hot = functional.one_hot(torch.tensor(world.data.labels[:4]), 4).float() if conditional else None
-        return Group(to_signed(world.data.images[:4]), one_hot, 3)
-
-    def test_direct_imitation_takes_pairs_by_group(
-        self,
-        world: Any,
-        conditional: bool,
-        teacher: Denoiser,
-        generator: OneStepGenerator,
-        average: OneStepGenerator,
-        group: Group,
-    ) -> None:
-        objective = Objective(instance="direct", pairs=10)
-        loss = build_instance_loss(objective, SAMPLER, teacher, SEED, pairs=world.pairs[conditional])
+    def loss(self, file: Path | None = None, **objective: Any) -> Tensor:
+        loss = build_instance_loss(Objective(**objective), SAMPLER, self.teacher, SEED, pairs=file)
         assert loss
-        chosen = torch.randint(10, (4,), generator=stream(SEED, "pair choice", 3))
-        z = torch.stack([noise(0, "pair", index, (1, 8, 8)) for index in chosen.tolist()])
-        one_hot = None
-        if conditional:
-            indices = [torch.randint(4, (), generator=stream(0, "label", index)) for index in chosen.tolist()]
-            one_hot = functional.one_hot(torch.stack(indices), 4).float()
-        target = heun_sample(teacher, z, Sampler(steps=2), one_hot)
-        expected = ((generator(z, one_hot) - target) ** 2).mean(dim=(1, 2, 3))
-        torch.testing.assert_close(loss(generator, average, group), expected, rtol=1e-4, atol=1e-5)
+        return loss(self.generator, self.average, self.group)
 
-    def test_direct_imitation_solves_where_there_are_no_pairs(
-        self, teacher: Denoiser, generator: OneStepGenerator, average: OneStepGenerator, group: Group
-    ) -> None:
-        loss = build_instance_loss(Objective(instance="direct"), SAMPLER, teacher, SEED)
-        assert loss
-        z = noise(SEED, "pair noise", 3, (4, 1, 8, 8))
-        target = heun_sample(teacher, z, SAMPLER, group.class_labels)
-        expected = ((generator(z, group.class_labels) - target) ** 2).mean(dim=(1, 2, 3))
-        torch.testing.assert_close(loss(generator, average, group), expected)
 
-    def test_consistency_meets_the_average_one_step_down(
-        self, teacher: Denoiser, generator: OneStepGenerator, average: OneStepGenerator, group: Group
-    ) -> None:
-        loss = build_instance_loss(Objective(instance="consistency", grid=6), SAMPLER, teacher, SEED)
-        assert loss
-        values = loss(generator, average, group)
-        index = torch.randint(1, 7, (4,), generator=stream(SEED, "consistency level", 3))
-        z = noise(SEED, "consistency noise", 3, (4, 1, 8, 8))
-        for image, step in enumerate(index.tolist()):
-            above, below = (float(noise_levels(6).flip(0)[step - down]) for down in (0, 1))
-            one = slice(image, image + 1)
-            label = group.class_labels[one] if group.class_labels is not None else None
-            noisy = group.images[one] + above * z[one]
-            target = average.forward_at(heun_step(teacher, noisy, above, below, label), below, label)
-            expected = (generator.forward_at(noisy, above, label) - target).square().mean()
-            assert values[image].item() == pytest.approx(expected.item(), rel=1e-3)
-        values.sum().backward()
-        assert all(parameter.grad is None for parameter in (*average.parameters(), *teacher.parameters()))
-        assert any(parameter.grad is not None for parameter in generator.parameters())
+@pytest.fixture(params=[False, True], ids=["unconditional", "conditional"])
+def case(world: Any, request: pytest.FixtureRequest) -> Case:
+    teacher = load_denoiser(world.teachers[request.param])
+    generator = OneStepGenerator.from_denoiser(teacher)
+    average = copy.deepcopy(generator).requires_grad_(False)
+    for parameter in average.parameters():
+        parameter *= 0.9
+    one_hot = functional.one_hot(torch.tensor(world.data.labels[:4]), 4).float() if request.param else None
+    return Case(teacher, generator, average, Group(to_signed(world.data.images[:4]), one_hot, 3))
+
+
+def test_direct_imitation_takes_pairs_by_group(world: Any, case: Case) -> None:
+    conditional = case.group.class_labels is not None
+    values = case.loss(world.pairs[conditional], instance="direct", pairs=10)
+    chosen = torch.randint(10, (4,), generator=stream(SEED, "pair choice", 3)).tolist()
+    z = torch.stack([noise(0, "pair", index, (1, 8, 8)) for index in chosen])
+    one_hot = None
+    if conditional:
+        indices = torch.cat([labels(0, index, 1, 4) for index in chosen])
+        one_hot = functional.one_hot(indices, 4).float()
+    target = heun_sample(case.teacher, z, Sampler(steps=2), one_hot)
+    expected = ((case.generator(z, one_hot) - target) ** 2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_direct_imitation_solves_where_there_are_no_pairs(case: Case) -> None:
+    z, one_hot = noise(SEED, "pair noise", 3, (4, 1, 8, 8)), case.group.class_labels
+    target = heun_sample(case.teacher, z, SAMPLER, one_hot)
+    expected = ((case.generator(z, one_hot) - target) ** 2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(case.loss(instance="direct"), expected)
+
+
+def test_consistency_meets_the_average_one_step_down(case: Case) -> None:
+    values = case.loss(instance="consistency", grid=6)
+    index = torch.randint(1, 7, (4,), generator=stream(SEED, "consistency level", 3))
+    z = noise(SEED, "consistency noise", 3, (4, 1, 8, 8))
+    for image, step in enumerate(index.tolist()):
+        above, below = (float(noise_levels(6).flip(0)[step - down]) for down in (0, 1))
+        one = slice(image, image + 1)
+        label = case.group.class_labels[one] if case.group.class_labels is not None else None
+        noisy = case.group.images[one] + above * z[one]
+        stepped = heun_step(case.teacher, noisy, above, below, label)
+        target = case.average.forward_at(stepped, below, label)
+        expected = (case.generator.forward_at(noisy, above, label) - target).square().mean()
+        assert values[image].item() == pytest.approx(expected.item(), rel=1e-3)
+    values.sum().backward()
+    without = (*case.average.parameters(), *case.teacher.parameters())
+    assert all(parameter.grad is None for parameter in without)
+    assert any(parameter.grad is not None for parameter in case.generator.parameters())
 
 
 # --- two-time students ------------------------------------------------------------------------------------
 
 MEAN, SPREAD = 0.3, 0.4
 INDEX, COUNT = 2, 48
-PURPOSES = {
-    ProgressiveLoss: "progressive noise",
-    TrajectoryLoss: "trajectory noise",
-    ReverseConsistencyLoss: "reverse consistency noise",
+KINDS = {
+    "progressive": "progressive noise",
+    "consistency-trajectory": "trajectory noise",
+    "reverse-consistency": "reverse consistency noise",
 }
-LOSSES = list(PURPOSES)
 
 
 def column(sigma: Any, x: Tensor) -> Tensor:
@@ -201,14 +191,14 @@ def way(x: Tensor, start: int, end: int, grid: Tensor, average: Any, label: Tens
     return x + (target - sigma) * (first + second) / 2
 
 
-@pytest.mark.parametrize("loss_class", LOSSES)
-def test_the_loss_is_its_formula_and_only_the_student_learns(loss_class: Any, group: Group) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_its_formula_and_only_the_student_learns(kind: str, group: Group) -> None:
     teacher, student, average = Teacher(), Wrong(0.7), Wrong(0.5).requires_grad_(False)
-    loss = loss_class(teacher, 8, SEED)
+    loss = TwoTimeLoss(kind, teacher, 8, SEED)
     values = loss(student, average, group)
     grid = noise_levels(8).flip(0)
     indices = [tuple(index) for index in torch.stack(list(loss.draw(COUNT, INDEX)), 1).tolist()]
-    z = noise(SEED, PURPOSES[loss_class], INDEX, tuple(group.images.shape)).double()
+    z = noise(SEED, KINDS[kind], INDEX, tuple(group.images.shape)).double()
     starts = grid[[start for start, _, _ in indices]].reshape(-1, 1, 1, 1)
     noisy = group.images.double() + starts * z
     for image, (start, middle, end) in enumerate(indices):
@@ -216,7 +206,7 @@ def test_the_loss_is_its_formula_and_only_the_student_learns(loss_class: Any, gr
         x, label = noisy[one], group.class_labels[one]  # type: ignore[index]
         t, u, s = (float(grid[index]) for index in (start, middle, end))
         halfway = way(x, start, middle, grid, average, label)
-        if loss_class is TrajectoryLoss:
+        if kind == "consistency-trajectory":
             target = jump(jump(halfway, u, s, average, label), s, 0.002, average, label)
             output = jump(jump(x, t, s, student, label), s, 0.002, average, label)
         else:
@@ -230,58 +220,53 @@ def test_the_loss_is_its_formula_and_only_the_student_learns(loss_class: Any, gr
     assert student.scale.grad.abs() > 1e-4
     assert teacher.one.grad is average.scale.grad is None
 
-    tripled = loss_class(teacher, 8, SEED, lambda output, target: 3 * squared_error(output, target))
+    tripled = TwoTimeLoss(kind, teacher, 8, SEED, lambda output, target: 3 * squared_error(output, target))
     torch.testing.assert_close(tripled(student, average, group), 3 * values)
 
 
-@pytest.mark.parametrize("loss_class", LOSSES)
-def test_a_perfect_student_has_no_loss(loss_class: Any, group: Group) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_student_has_no_loss(kind: str, group: Group) -> None:
     teacher, student = Teacher(), Perfect()
     coarse, fine = (
-        loss_class(teacher, steps, SEED)(student, student, group).max().item() for steps in (64, 512)
+        TwoTimeLoss(kind, teacher, steps, SEED)(student, student, group).max().item() for steps in (64, 512)
     )
     # What is left is the error of one Heun step, which vanishes with the grid.
     assert coarse < 1e-5
     assert fine < 1e-8
-    assert loss_class(teacher, 64, SEED)(Wrong(0.5), student, group).min() > 1e-4
+    assert TwoTimeLoss(kind, teacher, 64, SEED)(Wrong(0.5), student, group).min() > 1e-4
 
 
-@pytest.mark.parametrize("loss_class", LOSSES)
-def test_draws_belong_to_the_group(loss_class: Any) -> None:
-    loss = loss_class(Teacher(), 8, SEED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_belong_to_the_group(kind: str) -> None:
+    loss = TwoTimeLoss(kind, Teacher(), 8, SEED)
     draws = [torch.stack(list(loss.draw(COUNT, index))).tolist() for index in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_progressive_draws_every_part_of_every_division() -> None:
-    start, middle, end = ProgressiveLoss(Teacher(), 8, SEED).draw(3000, 0)
-    assert set(zip(start.tolist(), middle.tolist(), end.tolist(), strict=True)) == {
-        (8, 4, 0),
-        (4, 2, 0),
-        (8, 6, 4),
-        *((top, top - 1, top - 2) for top in (2, 4, 6, 8)),
-    }
-    widths = (start - end).bincount(minlength=9)[[2, 4, 8]]
-    assert widths.min() > 850  # a third each
-
-
-def test_trajectories_draw_three_levels_downwards() -> None:
-    start, middle, end = TrajectoryLoss(Teacher(), 5, SEED).draw(4000, 0)
-    expected = {(t, u, s) for t in range(2, 6) for u in range(1, t) for s in range(u)}
-    assert set(zip(start.tolist(), middle.tolist(), end.tolist(), strict=True)) == expected
-    assert (start.bincount(minlength=6)[2:] - 1000).abs().max() < 150
-
-
-def test_reverse_consistency_starts_at_the_top() -> None:
-    start, middle, end = ReverseConsistencyLoss(Teacher(), 5, SEED).draw(2000, 0)
-    assert set(start.tolist()) == {5}
-    assert torch.equal(middle, end + 1)
-    assert set(end.tolist()) == {0, 1, 2, 3, 4}
+@pytest.mark.parametrize(
+    ("kind", "steps", "expected"),
+    [
+        ("progressive", 8, {(8, 4, 0), (4, 2, 0), (8, 6, 4), *((t, t - 1, t - 2) for t in (2, 4, 6, 8))}),
+        (
+            "consistency-trajectory",
+            5,
+            {(t, u, s) for t in range(2, 6) for u in range(1, t) for s in range(u)},
+        ),
+        ("reverse-consistency", 5, {(5, s + 1, s) for s in range(5)}),
+    ],
+)
+def test_every_step_there_is_is_drawn(kind: str, steps: int, expected: set[tuple[int, int, int]]) -> None:
+    levels = TwoTimeLoss(kind, Teacher(), steps, SEED).draw(4000, 0)
+    assert set(zip(*(level.tolist() for level in levels), strict=True)) == expected
+    if kind == "progressive":  # each division a third
+        assert (levels.start - levels.end).bincount()[[2, 4, 8]].min() > 1150
+    if kind == "consistency-trajectory":
+        assert levels.start.bincount()[2:].min() > 850
 
 
 def test_the_teacher_moves_between_neighbours_alone() -> None:
     teacher = Teacher()
-    loss = ReverseConsistencyLoss(teacher, 4, SEED)  # type: ignore[arg-type]
+    loss = TwoTimeLoss("reverse-consistency", teacher, 4, SEED)
     x = torch.randn(3, 1, 2, 2, dtype=torch.float64)
     moved = loss.move(Perfect(), x, torch.tensor([4, 3, 2]), torch.tensor([3, 0, 2]))
     assert teacher.rows == 2  # Heun evaluates twice, and the other images are none of its business
