@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,3 +39,16 @@ def hinge_discriminator_loss(real: Logits, fake: Logits) -> Tensor:
 def _per_image(values: Logits) -> Tensor:
     """Average over the logits of one image and backbone, then sum over the backbones."""
     return torch.stack([of_backbone.mean(dim=1) for of_backbone in values]).sum(dim=0)
+
+
+class AdversarialLoss(NamedTuple):
+    """Both sides of a loss: on logits of fakes, and on those of reals and fakes."""
+
+    generator: Callable[[Logits], Tensor]
+    discriminator: Callable[[Logits, Logits], Tensor]
+
+
+LOSSES = {
+    "softplus": AdversarialLoss(softplus_generator_loss, softplus_discriminator_loss),
+    "hinge": AdversarialLoss(hinge_generator_loss, hinge_discriminator_loss),
+}

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from gdd.adversary.augmentation import build_augmentation
 from gdd.adversary.discriminator import ProjectedDiscriminator
-from gdd.adversary.losses import (
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    softplus_discriminator_loss,
-    softplus_generator_loss,
-)
+from gdd.adversary.losses import LOSSES
 from gdd.adversary.normalisation import PowerIterations, span_processes
 from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
@@ -39,12 +34,6 @@ from gdd.training.world import ALONE, World
 
 Features = list[list[Tensor]]  # projected, by backbone and tap
 Scalars = dict[str, Tensor]
-
-# The generator's and the discriminator's loss on logits.
-DISTRIBUTIONAL = {
-    "softplus": (softplus_generator_loss, softplus_discriminator_loss),
-    "hinge": (hinge_generator_loss, hinge_discriminator_loss),
-}
 
 
 class Student:
@@ -104,6 +93,7 @@ class Student:
         self.optimizer = torch.optim.Adam(self.trainable, recipe.lr.generator, betas, fused=True)
         self.discriminator_optimizer: torch.optim.Adam | None = None
         if self.discriminator:
+            self.adversarial = LOSSES[str(recipe.objective.distributional)]
             self.iterations = PowerIterations(self.discriminator)
             # Lazy regularisation: the R1 step is an update of its own (StyleGAN2, App. B).
             ratio = recipe.r1.every / (recipe.r1.every + 1)
@@ -153,7 +143,7 @@ class Student:
                 features = self._features_of_fakes(part, "generator")
                 with self.iterations.of_pass("fakes"):
                     logits = self.discriminator.logits(features, part.class_labels)
-                adversarial = self._losses[0](logits)
+                adversarial = self.adversarial.generator(logits)
                 loss = loss + adversarial
                 _add_means(scalars, part, loss_generator=adversarial)
                 if self.recipe.reuse_fakes:
@@ -182,7 +172,7 @@ class Student:
                 fake_logits = self.discriminator.logits(fake_features, part.class_labels)
             with self.iterations.of_pass("reals"):
                 real_logits = self.discriminator.logits(real_features, part.class_labels)
-            loss = self._losses[1](real_logits, fake_logits)
+            loss = self.adversarial.discriminator(real_logits, fake_logits)
             (loss.mean() * part.weight).backward()
             real, fake = torch.cat(real_logits, dim=1), torch.cat(fake_logits, dim=1)
             _add_means(scalars, part, loss_discriminator=loss, logits_real=real, logits_fake=fake)
@@ -220,10 +210,6 @@ class Student:
         """Return the discriminator's features of images, whatever memory format these come in."""
         assert self.discriminator
         return self.discriminator.extract(images.contiguous(memory_format=self.memory_format))
-
-    @property
-    def _losses(self) -> tuple[Any, Any]:
-        return DISTRIBUTIONAL[str(self.recipe.objective.distributional)]
 
     def _update(self, optimizer: torch.optim.Adam, parameters: list[nn.Parameter]) -> int:
         """Make a step with the whole batch's gradients; return how many of their entries were not finite."""
