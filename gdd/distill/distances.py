@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gdd.adversary.published_weights import WeightsProblem, fill, read_state
 from gdd.errors import UserError
 
 # (output, target), each [B, C, H, W] in about [-1, 1] -> [B]
@@ -37,8 +36,7 @@ class Lpips:
         UserError: the file is missing, broken, or holds something else.
     """
 
-    def __init__(self, trunk: str | Path) -> None:
-        weights = _read_trunk(Path(trunk))
+    def __init__(self, trunk: Path) -> None:
         import lpips  # takes seconds, and few runs need it
 
         # The package draws a random trunk, for which torchvision warns of an old argument. With
@@ -46,13 +44,15 @@ class Lpips:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        own = self.network.net.state_dict()
         # The trunk is cut into slices that keep torchvision's numbers: slice2.5.weight is features.5.weight.
-        sources = {name: "features." + name.split(".", 1)[1] for name in own}
-        for name, source in sources.items():
-            if source not in weights or weights[source].shape != own[name].shape:
-                raise UserError(f"{trunk} does not hold VGG-16; fetch it again with 'gdd fetch lpips-vgg16'.")
-        self.network.net.load_state_dict({name: weights[source] for name, source in sources.items()})
+        own = {f"features.{name.partition('.')[2]}": name for name in self.network.net.state_dict()}
+        try:
+            state = {own.get(name, name): tensor for name, tensor in read_state(trunk).items()}
+            fill(self.network.net, state, unneeded=("classifier.",))
+        except WeightsProblem as problem:
+            raise UserError(
+                f"The VGG of LPIPS {trunk} {problem}; fetch it again with 'gdd fetch lpips-vgg16'."
+            ) from None
         self.network.eval().requires_grad_(False)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -66,16 +66,3 @@ def _resized(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
     return functional.interpolate(images, (LPIPS_SIDE, LPIPS_SIDE), mode="bilinear", align_corners=False)
-
-
-def _read_trunk(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"The VGG of LPIPS {path} does not exist; get it with 'gdd fetch lpips-vgg16'.")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read ({reason}); fetch it again with 'gdd fetch lpips-vgg16'."
-        ) from None
-    return {name: tensor for name, tensor in dict(weights).items() if isinstance(tensor, Tensor)}

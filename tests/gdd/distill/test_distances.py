@@ -9,27 +9,35 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gdd.distill.distances import Lpips
+from gdd.distill.distances import Lpips, squared_error
 from gdd.errors import UserError
+
+pytestmark = pytest.mark.slow
+
+LAYERS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+WIDTHS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
 
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write torchvision's VGG-16, convolutions only, with random weights."""
+    """Write torchvision's VGG-16, with random weights."""
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
     generator = torch.Generator().manual_seed(0)
-    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    numbers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
-    weights = {}
-    for number, inputs, outputs in zip(numbers, widths[:-1], widths[1:], strict=True):
+    weights = {"classifier.6.bias": torch.zeros(1000)}
+    for layer, inputs, outputs in zip(LAYERS, WIDTHS[:-1], WIDTHS[1:], strict=True):
         scale = (2 / (9 * inputs)) ** 0.5
-        weights[f"features.{number}.weight"] = scale * torch.randn(outputs, inputs, 3, 3, generator=generator)
-        weights[f"features.{number}.bias"] = 0.1 * torch.randn(outputs, generator=generator)
+        weights[f"features.{layer}.weight"] = scale * torch.randn(outputs, inputs, 3, 3, generator=generator)
+        weights[f"features.{layer}.bias"] = 0.1 * torch.randn(outputs, generator=generator)
     torch.save(weights, path)
     return path
 
 
-@pytest.mark.slow
+def test_squared_error_is_a_mean_over_values() -> None:
+    output, target = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
+    expected = [float(((a - b).double() ** 2).sum() / 32) for a, b in zip(output, target, strict=True)]
+    assert squared_error(output, target).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lpips_is_that_of_the_package(trunk: Path, channels: int) -> None:
     import lpips
@@ -42,13 +50,7 @@ def test_lpips_is_that_of_the_package(trunk: Path, channels: int) -> None:
         warnings.simplefilter("ignore")
         package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     weights = torch.load(trunk, weights_only=True)
-    for part in (
-        package.net.slice1,
-        package.net.slice2,
-        package.net.slice3,
-        package.net.slice4,
-        package.net.slice5,
-    ):
+    for part in package.net.children():
         part.load_state_dict({name: weights[f"features.{name}"] for name in part.state_dict()})
 
     output, target = torch.randn(2, 2, channels, 16, 16).clamp(-1, 1)
@@ -58,8 +60,7 @@ def test_lpips_is_that_of_the_package(trunk: Path, channels: int) -> None:
         functional.interpolate(images.repeat(1, 3 // channels, 1, 1), size=224, mode="bilinear")
         for images in (output, target)
     ]
-    expected = package(*large).flatten()
-    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(values, package(*large).flatten())
     assert values.min() > 0
     assert torch.equal(distance(output.detach(), output.detach()), torch.zeros(2))
 
@@ -70,19 +71,13 @@ def test_lpips_is_that_of_the_package(trunk: Path, channels: int) -> None:
     assert not distance.network.training
 
 
-@pytest.mark.slow
-def test_another_network_is_refused(trunk: Path, tmp_path: Path) -> None:
+def test_another_file_is_refused_in_one_sentence(trunk: Path, tmp_path: Path) -> None:
     weights = torch.load(trunk, weights_only=True)
     del weights["features.28.bias"]
     torch.save(weights, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="does not hold VGG-16; fetch it again with 'gdd fetch lpips-vgg16'"):
-        Lpips(tmp_path / "other.pth")
-
-
-def test_a_file_that_is_missing_or_broken(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist; get it with 'gdd fetch lpips-vgg16'"):
-        Lpips(tmp_path / "no.pth")
     (tmp_path / "broken.pth").write_bytes(b"no weights at all")
-    with pytest.raises(UserError, match=r"cannot be read .*; fetch it again") as error:
-        Lpips(tmp_path / "broken.pth")
-    assert "\n" not in str(error.value)
+    for name, problem in (("other", "is another network's"), ("broken", "cannot be read as weights")):
+        sentence = f"{name}.pth {problem} .*; fetch it again with 'gdd fetch lpips-vgg16'"
+        with pytest.raises(UserError, match=sentence) as error:
+            Lpips(tmp_path / f"{name}.pth")
+        assert "\n" not in str(error.value)
