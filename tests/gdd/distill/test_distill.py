@@ -155,12 +155,14 @@ def test_the_student_that_a_run_leaves(
     torch.testing.assert_close(generate(student, 3, 2), images[3:])
 
 
-def test_seeds_and_fresh_fakes_matter(world: Any, tmp_path: Path, published: Published) -> None:
-    short = {"images": 16, "snapshot_every": 16}
-    for name, seed, reuse in (("a", 1, False), ("b", 2, False), ("c", 1, True)):
-        distill(tmp_path / name, world.recipe(reuse_fakes=reuse, **short), seed, world.inputs())
-    last = "snapshots/000000016.safetensors"
-    assert len({published(tmp_path / name)[last] for name in "abc"}) == 3
+def test_seeds_fresh_fakes_and_mirrors_matter(world: Any, tmp_path: Path, published: Published) -> None:
+    weights = set()
+    for seed, changes in ((1, {}), (2, {}), (1, {"reuse_fakes": True}), (1, {"flip": True})):
+        folder = tmp_path / str(len(weights))
+        recipe = world.recipe(images=16, snapshot_every=16, **changes)
+        distill(folder, recipe, seed, world.inputs())
+        weights.add(published(folder)["snapshots/000000016.safetensors"])
+    assert len(weights) == 4
 
 
 def test_what_a_run_leaves(world: Any, uninterrupted: Callable[[str], Path]) -> None:

@@ -167,16 +167,6 @@ def test_ada_adapts_every_four_steps(world: Any, tmp_path: Path) -> None:
     assert probabilities == [0, 0, 0, BATCH * 4 / 50]  # by batch * 4 / speed
 
 
-def test_a_mirrored_data_set_is_another(world: Any, tmp_path: Path) -> None:
-    plain, flipped = (
-        torch.cat([part.images for part in student_at(world, tmp_path, 0, flip=flip).shares.parts(0, 4)])
-        for flip in (False, True)
-    )
-    mirrored = [not torch.equal(one, other) for one, other in zip(plain, flipped, strict=True)]
-    assert 0 < sum(mirrored) < 8
-    assert torch.equal(flipped[mirrored].flip(-1), plain[mirrored])
-
-
 @pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
 def test_a_snapshot_is_the_average_and_its_images(world: Any, tmp_path: Path, conditional: bool) -> None:
     student = student_at(world, tmp_path, 0, conditional)
