@@ -21,11 +21,10 @@ from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
 from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.provenance import environment
 from gdd.randomness import stream
-from gdd.training.ema import averaged_copy, ema_decay, update_average
 from gdd.training.execution import PLAIN, Execution
-from gdd.training.gradients import replace_nonfinite
 from gdd.training.loop import train
 from gdd.training.run_directory import RunDirectory
+from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, update_average
 from gdd.training.world import join
 
 
@@ -189,7 +188,7 @@ def train_teacher(
                 "dataset_sha256": data.sha256,
                 "images": teacher.images,
                 "seconds": round(trained.seconds, 1),
-                "environment": environment(world.device),
+                "environment": {**environment(), **execution.describe(world)},
             }
             write_json(run.state / "teacher.json", facts)
             # Small, and equal whenever the weights are: what depends on the teacher watches this file.

@@ -75,7 +75,7 @@ class Student:
         self.seed = seed
         self.folder = folder
         self.world = world
-        self.memory_format = execution.memory_format(world.device, generator.arch.model_channels)
+        self.memory_format = execution.memory_format(world.device)
         self.generator = self._placed(generator).train()
         self.average = averaged_copy(self.generator)
         self.discriminator = self._placed(discriminator).train() if discriminator else None

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from gdd.training.world import World
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +19,7 @@ class Execution:
         images_at_once: that go through the networks together on one device, a multiple of the recipe's
             batch norm group; the rest of a device's share follows. None finds the most that fit into a GPU's
             memory, and is one group on a CPU.
-        channels_last: the memory format of images and weights; None is yes on a GPU, and for wide networks.
+        channels_last: the memory format of images and weights; None is yes on a GPU.
         tf32: let a GPU round the factors of float32 products to 10 bits. The papers' runs do not.
         patience: steps in a row with a NaN or infinite loss after which a run ends.
     """
@@ -57,24 +52,3 @@ class Execution:
 
 
 PLAIN = Execution()
-
-
-def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """Return `function` compiled, or as it is where compiling fails.
-
-    Both directions are tried on `arguments` here, because the backward pass is compiled when it is first
-    asked for. Gradients are left behind where they can be taken.
-    """
-    try:
-        fast = torch.compile(function)
-        tensors = _tensors(fast(*arguments))
-        torch.stack([tensor.float().sum() for tensor in tensors]).sum().backward()
-    except Exception as error:  # a compiler fails in its own ways on every machine
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        log.warning("torch.compile does not work here (%s); training goes on without it.", reason[0])
-        return function
-    return fast
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _tensors(part)]
