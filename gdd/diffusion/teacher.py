@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import TeacherRecipe
-from gdd.data.image_array import EpochOrder, ImageArray, to_signed
+from gdd.data.image_array import ImageArray, to_signed
+from gdd.data.loader import EpochOrder
 from gdd.diffusion.sampler import DenoiserFunction
 from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import save_network

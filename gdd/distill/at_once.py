@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from gdd.distill.shares import Part
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.training.world import World
@@ -24,7 +22,7 @@ FULL = 0.92  # of a GPU's memory; the rest is for what the trial does not see, f
 def images_at_once(student: Student, wanted: int | None = None) -> int:
     """Return how many images go through the networks at once, the same number in every process.
 
-    On a CPU that is one group. On a GPU the student trains a step on blank images, with the whole share of a
+    On a CPU that is one group. On a GPU the student trains a step, with the whole share of a
     process, half of it, and so on, until the step fits; then it is put back as it was.
 
     Args:
@@ -84,29 +82,18 @@ def fits(student: Student, count: int) -> bool:
 
 
 def rehearse(student: Student, count: int) -> None:
-    """Train a step, R1 included, on `count` blank images at once and in this process alone."""
+    """Train a step, R1 included, with `count` images at once, in this process alone."""
     world, student.world = student.world, World(device=student.world.device)
     try:
-        # Fakes that are used again stay in memory for all of a step.
-        times = -(-student.layout.share // count) if student.recipe.reuse_fakes else 1
-        parts = [_blank(student, count)] * times
+        parts = student.shares.parts(0, count)
+        if not student.recipe.reuse_fakes:
+            parts = parts[:1]  # fakes that are used again stay in memory for all of a step
         fakes, _ = student.generator_step(parts, {})
         if student.discriminator:
             student.discriminator_step(parts, fakes, {})
             student.r1_step(parts)
     finally:
         student.world = world
-
-
-def _blank(student: Student, count: int) -> Part:
-    """Return black images of the first class."""
-    arch, device = student.generator.arch, student.world.device
-    images = torch.zeros(count, arch.img_channels, arch.img_resolution, arch.img_resolution, device=device)
-    one_hot = None
-    if arch.label_dim:
-        indices = torch.zeros(count, dtype=torch.int64, device=device)
-        one_hot = functional.one_hot(indices, arch.label_dim).float()
-    return Part(images, one_hot, 0, 1.0)
 
 
 def _on_cpu(value: Any) -> Any:

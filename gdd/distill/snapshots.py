@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise
 from gdd.distill.generate import SAMPLES, generate
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.data.image_array import EpochOrder, to_signed
+from gdd.data.image_array import to_signed
+from gdd.data.loader import EpochOrder
 from gdd.diffusion.sampling import load_pairs
 from gdd.distill.distill import prepare
 from gdd.distill.shares import Part, Shares

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gdd.data.quantise import quantise
+from gdd.data.image_array import quantise
 from gdd.distill.distill import prepare
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate
 from gdd.distill.snapshots import keep_only
