@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gdd.errors import UserError
-from gdd.networks.foreign import read_foreign
+from gdd.foreign.read import read_foreign
 
 SOURCE = "stylegan-xl-class-embeddings"
 SHAPE = (1000, 320)  # ImageNet's classes, and the features of EfficientNet-lite0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gdd.errors import UserError
-from gdd.networks.foreign import read_foreign
+from gdd.foreign.read import read_foreign
 
 PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))  # the training images, in EDM's order
 PYTHON_META = "batches.meta"

@@ -16,8 +16,8 @@ from torch.nn import functional
 from gdd.adversary.published_weights import WeightsProblem, fill, read_state
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
+from gdd.foreign.read import read_foreign
 from gdd.metrics.extractors import PublishedNetwork, each
-from gdd.networks.foreign import read_foreign
 
 SIDE = 224
 

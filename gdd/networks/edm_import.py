@@ -11,8 +11,8 @@ from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
 from gdd.files import sha256, write_json
+from gdd.foreign.read import read_foreign
 from gdd.networks.checkpoint import KINDS, check_fit, load_generator
-from gdd.networks.foreign import read_foreign
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser, OneStep, OneStepGenerator
 from gdd.networks.weights import load_weights, save_weights
 

@@ -1,0 +1,1 @@
+"""Files that others pickled, read as data: nothing in them is run."""
