@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import model_validator
 
@@ -21,8 +21,6 @@ class Evaluation(Record):
     Every snapshot is evaluated by its FID on block 0 of the latents; the last, the best (by that FID) and
     those of `also_at` by all metrics on every block.
     """
-
-    later_keys: ClassVar[tuple[str, ...]] = ("also_at", "metrics")
 
     dataset: str | None = None  # the real images compared with; None is the setting's own data set
     extractor: str  # in whose features `fid`, `precision` and most others are computed

@@ -5,26 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gdd.config.check import check_config
-from gdd.config.external import External
+from gdd.config.config import Config, Named
 from gdd.config.local import Local, load_local
-from gdd.config.record import Record, RecordT, parse, read_yaml
-from gdd.config.records import (
-    Ablation,
-    Dataset,
-    FeatureNetwork,
-    Method,
-    Project,
-    Reported,
-    ReportedNumbers,
-    Setting,
-    Teacher,
-)
+from gdd.config.record import Record, parse, read_yaml
+from gdd.config.records import Dataset, External, FeatureNetwork, Setting, Teacher
 from gdd.config.sources import Source, Sources, load_sources
+from gdd.config.tables import Ablation, Method, Project, Reported, ReportedNumbers
 from gdd.errors import UserError
 from gdd.files import write_text
 
@@ -48,40 +36,6 @@ SCHEMAS: dict[str, type[Record]] = {
 
 # Names become parts of paths and of run ids, which join them with dots.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
-
-
-class Named(dict[str, Any]):
-    """Things by name; asking for one that does not exist is the user's mistake, and the sentence says so."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def __missing__(self, name: str) -> Any:
-        raise UserError(f"There is no '{name}' in {self.kind}; there are: {', '.join(self)}.")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Every record by name, and the file each came from (for messages)."""
-
-    project: Project
-    datasets: Mapping[str, Dataset]
-    features: Mapping[str, FeatureNetwork]
-    teachers: Mapping[str, Teacher]
-    settings: Mapping[str, Setting]
-    methods: Mapping[str, Method]
-    external: Mapping[str, External]
-    ablations: Mapping[str, Ablation]
-    reported: tuple[Reported, ...]
-    sources: Mapping[str, Source]
-    local: Local
-    files: Mapping[tuple[str, str], Path]
-    roots: tuple[Path, ...]  # the folders all this was read from, the one with config.yaml first
-
-    def where(self, kind: str, name: str) -> str:
-        """Return the file that holds the record, for a message."""
-        return str(self.files.get((kind, name), f"{kind}/{name}.yaml"))
 
 
 def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ()) -> Config:
@@ -119,7 +73,7 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
         roots=roots,
         **records,
     )
-    check_config(config, project_file)
+    config.check()
     return config
 
 
@@ -162,15 +116,3 @@ def write_schemas(folder: Path) -> list[Path]:
         write_text(path, json.dumps(record.model_json_schema(), indent=2, sort_keys=True) + "\n")
         written.append(path)
     return written
-
-
-def parse_record(kind: type[RecordT], text_or_file: str) -> RecordT:
-    """Read a record given on the command line: JSON text, or the name of a JSON or YAML file."""
-    if text_or_file.lstrip().startswith("{"):
-        try:
-            return parse(kind, json.loads(text_or_file), "command line")
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"command line: the {kind.__name__.lower()} is not valid JSON ({error})."
-            ) from None
-    return parse(kind, read_yaml(Path(text_or_file)), text_or_file)

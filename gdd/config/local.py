@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from gdd.config.record import Record, parse, read_yaml
-from gdd.config.resources import Card
 from gdd.errors import UserError
+
+# GPUs by their memory; a rate without a GPU is one of a processor's core.
+Card = Literal["24 GB", "40 GB", "80 GB"]
+CPU: Literal["cpu"] = "cpu"
 
 
 def _place(value: str) -> str:

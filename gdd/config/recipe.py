@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -61,8 +61,6 @@ class R1(Record):
 class Heads(Record):
     """The trained part of the projected discriminator."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("class_embedding",)
-
     kind: Literal["downsampling", "local"] = "downsampling"
     channels: Count = 64  # of a `local` head; `downsampling` heads follow StyleGAN-XL's table
     projection_channels: Count = 64
@@ -92,8 +90,6 @@ class Augment(Record):
 
 class Objective(Record):
     """What the student is trained on: a distributional loss, an instance-based one, or their sum."""
-
-    later_keys: ClassVar[tuple[str, ...]] = ("distance",)
 
     distributional: Distributional | None = None
     instance: Instance | None = None
@@ -153,19 +149,12 @@ class Sampler(Record):
 
     @property
     def evaluations(self) -> int:
-        """Of the network for one image: twice a step, but once in the last (EDM Algorithm 1)."""
+        """Evaluations of the network for an image: two a step, and one in the last (EDM Algorithm 1)."""
         return 2 * self.steps - 1
 
 
 class Recipe(Record):
     """All that decides a student's weights, apart from the seed."""
-
-    later_keys: ClassVar[tuple[str, ...]] = (
-        "generator_steps",
-        "flip",
-        "keep",
-        "augment",
-    )
 
     dataset: str
     teacher: str

@@ -6,16 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
 )
 
 from gdd.errors import UserError
@@ -25,16 +23,6 @@ class Record(BaseModel):
     """A frozen record in which unknown keys and silent conversions between types are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    # Keys that are left out of the written record where they have their default. A record's text decides what
-    # is made again, so a key that came later must not change the text of the records before it.
-    later_keys: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        unused = {key for key in self.later_keys if getattr(self, key) == fields[key].default}
-        return {key: value for key, value in dump(self).items() if key not in unused}
 
     def canonical(self) -> str:
         """Return the record as JSON with sorted keys: equal records give equal text."""

@@ -1,23 +1,18 @@
-"""Data sets, teachers, feature networks, settings, methods and ablations as written in YAML."""
+"""Data sets, networks and settings as written in YAML, and what others published."""
 
 from __future__ import annotations
 
-import difflib
-import itertools
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.evaluation import Evaluation
-from gdd.config.metrics import ColumnName, columns
+from gdd.config.local import CPU, Card
 from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
-from gdd.config.record import Distinct, Record
-from gdd.config.resources import Resources
+from gdd.config.record import Record
 
 Seed = Annotated[int, Field(ge=0)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
-Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
 
 
 class Part(Record):
@@ -26,8 +21,6 @@ class Part(Record):
     Either `one_in` and `take`: `held-out` is one in `one_in` images, `rest` all the others. Or
     `first_shuffled`: the first N images of a random order, so that a smaller part lies inside a larger one.
     """
-
-    later_keys: ClassVar[tuple[str, ...]] = ("one_in", "take", "first_shuffled")
 
     one_in: Annotated[int, Field(ge=2)] | None = None
     take: Literal["held-out", "rest"] | None = None
@@ -43,14 +36,6 @@ class Part(Record):
 
 class Dataset(Record):
     """An image data set and what it must turn out to be."""
-
-    later_keys: ClassVar[tuple[str, ...]] = (
-        "raw",
-        "transform",
-        "source_images",
-        "allow_corrupt",
-        "statistics",
-    )
 
     title: str
     # folder: images in a folder, .zip or .tar. EDM's own ZIP is taken for `cifar10` and `folder` alike.
@@ -100,8 +85,6 @@ class FeatureNetwork(Record):
 class Teacher(Record):
     """A pretrained diffusion model: published by others, or trained here."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("published", "training")
-
     title: str
     dataset: str  # a published one's serves to tell which settings it fits
     architecture: Architecture
@@ -112,6 +95,34 @@ class Teacher(Record):
     def _comes_from_somewhere(self) -> Self:
         if (self.published is None) == (self.training is None):
             raise ValueError("give either 'published' or 'training'")
+        return self
+
+
+class Rate(Record):
+    """What one GPU, or one core, gets done in a second."""
+
+    training: Positive  # images
+    generating: Positive  # evaluations of the network, an image each
+    judging: Positive  # images through the network that judges
+    # Images that go through the networks together; fewer than the batch norm's group need more GPUs.
+    at_once: Count | None = None
+    known: Literal["measured", "reported", "estimated"]
+    source: str
+
+
+class Resources(Record):
+    """What a run of a setting takes. The number of GPUs changes results by rounding only."""
+
+    gpus: Annotated[int, Field(ge=0)] = 1  # 0 trains and judges on the CPU
+    memory: Positive = 8.0  # GB of main memory for each process
+    parameters: Positive | None = None  # millions, of the network; a snapshot has four bytes for each
+    rates: dict[Literal[Card, "cpu"], Rate] = {}
+
+    @model_validator(mode="after")
+    def _says_what_each_holds(self) -> Self:
+        for name, rate in self.rates.items():
+            if (name == CPU) != (rate.at_once is None):
+                raise ValueError(f"'rates.{name}': 'at_once' belongs to every card, and to cards only")
         return self
 
 
@@ -128,8 +139,6 @@ class Monitor(Record):
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("monitor", "notes")
-
     title: str
     notes: tuple[str, ...] = ()  # what a reader of its numbers has to know, shown with every table
     dataset: str
@@ -142,170 +151,27 @@ class Setting(Record):
     resources: Resources = Resources()
 
 
-class Method(PartialRecipe):  # type: ignore[misc]
-    """What makes a method: its look in tables and figures, and the part of the recipe it decides."""
+class ExternalFile(Record):
+    """A generator, or images of one, for one setting."""
+
+    published: str | None = None  # a file of sources.yaml; None is a file that the user provides
+    where: str = ""  # where the user finds it, told where it is missing
+
+
+class External(Record):
+    """One method's published generators, or images made by them, by the setting that judges each."""
 
     title: str
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
-    marker: Literal["o", "s", "D", "^", "v", "P", "X", "*"] = "o"
-
-
-class Row(PartialRecipe):  # type: ignore[misc]
-    """A table's row: a method and the recipe keys it changes, the teacher itself, or what others published.
-
-    The last stands only in those of the table's settings for which there is a file of it.
-    """
-
-    method: str | None = None
-    teacher_steps: Count | Literal["setting"] | None = None  # setting: those of its `teacher_sampler`
-    external: str | None = None
-    # Which snapshot the row shows; an image count is one of the setting's `evaluation.also_at`, or the end.
-    at: Count | Literal["end", "best"] = "end"
+    # generator: a pickle as EDM, GDD and SiD publish them (nothing in it is run), or weights of this project.
+    # images: an .npz, a folder, a .zip or a .tar.
+    holds: Literal["generator", "images"]
+    settings: Annotated[dict[str, ExternalFile], Field(min_length=1)]
+    key: str = "ema"  # where in a pickle the network stands
+    evaluations: Count | None = None  # of a network for an image, which images do not say
+    licence: str
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Self:
-        if [self.method, self.teacher_steps, self.external].count(None) != 2:
-            raise ValueError("a row needs one of 'method', 'teacher_steps' and 'external'")
-        if self.external is not None and self.model_fields_set != {"external"}:
-            other = min(self.model_fields_set - {"external"})
-            raise ValueError(f"a row with 'external' trains nothing: '{other}' cannot stand beside it")
-        ignored = self.model_fields_set - {"method", "teacher_steps", "teacher"}
-        if self.teacher_steps is not None and ignored:
-            raise ValueError(
-                f"a row with 'teacher_steps' trains nothing: only 'teacher' can stand beside it, "
-                f"not '{min(ignored)}'"
-            )
+    def _says_what_nobody_else_does(self) -> Self:
+        if self.holds == "generator" and self.evaluations is not None:
+            raise ValueError("'evaluations' belongs to images; a generator's file says it itself")
         return self
-
-
-class Reported(Record):
-    """Numbers that others report, and where."""
-
-    setting: str
-    method: str | None = None  # with the lowest FID of a run: what the papers give
-    teacher_steps: Count | None = None
-    external: str | None = None  # a file of external/
-    fid: Positive
-    recall: Positive | None = None
-    clip_fid: Positive | None = None
-    source: str
-
-    @model_validator(mode="after")
-    def _is_of_one_thing(self) -> Self:
-        if [self.method, self.teacher_steps, self.external].count(None) != 2:
-            raise ValueError("a reported number is of one of 'method', 'teacher_steps' and 'external'")
-        return self
-
-
-class ReportedNumbers(Record):
-    """`reported.yaml`: what to print beside our own numbers."""
-
-    reported: tuple[Reported, ...]
-
-
-class Curve(Record):
-    """A figure beside the table: a metric against the images seen."""
-
-    x: Literal["images"] = "images"
-    y: Literal["fid", "pixel_fid"] = "fid"
-
-
-class Choice(Record):
-    """One row is chosen per value of a row key: the one with the lowest mean of a column."""
-
-    per: Literal["method"] = "method"
-    by: Literal["fid"] = "fid"
-
-
-class Claim(Record):
-    """What a table is meant to show: each row of `better` is better than each of `than` in a column.
-
-    Whether it holds is decided from the runs and shown with the table.
-    """
-
-    better: str | Names
-    than: str | Names
-    column: ColumnName = Field(alias="in")
-
-    @model_validator(mode="after")
-    def _can_be_decided(self) -> Self:
-        known = columns()
-        if known[self.column].better is None or not known[self.column].spread:
-            possible = ", ".join(name for name, of in known.items() if of.better and of.spread)
-            raise ValueError(f"no claim can be made in the column '{self.column}'; choose one of: {possible}")
-        if both := set(self.winners()) & set(self.losers()):
-            raise ValueError(f"a claim has the row {min(both)!r} on both sides")
-        return self
-
-    def winners(self) -> tuple[str, ...]:
-        """Return the titles of the rows that should be better."""
-        return (self.better,) if isinstance(self.better, str) else self.better
-
-    def losers(self) -> tuple[str, ...]:
-        """Return the titles of the rows that should be worse."""
-        return (self.than,) if isinstance(self.than, str) else self.than
-
-
-class Ablation(Record):
-    """A table, and a target of the same name; `grid` crosses the values of (dotted) row keys.
-
-    Every row is trained once per seed and, if `teachers` are given, per teacher.
-    """
-
-    title: str
-    caption: str = ""
-    setting: str | None = None
-    settings: Annotated[tuple[str, ...], Distinct] = ()
-    rows: dict[str, Row] = {}
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1), Distinct]] = {}
-    columns: Annotated[tuple[ColumnName, ...], Field(min_length=1), Distinct]
-    curve: Curve | None = None
-    seeds: Seeds | None = None
-    teachers: Annotated[tuple[str, ...], Distinct] = ()
-    choose: Choice | None = None
-    claims: tuple[Claim, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> Self:
-        if (self.setting is None) == (not self.settings):
-            raise ValueError("give either 'setting' or 'settings'")
-        if bool(self.rows) == bool(self.grid):
-            raise ValueError("give either 'rows' or 'grid'")
-        if self.teachers and any(row.method and row.teacher for row in self.rows.values()):
-            raise ValueError("'teachers' trains every row with each of them, so no row can name a 'teacher'")
-        return self
-
-    @model_validator(mode="after")
-    def _claims_are_of_its_rows(self) -> Self:
-        titles = self.titles()
-        for claim in self.claims:
-            for title in (*claim.winners(), *claim.losers()):
-                if title not in titles:
-                    near = ", ".join(difflib.get_close_matches(title, titles, n=3) or titles)
-                    raise ValueError(f"a claim is on the row {title!r}, which is not here; there are: {near}")
-        return self
-
-    def setting_names(self) -> tuple[str, ...]:
-        """Return the settings the table is made for."""
-        return self.settings or (self.setting or "",)
-
-    def titles(self) -> tuple[str, ...]:
-        """Return the titles of the rows; in a grid, the values that a row sets."""
-        if self.rows:
-            return tuple(self.rows)
-        return tuple(", ".join(map(str, values)) for values in itertools.product(*self.grid.values()))
-
-
-class Target(Record):
-    """A page and the tables on it."""
-
-    title: str
-    page: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # results/site/<page>.html
-    tables: Names  # of ablations
-
-
-class Project(Record):
-    """`config.yaml`: what the targets build."""
-
-    seeds: Seeds
-    targets: dict[str, Target]
