@@ -5,25 +5,21 @@ Pure functions of the configuration; nothing here imports torch, so a workflow l
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal
 
-from gdd.config.check import known
-from gdd.config.load import Config, Named
+from gdd import paths
+from gdd.config.config import Config, Named
 from gdd.config.pretrained import BACKBONES
 from gdd.config.recipe import TEACHER_ENCODER, Recipe
 from gdd.config.record import Record, parse
-from gdd.config.records import Ablation, Method, Row
+from gdd.config.tables import Ablation, Method, Row
 from gdd.errors import UserError
-
-LONGEST_ID = 150  # characters; file systems allow 255 for a name
+from gdd.run_ids import name_of
 
 
 @dataclass(frozen=True)
@@ -36,14 +32,8 @@ class Run:
     recipe: Recipe
 
     @property
-    def folder(self) -> str:
-        """The run's folder below `results/`."""
-        return f"runs/{self.setting}/{self.id}/seed{self.seed}"
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What names the recipe: the setting and the id."""
-        return self.setting, self.id
+    def folder(self) -> Path:
+        return paths.run_folder(self.setting, self.id, self.seed)
 
 
 @dataclass(frozen=True)
@@ -60,13 +50,21 @@ class TableRow:
     at: int | Literal["end", "best"] = "end"  # which snapshot of a student
     changes: Mapping[str, Any] = field(default_factory=dict, compare=False)  # the recipe keys it sets
 
-    def metrics(self) -> list[str]:
-        """Return the metrics files the row is made of, below `results/`."""
+    def metrics(self) -> list[Path]:
+        """Return the metrics files that the row is made of."""
         if self.teacher_steps is not None:
-            return [teacher_metrics(teacher, self.setting, self.teacher_steps) for teacher in self.teachers]
+            return [paths.teacher_metrics(name, self.setting, self.teacher_steps) for name in self.teachers]
         if self.external is not None:
-            return [f"{external_folder(self.external, self.setting)}/metrics.json"]
-        return [f"{run.folder}/metrics.json" for run in self.runs]
+            return [paths.external_folder(self.setting, self.external) / "metrics.json"]
+        return [run.folder / "metrics.json" for run in self.runs]
+
+    def samples(self) -> Path:
+        """Return the images from fixed latents that show the row, of its first run or teacher."""
+        if self.teacher_steps is not None:
+            return paths.teacher_samples(self.teachers[0], self.setting, self.teacher_steps)
+        if self.external is not None:
+            return paths.external_folder(self.setting, self.external) / "samples.npz"
+        return self.runs[0].folder / "samples" / f"{self.runs[0].recipe.images:09d}.npz"
 
 
 def pictured(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -79,16 +77,6 @@ def pictured(rows: Sequence[TableRow]) -> list[TableRow]:
     return list(shown.values())
 
 
-def teacher_metrics(teacher: str, setting: str, steps: int) -> str:
-    """Return where the metrics of a teacher sampled with `steps` steps lie, below `results/`."""
-    return f"teachers/{teacher}/metrics/{setting}-steps{steps}.json"
-
-
-def external_folder(external: str, setting: str) -> str:
-    """Return where what others published lies and how it is judged, below `results/`."""
-    return f"external/{setting}/{external}"
-
-
 class Experiments:
     """All runs that a configuration speaks of.
 
@@ -99,7 +87,7 @@ class Experiments:
     def __init__(self, config: Config) -> None:
         self.config = config
         # Before any row, so that what is wrong with a setting is not blamed on a table.
-        self._method_recipes = self._plain_recipes()
+        self.method_recipes = self._plain_recipes()
 
     def recipe(self, setting: str, method: str, changes: Mapping[str, Any], where: str) -> Recipe:
         """Merge setting, method, the method's changes in the setting, and a row's changes.
@@ -107,6 +95,7 @@ class Experiments:
         Raises:
             UserError: the method is unknown or the result is no valid recipe.
         """
+        self.config.require("methods", method, where, "method")
         base = self.config.settings[setting]
         data: dict[str, Any] = {
             "dataset": base.dataset,
@@ -115,33 +104,19 @@ class Experiments:
         }
         parts = [
             _set_keys(base.recipe),
-            _set_keys(known(self.config, "methods", method, where, "method"), Method),
+            _set_keys(self.config.methods[method], Method),
             _set_keys(base.methods[method]) if method in base.methods else {},
             changes,
         ]
         for part in parts:
             data = _merge(data, part)
         recipe = parse(Recipe, data, where)
-        known(self.config, "datasets", recipe.dataset, where, "dataset")
-        known(self.config, "teachers", recipe.teacher, where, "teacher")
+        self.config.require("datasets", recipe.dataset, where, "dataset")
+        self.config.require("teachers", recipe.teacher, where, "teacher")
         for backbone in recipe.backbones:
-            also = (TEACHER_ENCODER, *BACKBONES)
-            known(self.config, "features", backbone, where, "backbones", also=also)
+            self.config.require("features", backbone, where, "backbones", also=(TEACHER_ENCODER, *BACKBONES))
         _check_teacher(self.config, recipe, where)
         return recipe
-
-    def run_id(self, setting: str, recipe: Recipe) -> str:
-        """Name a recipe by the nearest method and what differs from it.
-
-        Depends on the recipe alone, not on who asks, so that two tables share the run.
-        """
-        candidates = []
-        for name, base in self._method_recipes[setting].items():
-            changed = _differences(base, recipe)
-            candidates.append((len(changed), name, changed))
-        _, name, changed = min(candidates)
-        run_id = ".".join([name, *(_tag(key, value) for key, value in changed)])
-        return run_id if len(run_id) <= LONGEST_ID else f"{run_id[:LONGEST_ID]}-{_digest(run_id)}"
 
     def rows(self, name: str) -> list[TableRow]:
         """Return the lines of the table `name`, setting by setting.
@@ -169,7 +144,8 @@ class Experiments:
 
     def _published_for(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> bool:
         """Whether others published something for a setting; for one of the table's they must have."""
-        external = known(self.config, "external", row.external or "", f"{where}, row '{title}'", "external")
+        self.config.require("external", row.external or "", f"{where}, row '{title}'", "external")
+        external = self.config.external[row.external or ""]
         if not external.settings.keys() & set(ablation.setting_names()):
             raise UserError(
                 f"{where}, row '{title}': {self.config.where('external', row.external or '')} has a file for "
@@ -186,7 +162,7 @@ class Experiments:
             own = (row.teacher or self.config.settings[setting].teacher,)
             teachers = own if row.teacher else ablation.teachers or own
             for teacher in teachers:
-                known(self.config, "teachers", teacher, f"{where}, row '{title}'", "teacher")
+                self.config.require("teachers", teacher, f"{where}, row '{title}'", "teacher")
             return TableRow(title, setting, None, teachers=teachers, teacher_steps=steps)
         seeds = ablation.seeds if ablation.seeds is not None else self.config.project.seeds
         runs = []
@@ -198,7 +174,7 @@ class Experiments:
         for teacher in ablation.teachers or (None,):
             chosen = changes | ({"teacher": teacher} if teacher else {})
             recipe = self.recipe(setting, row.method or "", chosen, f"{where}, row '{title}'")
-            run_id = self.run_id(setting, recipe)
+            run_id = name_of(recipe, self.method_recipes[setting])
             runs += [Run(setting, run_id, seed, recipe) for seed in seeds]
             self._check_at(row, setting, recipe, f"{where}, row '{title}'")
         return TableRow(title, setting, row.method, tuple(runs), at=row.at, changes=changes)
@@ -229,9 +205,14 @@ class Experiments:
     @cached_property
     def recipes(self) -> dict[tuple[str, str], Recipe]:
         """Every recipe that a table or a plain method has, by setting and run id."""
-        recipes = {run.key: run.recipe for rows in self.tables.values() for row in rows for run in row.runs}
+        recipes = {
+            (run.setting, run.id): run.recipe
+            for rows in self.tables.values()
+            for row in rows
+            for run in row.runs
+        }
         for setting in self.config.settings:
-            for method, recipe in self._method_recipes[setting].items():
+            for method, recipe in self.method_recipes[setting].items():
                 recipes[setting, method] = recipe
         return recipes
 
@@ -308,37 +289,3 @@ def _titled_rows(ablation: Ablation, where: str) -> Iterator[tuple[str, Row]]:
             row = _merge(row, value)
         title = ", ".join(str(value) for value in values)
         yield title, parse(Row, row, f"{where}, grid '{title}'")
-
-
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _differences(base: Recipe, recipe: Recipe) -> list[tuple[str, Any]]:
-    before, after = (dict(_leaves(part.model_dump(mode="json"))) for part in (base, recipe))
-    for key in sorted(before.keys() ^ after.keys()):  # one of them leaves out a key that has its default
-        before.setdefault(key, attrgetter(key)(base))
-        after.setdefault(key, attrgetter(key)(recipe))
-    return [(key, value) for key, value in after.items() if before[key] != value]
-
-
-def _tag(key: str, value: Any) -> str:
-    """Write one difference as part of a folder's name, so that no other difference reads the same."""
-    if isinstance(value, list):
-        text = "+".join(map(str, value))
-        # A list could read like the name of a freeze policy, or two entries of it like one.
-        exact = key != "freeze" and all(re.fullmatch(r"[A-Za-z0-9_-]+", entry) for entry in value)
-    else:
-        text = json.dumps(value).strip('"')
-        exact = not isinstance(value, str) or re.fullmatch(r"[A-Za-z0-9_+-]+", value) is not None
-    if exact and len(text) <= 60:
-        return f"{key}-{text}"
-    return f"{key}-{re.sub(r'[^A-Za-z0-9+_-]', '_', text)[:40]}-{_digest(json.dumps(value))}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gdd.errors import UserError
-from gdd.experiments import Experiments, Run, teacher_metrics
+from gdd.experiments import Experiments, Run
 
-TABLE = "ablations/small.yaml"
+TABLE, RUNS = "ablations/small.yaml", Path("results/runs/digits")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -106,18 +106,18 @@ def test_tables_share_a_run(config_folder: Any) -> None:
 def test_rows(experiments: Experiments) -> None:
     gdd, gdd_i, teacher = experiments.tables["small"]
     assert (gdd.title, gdd.setting, gdd.method, gdd.teacher_steps) == ("GDD", "digits", "gdd", None)
-    assert gdd.metrics() == ["runs/digits/gdd/seed0/metrics.json"]
-    assert gdd_i.runs[0].folder == "runs/digits/gdd-i.lr.discriminator-0.0003/seed0"
+    assert gdd.metrics() == [RUNS / "gdd/seed0/metrics.json"]
+    assert gdd_i.runs[0].folder == RUNS / "gdd-i.lr.discriminator-0.0003/seed0"
     assert (teacher.method, teacher.teachers, teacher.teacher_steps) == (None, ("digits",), 18)
-    assert teacher.metrics() == [teacher_metrics("digits", "digits", 18)]
-    assert teacher_metrics("t", "s", 3) == "teachers/t/metrics/s-steps3.json"
+    assert teacher.metrics() == [Path("results/teachers/digits/metrics/digits-steps18.json")]
+    assert teacher.samples() == Path("results/teachers/digits/samples/digits-steps18.npz")
 
 
 def test_seeds(config_folder: Any) -> None:
     config_folder.change("config.yaml", ("seeds",), [0, 3])
     rows = config_folder.load().tables["small"]
     assert [run.seed for run in rows[0].runs] == [0, 3]
-    assert rows[0].metrics() == [f"runs/digits/gdd/seed{seed}/metrics.json" for seed in (0, 3)]
+    assert rows[0].metrics() == [RUNS / f"gdd/seed{seed}/metrics.json" for seed in (0, 3)]
     config_folder.change(TABLE, ("seeds",), [7])
     assert [run.seed for run in config_folder.load().tables["small"][0].runs] == [7]
 
@@ -134,7 +134,7 @@ def test_teachers(config_folder: Any) -> None:
         ("gdd.teacher-other", 1),
     ]
     assert rows[2].teachers == ("digits", "other")
-    assert rows[2].metrics() == [teacher_metrics(name, "digits", 18) for name in ("digits", "other")]
+    assert [path.parts[2] for path in rows[2].metrics()] == ["digits", "other"]
     config_folder.change(TABLE, ("rows", "Teacher", "teacher"), "other")
     assert config_folder.load().tables["small"][2].teachers == ("other",)
     config_folder.change(TABLE, ("rows", "GDD", "teacher"), "other")
@@ -152,7 +152,10 @@ def test_settings(config_folder: Any) -> None:
         (setting, title) for setting in ("digits", "more") for title in ("GDD", "GDD-I", "Teacher")
     ]
     # An id belongs to its setting: what is plain here need not be so there.
-    assert [rows[0].runs[0].key, rows[3].runs[0].key] == [("digits", "gdd"), ("more", "gdd")]
+    assert [(run.setting, run.id) for run in (rows[0].runs[0], rows[3].runs[0])] == [
+        ("digits", "gdd"),
+        ("more", "gdd"),
+    ]
     assert [rows[0].runs[0].recipe.batch, rows[3].runs[0].recipe.batch] == [64, 128]
 
 
@@ -265,6 +268,6 @@ def test_runs_are_values(experiments: Experiments) -> None:
 
 
 def test_no_torch() -> None:
-    code = "import sys, gdd.targets, gdd.experiments, gdd.config.load; print(sorted(sys.modules))"
+    code = "import sys, gdd.cli, gdd.stages, workflow.lib.rules; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"'torch'", "'matplotlib'", "'snakemake'"} & set(done.stdout.strip("[]\n").split(", "))
