@@ -13,7 +13,7 @@ from torch import Tensor
 from gdd.config.metrics import METRICS, PIXELS
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.metrics.extractors import Extractor, fetched_weights, open_extractor
+from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Moments, require_enough_samples
 from gdd.metrics.published import UNKNOWN_COUNT, holds_published, published_reference
 from gdd.metrics.reference import Features, Reference, check_compatible, compute, load_reference
@@ -77,8 +77,6 @@ def open_comparisons(
     wanted: Mapping[str, tuple[str, ...]],
     *,
     weights: Mapping[str, Path],
-    config: Path,
-    resources: Path,
     dataset: str | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Comparison]:
@@ -89,9 +87,7 @@ def open_comparisons(
         reference: a folder of `<extractor>.npz` as `gdd reference` writes them; or one such file, or
             published statistics, for metrics of one extractor.
         wanted: what `gdd.config.metrics.by_extractor` returned.
-        weights: files of extractors that are not those of sources.yaml.
-        config: the folder of sources.yaml.
-        resources: the folder of fetched files.
+        weights: where the weights of each extractor lie.
         dataset: the data set that is meant, where the source is of another or does not say.
         device: where extractors run.
 
@@ -108,9 +104,7 @@ def open_comparisons(
         file = reference / f"{name}.npz" if reference.is_dir() else reference
         if not file.is_file():
             raise UserError(f"The reference {file} does not exist; build it with `gdd reference`.")
-        path = None
-        if name != PIXELS:
-            path = weights.get(name) or fetched_weights(name, config, resources)
+        path = None if name == PIXELS else weights[name]
         extractor = open_extractor(name, path, source.shape, device)
         if holds_published(file):
             found = published_reference(file, extractor, resolution)

@@ -15,12 +15,9 @@ import torch
 from torch import Tensor
 
 from gdd import files
-from gdd.config.load import load_all_sources
-from gdd.config.local import load_local
 from gdd.config.metrics import PIXELS
 from gdd.config.pretrained import EXTRACTORS
 from gdd.errors import UserError
-from gdd.fetch.fetch import Resources, choose
 from gdd.networks.classifier import load_classifier
 from gdd.networks.weights import load_weights
 
@@ -76,32 +73,6 @@ def open_extractor(
     kind = pkgutil.resolve_name(PUBLISHED[name]) if name in PUBLISHED else ClassifierExtractor
     extractor: Extractor = kind(path, device)
     return extractor
-
-
-def fetched_weights(name: str, config: Path, resources: Path) -> Path:
-    """Return where the weights of a published extractor lie, once they are known to be the right ones.
-
-    Args:
-        name: a key of `gdd.config.pretrained.EXTRACTORS`.
-        config: the folder of sources.yaml and local.yaml.
-        resources: the folder of fetched files.
-
-    Raises:
-        UserError: there is no such extractor, it has not been fetched, or its hash is another than published
-            or than that of the first copy.
-    """
-    if name not in EXTRACTORS:
-        raise UserError(
-            f"'{name}' is no published extractor ({', '.join(EXTRACTORS)}); "
-            f"say where its weights lie with --extractor {name}=FILE."
-        )
-    ((source_name, source),) = choose(load_all_sources([config]), [EXTRACTORS[name]]).items()
-    if not Resources(resources, load_local(config)).has(source):
-        raise UserError(
-            f"The extractor {name} needs {resources / source.path}, which is not there; "
-            f"run `gdd fetch {source_name}`."
-        )
-    return resources / source.path
 
 
 class PixelExtractor:

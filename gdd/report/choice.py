@@ -12,10 +12,10 @@ import yaml
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.files import write_text
+from gdd.paths import choice_files
 from gdd.report.claims import compare
 from gdd.report.table import Line, Table, build_table
 from gdd.report.wording import designs
-from gdd.targets.paths import CHOICE_ENDINGS
 
 WITHIN = "Within the spread: apart by at most twice the pooled standard deviation over runs."
 
@@ -38,8 +38,8 @@ class Choice:
     edges: list[str]
 
 
-def write_choice(experiments: Experiments, name: str, results: Path) -> list[Path]:
-    """Write what the ablation `name` chooses as `tables/<name>-choice.yaml` and `.md` below `results`.
+def write_choice(experiments: Experiments, name: str) -> list[Path]:
+    """Write what the ablation `name` chooses as YAML for a setting and as Markdown.
 
     Raises:
         UserError: the ablation has no `choose`, or an input file is missing.
@@ -47,14 +47,13 @@ def write_choice(experiments: Experiments, name: str, results: Path) -> list[Pat
     if experiments.config.ablations[name].choose is None:
         where = experiments.config.where("ablations", name)
         raise UserError(f"{where} chooses nothing; add `choose: {{per: method, by: fid}}` to it.")
-    table = build_table(experiments, name, results)
+    table = build_table(experiments, name)
     found = choices(table)
     titles = {method: record.title for method, record in experiments.config.methods.items()}
-    texts = {"yaml": to_yaml(table, found), "md": to_markdown(table, found, titles)}
-    paths = {ending: results / f"tables/{name}-choice.{ending}" for ending in CHOICE_ENDINGS}
-    for ending, path in paths.items():
-        write_text(path, texts[ending])
-    return list(paths.values())
+    files = choice_files(name)
+    for path, text in zip(files, (to_yaml(table, found), to_markdown(table, found, titles)), strict=True):
+        write_text(path, text)
+    return files
 
 
 def choices(table: Table) -> list[Choice]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gdd.config.metrics import columns
-from gdd.config.records import Claim
+from gdd.config.tables import Claim
 from gdd.report.numbers import paired
 from gdd.report.table import Line, Table, without_nan
 from gdd.report.wording import counted, listed, number

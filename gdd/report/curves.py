@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from gdd.config.metrics import columns
 from gdd.errors import UserError
 from gdd.experiments import Experiments
+from gdd.paths import figure_files
 from gdd.report.style import (
     GREY,
     RC,
@@ -34,8 +35,8 @@ from gdd.report.wording import designs, number
 HEIGHT = 4.4  # inches
 
 
-def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Path) -> tuple[Path, Path]:
-    """Draw the curve of a table as `<out_stem>.png` and `.pdf`; one panel per setting.
+def plot_curve(experiments: Experiments, name: str) -> list[Path]:
+    """Draw the curve of a table as PNG and PDF; one panel per setting.
 
     Raises:
         UserError: the table has no `curve`, an input file is missing, or no run has a curve.
@@ -44,7 +45,7 @@ def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Pat
     if curve is None:
         where = experiments.config.where("ablations", name)
         raise UserError(f"{where} asks for no curve; add `curve: {{x: images, y: fid}}` to it.")
-    table = build_table(experiments, name, results)
+    table = build_table(experiments, name)
     lines = pictured_lines(table, experiments.config)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, HEIGHT * len(table.settings)))
@@ -54,7 +55,7 @@ def plot_curve(experiments: Experiments, name: str, results: Path, out_stem: Pat
             if len(panels) > 1:
                 axes.set_title(title, loc="left")
         _explain_spreads(figure, panels[0], table)
-        return save_figure(figure, out_stem)
+        return save_figure(figure, figure_files(name, "curve"))
 
 
 def curve_of(table: Table, line: Line, metric: str) -> pd.DataFrame:

@@ -53,45 +53,44 @@ class Evaluated:
         return str(at), found
 
 
-def require(results: Path, relative: str, target: str) -> Path:
-    """Return `results/relative`.
+def require(path: Path, target: str) -> Path:
+    """Return `path`.
 
     Raises:
         UserError: the file does not exist; names the Snakemake target that makes it.
     """
-    path = results / relative
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with `snakemake --cores 2 {target}`.")
     return path
 
 
-def read_object(results: Path, relative: str, target: str) -> dict[str, Any]:
-    """Read the JSON object `results/relative`.
+def read_object(path: Path, target: str) -> dict[str, Any]:
+    """Read a JSON object.
 
     Raises:
         UserError: the file is missing (names the target that makes it) or no JSON.
     """
-    data: dict[str, Any] = read_json(require(results, relative, target))
+    data: dict[str, Any] = read_json(require(path, target))
     return data
 
 
-def read_run(results: Path, run: Run, target: str) -> dict[str, Any]:
+def read_run(run: Run, target: str) -> dict[str, Any]:
     """Read the `run.json` of a run.
 
     Raises:
         UserError: it is missing, or was trained with another recipe than the configuration's.
     """
-    relative = f"{run.folder}/run.json"
-    data = read_object(results, relative, target)
+    path = run.folder / "run.json"
+    data = read_object(path, target)
     if data.get("recipe") != run.recipe.model_dump(mode="json"):
         raise UserError(
-            f"{results / relative} was trained with another recipe than the configuration now gives; "
+            f"{path} was trained with another recipe than the configuration now gives; "
             f"delete it and run `snakemake --cores 2 {target}`."
         )
     return data
 
 
-def read_rows(experiments: Experiments, name: str, results: Path) -> list[list[Evaluated]]:
+def read_rows(experiments: Experiments, name: str) -> list[list[Evaluated]]:
     """Read what the rows of the table `name` are made of: for each, its runs, its teachers, or one of others.
 
     The last row of each setting is its floor: real images against real ones.
@@ -101,9 +100,9 @@ def read_rows(experiments: Experiments, name: str, results: Path) -> list[list[E
     """
     rows = []
     for row in experiments.rows(name):
-        metrics = [read_object(results, path, name) for path in row.metrics()]
+        metrics = [read_object(path, name) for path in row.metrics()]
         if row.runs:
-            runs = [(run.recipe.teacher, run, read_run(results, run, name)) for run in row.runs]
+            runs = [(run.recipe.teacher, run, read_run(run, name)) for run in row.runs]
             rows.append([Evaluated(row, found, *run) for found, run in zip(metrics, runs, strict=True)])
         else:
             teachers = row.teachers or (None,)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gdd.config.load import Config
+from gdd.config.config import Config
 from gdd.experiments import Experiments
 from gdd.report.numbers import Evaluated, read_object
 from gdd.report.table import Table
 from gdd.report.wording import counted
-from gdd.targets.paths import reference_distances
+from gdd.stages.showing import reference_distances
 
 SAME = 0.05  # Frechet distance between two ways to compute one reference; a table's FIDs have two decimals
 
@@ -66,16 +65,14 @@ def _describe(of: Evaluated, title: str) -> dict[str, Any]:
     }
 
 
-def describe_references(
-    experiments: Experiments, names: Sequence[str], results: Path
-) -> list[dict[str, Any]]:
+def describe_references(experiments: Experiments, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return how far every reference of the tables lies from the one that others published.
 
     Raises:
         UserError: a file is missing.
     """
     found = {path: name for name in names for path in reference_distances(experiments, name)}
-    contents = [read_object(results, path, name) for path, name in found.items()]
+    contents = [read_object(path, name) for path, name in found.items()]
     return [
         {
             "title": f"{data['dataset']}, {data['extractor']}",

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gdd.experiments import Experiments, TableRow, external_folder, pictured
+from gdd.experiments import Experiments, pictured
+from gdd.paths import figure_files
 from gdd.report.numbers import require
 from gdd.report.style import RC, WIDTH, save_figure
 
@@ -20,14 +21,14 @@ GAP = 0.08  # between images, in image widths
 LABEL = 1.9  # inches for the rows' names
 
 
-def plot_samples(experiments: Experiments, name: str, results: Path, out_stem: Path) -> tuple[Path, Path]:
-    """Draw a grid with one line of images per row of the table as `<out_stem>.png` and `.pdf`.
+def plot_samples(experiments: Experiments, name: str) -> list[Path]:
+    """Draw a grid with one line of images per row of the table as PNG and PDF.
 
     Raises:
         UserError: an input file is missing.
     """
     rows = pictured(experiments.rows(name))
-    images = [read_images(require(results, sample_file(row), name)) for row in rows]
+    images = [read_images(require(row.samples(), name)) for row in rows]
     count = min(COLUMNS, *map(len, images))
     several = len({row.setting for row in rows}) > 1
     tile = (WIDTH - LABEL) / (count + (count - 1) * GAP)  # inches
@@ -47,17 +48,7 @@ def plot_samples(experiments: Experiments, name: str, results: Path, out_stem: P
             titles = [row.title, *([experiments.config.settings[row.setting].title] if several else [])]
             text = "\n".join(part for title in titles for part in textwrap.wrap(title, 20))
             axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=11)
-        return save_figure(figure, out_stem)
-
-
-def sample_file(row: TableRow) -> str:
-    """Return the images from fixed latents that show a row, below `results/`; the first run's."""
-    if row.teacher_steps is not None:
-        return f"teachers/{row.teachers[0]}/samples/{row.setting}-steps{row.teacher_steps}.npz"
-    if row.external is not None:
-        return f"{external_folder(row.external, row.setting)}/samples.npz"
-    run = row.runs[0]
-    return f"{run.folder}/samples/{run.recipe.images:09d}.npz"
+        return save_figure(figure, figure_files(name, "samples"))
 
 
 def read_images(path: Path) -> Images:

@@ -11,19 +11,18 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gdd.config.check import known
 from gdd.config.metrics import columns
-from gdd.config.records import Ablation
 from gdd.experiments import Experiments
 from gdd.files import write_text
+from gdd.paths import choice_files, figure_files, table_files
 from gdd.report.claims import verdicts
 from gdd.report.numbers import require
 from gdd.report.origins import describe_evaluated, describe_references
 from gdd.report.table import Table, build_table
 from gdd.report.wording import cell_text, counted, headings, leads, note
-from gdd.targets.paths import CHOICE_ENDINGS, TABLE_ENDINGS, figure_kinds
+from gdd.stages.showing import figure_kinds, page_of, page_tables
 
-_DOWNLOADS = {"csv": "CSV", "md": "Markdown", "tex": "LaTeX", "json": "JSON", "yaml": "YAML"}
+_DOWNLOADS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX", ".json": "JSON", ".yaml": "YAML"}
 _FIGURES = {
     "curve": "Line chart, at the end of training",
     "spread": "Chart of every run",
@@ -39,42 +38,29 @@ _CAPTIONS = {
 }
 
 
-def write_site(experiments: Experiments, target: str, results: Path, out: Path) -> Path:
-    """Write the page of a target (or of a single table) to the file `out`, usually `site/<page>.html`.
+def write_site(experiments: Experiments, target: str) -> Path:
+    """Write the page of a target or of a single table.
 
     Tables and verdicts are computed anew from the metrics; the figures and the table files that the page
     links to must exist.
 
     Raises:
-        UserError: the target is unknown, or a file is missing (names it and the target that makes it).
+        UserError: a file is missing (names it and the target that makes it).
     """
-    title, names = target_tables(experiments, target)
-    tables = [build_table(experiments, name, results) for name in names]
+    config, names, out = experiments.config, page_tables(experiments, target), page_of(experiments, target)
+    tables = [build_table(experiments, name) for name in names]
     page = {
         "target": target,
-        "title": title,
+        "title": (config.project.targets.get(target) or config.ablations[target]).title,
         **_overview(experiments, tables),
         "notes": dict.fromkeys(text for table in tables for text in table.notes),
         "rules": dict.fromkeys(verdict.rule for table in tables for verdict in verdicts(table)),
-        "sections": [_section(experiments, table, results, out) for table in tables],
+        "sections": [_section(experiments, table, out) for table in tables],
         "origins": describe_evaluated(tables, experiments.config),
-        "references": describe_references(experiments, names, results),
+        "references": describe_references(experiments, names),
     }
     write_text(out, render(page))
     return out
-
-
-def target_tables(experiments: Experiments, target: str) -> tuple[str, tuple[str, ...]]:
-    """Return the title and the tables of a target; a table's own name is a target as well.
-
-    Raises:
-        UserError: there is no such target.
-    """
-    targets = experiments.config.project.targets
-    if target in targets:
-        return targets[target].title, targets[target].tables
-    ablation: Ablation = known(experiments.config, "ablations", target, "command line", "target")
-    return ablation.title, (target,)
 
 
 def render(page: Mapping[str, Any]) -> str:
@@ -101,17 +87,15 @@ def _overview(experiments: Experiments, tables: list[Table]) -> dict[str, Any]:
     }
 
 
-def _section(experiments: Experiments, table: Table, results: Path, out: Path) -> dict[str, Any]:
+def _section(experiments: Experiments, table: Table, out: Path) -> dict[str, Any]:
     titles = headings(table)
     names = len(titles) - len(table.columns)
     # The arrow stays on the line of the word it belongs to.
     tied = [re.sub(" (?=[↓↑])", "\N{NO-BREAK SPACE}", title) for title in titles]
-    files = {_DOWNLOADS[ending]: f"tables/{table.name}.{ending}" for ending in TABLE_ENDINGS}
+    files = {_DOWNLOADS[path.suffix]: path for path in table_files(table.name)}
     if experiments.config.ablations[table.name].choose:
-        files |= {
-            f"{_DOWNLOADS[ending]} of what is chosen": f"tables/{table.name}-choice.{ending}"
-            for ending in CHOICE_ENDINGS
-        }
+        chosen = choice_files(table.name)
+        files |= {f"{_DOWNLOADS[path.suffix]} of what is chosen": path for path in chosen}
     return {
         "name": table.name,
         "title": table.title,
@@ -132,18 +116,14 @@ def _section(experiments: Experiments, table: Table, results: Path, out: Path) -
             for column in table.columns
             if column in table.definitions
         ],
-        "figures": [
-            _figure(experiments, table, kind, results, out) for kind in figure_kinds(experiments, table.name)
-        ],
-        "downloads": [(text, _link(require(results, file, table.name), out)) for text, file in files.items()],
+        "figures": [_figure(experiments, table, kind, out) for kind in figure_kinds(experiments, table.name)],
+        "downloads": [(text, _link(require(file, table.name), out)) for text, file in files.items()],
     }
 
 
-def _figure(experiments: Experiments, table: Table, kind: str, results: Path, out: Path) -> dict[str, str]:
+def _figure(experiments: Experiments, table: Table, kind: str, out: Path) -> dict[str, str]:
     """Return a picture inside the page, what it shows in words, and the file for print."""
-    png, pdf = (
-        require(results, f"figures/{table.name}-{kind}.{ending}", table.name) for ending in ("png", "pdf")
-    )
+    png, pdf = (require(path, table.name) for path in figure_files(table.name, kind))
     curve = experiments.config.ablations[table.name].curve
     metric = curve.y if curve and kind == "curve" else "fid"
     rows = ((line.title, cell_text(table, line, metric)) for line in table.lines)

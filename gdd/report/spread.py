@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from gdd.config.metrics import columns
 from gdd.errors import UserError
 from gdd.experiments import Experiments
+from gdd.paths import figure_files
 from gdd.report.style import (
     GREY,
     MARKERS,
@@ -42,13 +43,13 @@ TRAINING_BAR: dict[str, Any] = {"linewidth": 5.0, "alpha": 0.45, "solid_capstyle
 Lines = list[tuple[Line, Look]]
 
 
-def plot_spread(experiments: Experiments, name: str, results: Path, out_stem: Path) -> tuple[Path, Path]:
-    """Draw the FID of every run of a table as `<out_stem>.png` and `.pdf`; one panel per setting.
+def plot_spread(experiments: Experiments, name: str) -> list[Path]:
+    """Draw the FID of every run of a table as PNG and PDF; one panel per setting.
 
     Raises:
         UserError: an input file is missing, or no run of a setting has an FID.
     """
-    table = build_table(experiments, name, results)
+    table = build_table(experiments, name)
     pictured = pictured_lines(table, experiments.config)
     lines = [(line, look) for line, look in pictured if table.cell(line, COLUMN)]
     panels = {setting: [of for of in lines if of[0].row.setting == setting] for setting in table.settings}
@@ -69,7 +70,7 @@ def plot_spread(experiments: Experiments, name: str, results: Path, out_stem: Pa
             if len(rows) > 1:
                 panel.set_title(table.settings[setting], loc="left")
         _explain(figure, axes[0], table, lines, shapes)
-        return save_figure(figure, out_stem)
+        return save_figure(figure, figure_files(name, "spread"))
 
 
 def fids(table: Table, lines: Lines) -> pd.DataFrame:

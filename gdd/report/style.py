@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gdd.config.load import Config
+from gdd.config.config import Config
 from gdd.experiments import TableRow, pictured
 from gdd.files import atomic_path
 from gdd.report.table import Line, Table
@@ -111,12 +111,12 @@ def explained_bar(axes: Axes, axis: str, words: str) -> Any:
     return axes.errorbar(**nowhere, color=GREY, label=words, **SAMPLING_BAR)
 
 
-def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write `<stem>.png` (200 dpi) and `<stem>.pdf`; the same figure gives the same bytes."""
+def save_figure(figure: Figure, files: list[Path]) -> list[Path]:
+    """Write a figure as PNG (200 dpi) and as PDF; the same figure gives the same bytes."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph it embeds
-    png, pdf = (stem.parent / f"{stem.name}.{ending}" for ending in ("png", "pdf"))
+    png, pdf = files
     with atomic_path(png) as path:
         figure.savefig(path, metadata={"Software": None})
     with atomic_path(pdf) as path:
         figure.savefig(path, metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    return png, pdf
+    return files

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gdd.config.metrics import columns
-from gdd.config.records import Claim, Reported
+from gdd.config.tables import Claim, Reported
 from gdd.experiments import Experiments, TableRow
 from gdd.report.numbers import Evaluated, Key, long_frame, paired, read_rows, run_columns
 
@@ -105,7 +104,7 @@ class Table:
         return [line for line in self.lines if line.trained]
 
 
-def build_table(experiments: Experiments, name: str, results: Path) -> Table:
+def build_table(experiments: Experiments, name: str) -> Table:
     """Gather a table's numbers from the snapshots of its runs.
 
     Raises:
@@ -114,7 +113,7 @@ def build_table(experiments: Experiments, name: str, results: Path) -> Table:
     """
     config, ablation = experiments.config, experiments.config.ablations[name]
     settings = {setting: config.settings[setting].title for setting in ablation.setting_names()}
-    rows = read_rows(experiments, name, results)
+    rows = read_rows(experiments, name)
     lines = [Line(number, _kind(row[0].row), row) for number, row in enumerate(rows)]
     evaluated = [of for row in rows for of in row]
     numbers = long_frame(name, rows)

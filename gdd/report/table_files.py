@@ -11,11 +11,11 @@ import pandas as pd
 
 from gdd.config.metrics import columns
 from gdd.files import write_json, write_text
+from gdd.paths import table_files
 from gdd.report.claims import Verdict, claims_in_markdown, verdicts
 from gdd.report.numbers import Evaluated
 from gdd.report.table import Line, Table, without_nan
 from gdd.report.wording import cell_text, headings, leads, note
-from gdd.targets.paths import TABLE_ENDINGS
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -41,9 +41,9 @@ _LATEX = {
 }
 
 
-def write_table(table: Table, folder: Path) -> list[Path]:
-    """Write `<name>.csv`, `.md`, `.tex` and `.json` into `folder` and return their paths."""
-    paths = [folder / f"{table.name}.{ending}" for ending in TABLE_ENDINGS]
+def write_table(table: Table) -> list[Path]:
+    """Write the table in every format and return their paths."""
+    paths = table_files(table.name)
     found = verdicts(table)
     write_text(paths[0], to_csv(table))
     write_text(paths[1], to_markdown(table, found))

@@ -183,7 +183,6 @@ with join("cpu") as world:
     source, net = open_source(fakes), Path(references) / "net.pt"
     comparisons = open_comparisons(
         source, references, by_extractor(names, "inception"), weights={"inception": net},
-        config=Path(references), resources=Path(references),
     )
     found = evaluate.evaluate_source(source, comparisons, out, samples=180, blocks=1, world=world)
     export.export(source, Path(out).with_suffix(".npz"), start=0, count=180, world=world)

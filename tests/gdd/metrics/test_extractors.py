@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from gdd import files
 from gdd.data.image_array import quantise
 from gdd.errors import UserError
-from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, fetched_weights, open_extractor
+from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, open_extractor
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.seeded import seeded_weights
 
@@ -77,22 +76,3 @@ def test_wrong_images_are_refused(tmp_path: Path) -> None:
             extractor(torch.zeros(2, 8, 8, 1))
     with pytest.raises(UserError, match="needs the file of its weights"):
         open_extractor("inception", None, (1, 8, 8))
-
-
-def test_fetched_weights_are_verified(tmp_path: Path) -> None:
-    place = tmp_path / "resources" / "metrics" / "net.pt"
-    place.parent.mkdir(parents=True)
-    place.write_bytes(b"weights")
-    entry = {
-        "use": "evaluation", "url": "https://example.org/net.pt", "path": "metrics/net.pt", "bytes": None,
-        "checksum": f"sha256:{files.sha256(place)}", "licence": "none",
-    }  # fmt: skip
-    (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"sources": {"inception": entry}}))
-    assert fetched_weights("inception-clean", tmp_path, tmp_path / "resources") == place
-    with pytest.raises(UserError, match="which is not there; run `gdd fetch inception`"):
-        fetched_weights("inception", tmp_path, tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"'other' is no published extractor .* --extractor other=FILE"):
-        fetched_weights("other", tmp_path, tmp_path / "resources")
-    place.write_bytes(b"other weights")
-    with pytest.raises(UserError, match="is not the expected file: its checksum is"):
-        fetched_weights("inception", tmp_path, tmp_path / "resources")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gdd import paths
 from gdd.config.load import load_config
-from gdd.experiments import Experiments, Run, teacher_metrics
+from gdd.experiments import Experiments, Run
 from gdd.report.table import Table, build_table
 
 SETTING = """
@@ -143,6 +144,11 @@ def make_experiments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     return make
 
 
+@pytest.fixture(autouse=True)
+def _in_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def write_results() -> Callable[..., None]:
     """Write every input file of some tables.
@@ -153,7 +159,7 @@ def write_results() -> Callable[..., None]:
 
     def write(
         experiments: Experiments,
-        results: Path,
+        folder: Path,
         names: Sequence[str] = ("objectives", "frozen-layers"),
         numbers: Mapping[str, tuple[float, ...]] | None = None,
         blocks: int = 3,
@@ -169,11 +175,11 @@ def write_results() -> Callable[..., None]:
                     given = known[f"steps{steps}"]
                     metrics = evaluated(given, blocks, wanted[index] - given[0] if wanted else 0.0)
                     metrics |= {"kind": "teacher", "evaluations": 2 * steps - 1}
-                    put(results / teacher_metrics(teacher, row.setting, steps), metrics)
-                    images(results / f"teachers/{teacher}/samples/{row.setting}-steps{steps}.npz", rng)
+                    put(folder / paths.teacher_metrics(teacher, row.setting, steps), metrics)
+                    images(folder / paths.teacher_samples(teacher, row.setting, steps), rng)
                 for index, run in enumerate(row.runs):
                     given = known.get(run.id) or known[row.method or ""]
-                    write_run(results, run, given, blocks, rng, wanted[index] if wanted else None)
+                    write_run(folder, run, given, blocks, rng, wanted[index] if wanted else None)
 
     return write
 
@@ -192,20 +198,20 @@ def repeat(make_experiments, write_results, tmp_path) -> Callable[..., Table]:
         experiments = make_experiments(repeated=REPEATED + claims)
         given = {title.replace("_", "-"): values for title, values in fids.items()}
         write_results(experiments, tmp_path, names=["repeated"], fids=FIDS | given)
-        return build_table(experiments, "repeated", tmp_path)
+        return build_table(experiments, "repeated")
 
     return make
 
 
 def write_run(
-    results: Path,
+    project: Path,
     run: Run,
     given: tuple[float, ...],
     blocks: int,
     rng: np.random.Generator,
     fid: float | None = None,
 ) -> None:
-    folder = results / run.folder
+    folder = project / run.folder
     drift = 0.1 * (run.seed - 0.5) * given[0] if run.seed else 0.0
     metrics = evaluated(given, blocks, drift if fid is None else fid - given[0])
     final = metrics["final"]

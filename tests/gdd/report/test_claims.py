@@ -85,7 +85,7 @@ def test_one_run_a_row_never_holds(make_experiments, write_results, tmp_path, bl
     experiments = make_experiments(one=rows.replace("CLAIM", "claims: [{better: A, than: B, in: fid}]"))
     given = {"A": fids[:1], "B": fids[1:]}
     write_results(experiments, tmp_path, names=["one"], blocks=blocks, fids=given)
-    (found,) = verdicts(build_table(experiments, "one", tmp_path))
+    (found,) = verdicts(build_table(experiments, "one"))
     assert (found.verdict, found.pairs[0].spread_of) == (verdict, spread)
     assert "proves nothing" in found.rule
 
@@ -96,19 +96,19 @@ def test_a_run_without_a_number_leaves_a_claim_open(make_experiments, write_resu
     )
     experiments = make_experiments(seeds=(0, 1), both=both + "claims: [{better: B, than: A, in: fid}]}")
     write_results(experiments, tmp_path, names=["both"])
-    path = tmp_path / "runs/other/gdd/seed1/metrics.json"
+    path = tmp_path / "results/runs/other/gdd/seed1/metrics.json"
     metrics = json.loads(path.read_text())
     metrics["final"]["mean"]["fid"] = None
     path.write_text(json.dumps(metrics))
-    table = build_table(experiments, "both", tmp_path)
+    table = build_table(experiments, "both")
     assert [(found.setting, found.verdict) for found in verdicts(table)] == [
         ("digits", "holds"),
         ("other", "undecided"),
     ]
-    text = write_table(table, tmp_path)[1].read_text()
+    text = write_table(table)[1].read_text()
     assert "- **Holds:** Digits 8x8: B has a lower FID than A.\n  - B: 0.32; A: 0.51; pooled" in text
     assert "- **Undecided:** Other digits: B has" in text
-    (first, _) = json.loads((tmp_path / "both.json").read_text())["claims"]
+    (first, _) = json.loads((tmp_path / "results/tables/both.json").read_text())["claims"]
     assert (first["better"], first["than"], first["in"], first["verdict"]) == (["B"], ["A"], "fid", "holds")
     assert first["pairs"][0]["agree"] == 2
 
@@ -153,15 +153,15 @@ def test_what_others_published_stands_where_there_is_a_file_of_it(make_experimen
     )
     experiments = make_experiments(seeds=(0, 1), other={"external/theirs": theirs}, published=table)
     write_results(experiments, tmp_path, names=["published"])
-    folder = tmp_path / "external/digits/theirs"
+    folder = tmp_path / "results/external/digits/theirs"
     folder.mkdir(parents=True)
-    metrics = json.loads((tmp_path / "runs/digits/gdd/seed0/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "results/runs/digits/gdd/seed0/metrics.json").read_text())
     final = {**metrics["final"], "mean": {"fid": 0.9}}
     (folder / "metrics.json").write_text(json.dumps({"final": final, "licence": "free"}))
-    found = build_table(experiments, "published", tmp_path)
+    found = build_table(experiments, "published")
     (verdict,) = verdicts(found)
     assert (verdict.setting, verdict.verdict) == ("digits", "holds")
     assert (verdict.pairs[0].agree, verdict.pairs[0].pairs, verdict.pairs[0].spread_of) == (2, 2, "training")
-    markdown = write_table(found, tmp_path)[1].read_text()
+    markdown = write_table(found)[1].read_text()
     assert "| Digits 8x8 | Theirs | 0.90 ± 0.05 |" in markdown
     assert "| Other digits | Theirs |" not in markdown

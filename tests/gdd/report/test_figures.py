@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,14 +38,20 @@ rows: {GDD: {method: gdd}, T1: {teacher_steps: 1}}
 
 
 @pytest.fixture(scope="module")
-def made(make_experiments, write_results, tmp_path_factory):
-    results = tmp_path_factory.mktemp("figures")
+def project(make_experiments, write_results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
     plain = "{title: P, setting: digits, rows: {G: {method: gdd}}, columns: [fid]}"
     experiments = make_experiments(seeds=(0, 1), plain=plain, again=AGAIN, both=BOTH)
     far = {"steps1": (9e4, 0, 0, 0, 0, 0, 1, 1)}
-    write_results(experiments, results, names=["both"], numbers=far)
-    write_results(experiments, results, names=["objectives", "again"])
-    return experiments, results
+    write_results(experiments, folder, names=["both"], numbers=far)
+    write_results(experiments, folder, names=["objectives", "again"])
+    return experiments, folder
+
+
+@pytest.fixture
+def made(project, monkeypatch):
+    monkeypatch.chdir(project[1])
+    return project[0]
 
 
 def colours(path):
@@ -56,43 +63,47 @@ BLUE, ORANGE, GREEN = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)
 
 
 @pytest.mark.parametrize("plot", [plot_curve, plot_spread])
-def test_files(made, tmp_path, plot):
-    png, pdf = plot(made[0], "objectives", made[1], tmp_path / "v1.5-figure")
-    assert (png.name, pdf.name) == ("v1.5-figure.png", "v1.5-figure.pdf")
+def test_files(made, plot):
+    png, pdf = plot(made, "objectives")
+    kind = plot.__name__.removeprefix("plot_")
+    assert (png.name, pdf.name) == (f"objectives-{kind}.png", f"objectives-{kind}.pdf")
     (width, _), found = colours(png)
     assert width == 1600  # 8 inches at 200 dpi
     assert {BLUE, ORANGE, GREEN} <= found
     assert pdf.read_bytes().startswith(b"%PDF")
-    again, _ = plot(made[0], "objectives", made[1], tmp_path / "again")
-    assert again.read_bytes() == png.read_bytes()
+    before = png.read_bytes()
+    again, _ = plot(made, "objectives")
+    assert again.read_bytes() == before
 
 
 def test_curves_are_means_over_runs_where_every_run_has_a_value(
-    made, make_experiments, write_results, tmp_path
+    made, make_experiments, write_results, tmp_path, monkeypatch
 ):
-    table = build_table(made[0], "objectives", made[1])
+    table = build_table(made, "objectives")
     curve = curve_of(table, table.lines[2], "fid")
     runs = [
-        json.loads(path.read_text()) for path in sorted(made[1].glob("runs/digits/direct/*/metrics.json"))
+        json.loads(path.read_text())
+        for path in sorted(Path("results").glob("runs/digits/direct/*/metrics.json"))
     ]
     ends = [run["curve"][-1]["fid"] for run in runs]
     assert list(curve.index) == list(range(3_200, 28_801, 3_200))
     assert curve.iloc[-1].tolist() == pytest.approx([np.mean(ends), np.std(ends, ddof=1)])
     experiments = make_experiments(seeds=(0, 1))
+    monkeypatch.chdir(tmp_path)
     write_results(experiments, tmp_path, names=["frozen-layers"])
-    path = tmp_path / "runs/digits/gdd/seed1/metrics.json"
+    path = tmp_path / "results/runs/digits/gdd/seed1/metrics.json"
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps(metrics | {"also_at": {}, "curve": metrics["curve"][:2]}))
-    table = build_table(experiments, "frozen-layers", tmp_path)
+    table = build_table(experiments, "frozen-layers")
     assert list(curve_of(table, table.lines[0], "fid").index) == [3_200, 6_400]
     path.write_text(json.dumps(metrics | {"also_at": {}, "curve": []}))
-    table = build_table(experiments, "frozen-layers", tmp_path)
+    table = build_table(experiments, "frozen-layers")
     assert curve_of(table, table.lines[0], "fid").empty
 
 
-def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(made, tmp_path):
+def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(made):
     for plot, height in ((plot_curve, 1760), (plot_spread, 1080)):
-        png, _ = plot(made[0], "both", made[1], tmp_path / "figure")
+        png, _ = plot(made, "both")
         assert colours(png)[0] == (1600, height)
     assert near(5, 0.6, 6)
     assert not near(9e4, 0.6, 6)
@@ -101,22 +112,22 @@ def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(m
 @pytest.mark.parametrize(
     ("name", "sentence"), [("plain", "asks for no curve"), ("none", "has a curve of 'pixel_fid'")]
 )
-def test_a_table_without_a_curve_says_so(made, make_experiments, write_results, tmp_path, name, sentence):
+def test_a_table_without_a_curve_says_so(make_experiments, write_results, tmp_path, name, sentence):
     text = AGAIN.replace("  Early: {method: gdd, at: 9_600}\n", "")
     text = text if name == "none" else text.replace("curve: {y: pixel_fid}\n", "")
     experiments = make_experiments(**{name: text})
     write_results(experiments, tmp_path, names=[name])
-    for path in tmp_path.glob("runs/*/*/*/metrics.json"):
+    for path in tmp_path.glob("results/runs/*/*/*/metrics.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"curve": [], "also_at": {}}))
     with pytest.raises(UserError, match=sentence):
-        plot_curve(experiments, name, tmp_path, tmp_path / "curve")
+        plot_curve(experiments, name)
 
 
 def test_a_method_keeps_its_colour_and_its_second_row_gets_dashes(made):
-    experiments, results = made
+    experiments = made
     objectives = looks(experiments.rows("objectives"), experiments.config)
     # Of two snapshots of one run the last is drawn.
-    lines = pictured_lines(build_table(experiments, "again", results), experiments.config)
+    lines = pictured_lines(build_table(experiments, "again"), experiments.config)
     assert [line.title for line, _ in lines] == ["G", "Hinge", "Real against real (floor)"]
     first, second = (look for _, look in lines[:2])
     assert first == objectives[3]
@@ -126,8 +137,8 @@ def test_a_method_keeps_its_colour_and_its_second_row_gets_dashes(made):
     assert objectives[0].colour == "#000000"
 
 
-def test_sample_grid(made, tmp_path):
-    png, pdf = plot_samples(made[0], "objectives", made[1], tmp_path / "grid")
+def test_sample_grid(made):
+    png, pdf = plot_samples(made, "objectives")
     with Image.open(png) as image:
         pixels = np.asarray(image.convert("L"))
     assert pixels.shape[1] == 1600
@@ -150,6 +161,6 @@ def test_strip_enlarges_by_whole_pixels():
 def test_missing_samples_are_named(make_experiments, write_results, tmp_path):
     experiments = make_experiments()
     write_results(experiments, tmp_path, names=["frozen-layers"])
-    (tmp_path / "runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()
+    (tmp_path / "results/runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()
     with pytest.raises(UserError, match=r"000028800.npz does not exist.*frozen-layers"):
-        plot_samples(experiments, "frozen-layers", tmp_path, tmp_path / "grid")
+        plot_samples(experiments, "frozen-layers")

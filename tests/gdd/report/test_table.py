@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
@@ -17,18 +18,20 @@ from gdd.report.wording import cell_text, note
 
 @pytest.fixture(scope="module")
 def two_seeds(make_experiments, write_results, tmp_path_factory):
-    results = tmp_path_factory.mktemp("two")
+    folder = tmp_path_factory.mktemp("two")
     experiments = make_experiments(seeds=(0, 1))
-    write_results(experiments, results)
-    return build_table(experiments, "objectives", results)
+    write_results(experiments, folder)
+    with contextlib.chdir(folder):
+        return build_table(experiments, "objectives")
 
 
 @pytest.fixture(scope="module")
 def one_block(make_experiments, write_results, tmp_path_factory):
-    results = tmp_path_factory.mktemp("one")
+    folder = tmp_path_factory.mktemp("one")
     experiments = make_experiments()
-    write_results(experiments, results, blocks=1)
-    return build_table(experiments, "objectives", results)
+    write_results(experiments, folder, blocks=1)
+    with contextlib.chdir(folder):
+        return build_table(experiments, "objectives")
 
 
 def of(table, title):
@@ -133,21 +136,21 @@ def test_a_missing_file_is_named_with_the_target_that_makes_it(
 ):
     experiments = make_experiments()
     write_results(experiments, tmp_path)
-    (tmp_path / missing).unlink()
+    (tmp_path / "results" / missing).unlink()
     with pytest.raises(UserError, match=r"does not exist.*snakemake --cores 2 objectives") as error:
-        build_table(experiments, "objectives", tmp_path)
+        build_table(experiments, "objectives")
     assert missing in str(error.value)
 
 
 def test_a_run_of_another_recipe_is_refused(make_experiments, write_results, tmp_path: Path):
     experiments = make_experiments()
     write_results(experiments, tmp_path)
-    path = tmp_path / "runs/digits/gdd/seed0/run.json"
+    path = tmp_path / "results/runs/digits/gdd/seed0/run.json"
     data = json.loads(path.read_text())
     data["recipe"]["batch"] = 128
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="another recipe"):
-        build_table(experiments, "objectives", tmp_path)
+        build_table(experiments, "objectives")
 
 
 SNAPSHOTS = """
@@ -173,7 +176,7 @@ reported:
 def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments, write_results, tmp_path):
     experiments = make_experiments(other={"reported": REPORTED}, snapshots=SNAPSHOTS)
     write_results(experiments, tmp_path, names=["snapshots"])
-    table = build_table(experiments, "snapshots", tmp_path)
+    table = build_table(experiments, "snapshots")
     found = {
         line.title: [cell and cell.mean for column in table.columns for cell in [table.cell(line, column)]]
         for line in table.lines
@@ -187,13 +190,13 @@ def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments,
         "GDD, other rate": [None, pytest.approx(0.3), 16_000],  # not the papers' method any more
     }
     assert table.definitions["reported_fid"].endswith("Sources: another paper; a paper.")
-    path = tmp_path / "runs/digits/gdd/seed0/metrics.json"
+    path = tmp_path / "results/runs/digits/gdd/seed0/metrics.json"
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps({**metrics, "also_at": {}}))
     with pytest.raises(
         UserError, match=r"not evaluated at 9600 images; add the count to 'evaluation.also_at'"
     ):
-        build_table(experiments, "snapshots", tmp_path)
+        build_table(experiments, "snapshots")
 
 
 @pytest.mark.parametrize(

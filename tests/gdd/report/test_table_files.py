@@ -57,8 +57,8 @@ def test_runs_in_words(keys, words):
 def test_files(make_experiments, write_results, tmp_path):
     experiments = make_experiments(seeds=(0, 1))
     write_results(experiments, tmp_path)
-    table = build_table(experiments, "objectives", tmp_path)
-    paths = write_table(table, tmp_path / "tables")
+    table = build_table(experiments, "objectives")
+    paths = write_table(table)
     assert [path.name for path in paths] == [f"objectives.{end}" for end in ("csv", "md", "tex", "json")]
     rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
     gdd, cell = next(row for row in rows if row["row"] == "GDD"), table.cell(table.lines[3], "fid")
@@ -101,12 +101,12 @@ def test_latex_escapes(plain, escaped):
 def test_missing_null_and_nan_leave_cells_empty(make_experiments, write_results, tmp_path):
     experiments = make_experiments()
     write_results(experiments, tmp_path)
-    path = tmp_path / "runs/digits/gdd/seed0/metrics.json"
+    path = tmp_path / "results/runs/digits/gdd/seed0/metrics.json"
     metrics = json.loads(path.read_text())
     del metrics["final"]["mean"]["pixel_fid"]
     metrics["final"]["mean"] |= {"recall": None, "precision": float("nan")}
     path.write_text(json.dumps(metrics))
-    paths = write_table(build_table(experiments, "frozen-layers", tmp_path), tmp_path / "tables")
+    paths = write_table(build_table(experiments, "frozen-layers"))
     assert "| GDD | 749 k (100.0 %) | 0.50 ± 0.05 |  |  |  | 54 |" in paths[1].read_text()
     assert not any("nan" in path.read_text().lower().split("distance")[0] for path in paths)
 
@@ -122,13 +122,13 @@ def test_a_new_metric_becomes_a_column(make_experiments, setting, write_results,
         sharp="{title: S, setting: sharp, rows: {GDD: {method: gdd}}, columns: [fid, sharpness]}",
     )
     write_results(experiments, tmp_path, names=["sharp"])
-    path = tmp_path / "runs/sharp/gdd/seed0/metrics.json"
+    path = tmp_path / "results/runs/sharp/gdd/seed0/metrics.json"
     metrics = json.loads(path.read_text())
     metrics["final"]["mean"]["sharpness"] = 7.25
     path.write_text(json.dumps(metrics))
-    paths = write_table(build_table(experiments, "sharp", tmp_path), tmp_path / "tables")
+    paths = write_table(build_table(experiments, "sharp"))
     assert "| Model | FID ↓ | Sharpness ↑ |" in paths[1].read_text()
     assert next(csv.DictReader(paths[0].open()))["sharpness"] == "7.25"
-    plot_samples(experiments, "sharp", tmp_path, tmp_path / "figures/sharp-samples")
-    page = write_site(experiments, "sharp", tmp_path, tmp_path / "site/sharp.html").read_text()
+    plot_samples(experiments, "sharp")
+    page = write_site(experiments, "sharp").read_text()
     assert ">Sharpness\N{NO-BREAK SPACE}↑</th>" in page
