@@ -4,10 +4,10 @@ import sys
 
 from snakemake.utils import min_version
 
-from gdd.config.load import load_config
 from gdd.errors import UserError
-from gdd.experiments import Experiments
-from gdd.targets import Targets
+from gdd.stages import showing
+from workflow.lib.missing import require_what_is_missing
+from workflow.lib.rules import Rules
 
 min_version("9.10")
 
@@ -17,26 +17,21 @@ os.environ.setdefault("GDD_PROGRESS", "plain")
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
 # `--config folder=FOLDER` replaces config/.
 try:
-    targets = Targets(
-        Experiments(
-            load_config(config.get("folder", "config"), config.get("extra", "").split())
-        )
-    )
+    lib = Rules(config.get("folder", "config"), config.get("extra", "").split())
 except UserError as error:
     sys.exit(f"gdd: {error}")
-os.environ.update(targets.environment())
 
 
-# What can come from nowhere is told at once and in one list, not job by job.
 onstart:
     try:
-        targets.require_provisions(workflow.dag.needrun_jobs())
+        require_what_is_missing(lib.config, workflow.dag.needrun_jobs())
     except UserError as error:
         sys.exit(f"gdd: {error}")
 
 
 wildcard_constraints:
     dataset="[^/]+",
+    extractor="[^/]+",
     name="[^/]+",
     teacher="[^/]+",
     setting="[^/]+",
@@ -54,34 +49,40 @@ include: "workflow/rules/datasets.smk"
 include: "workflow/rules/teachers.smk"
 include: "workflow/rules/distill.smk"
 include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/external.smk"
 include: "workflow/rules/report.smk"
 
 
-for page in targets.pages():
+try:
+    lib.refuse_names_of_rules(rule.name for rule in workflow.rules)
+except UserError as error:
+    sys.exit(f"gdd: {error}")
+
+
+for target in lib.config.project.targets:
 
     rule:
         name:
-            page
-        default_target: page == "all"
+            target
+        default_target: target == "all"
         input:
-            targets.page(page),
+            showing.page_of(lib.experiments, target),
 
 
-for ablation in targets.ablations():
+for ablation in lib.config.ablations:
 
     rule:
         name:
             ablation
         input:
-            targets.of_ablation(ablation),
+            showing.ablation_files(lib.experiments, ablation),
+            showing.page_of(lib.experiments, ablation),
 
 
 rule tables:
     input:
-        targets.all_tables(),
+        lib.all_files("tables"),
 
 
 rule figures:
     input:
-        targets.all_figures(),
+        lib.all_files("figures"),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from gdd.commands import data, evaluate, external, fetch, project, report, sample, train
-from gdd.commands.options import FILE
+from gdd.commands import data, distill, evaluate, networks, project, report
+from gdd.commands.options import FILE, Here
 from gdd.errors import ProcessLost, UserError
 from gdd.gpus import claim
 
@@ -22,16 +22,29 @@ COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=FILE, default=Path("config"), envvar="GDD_CONFIG", show_default=True)
+@click.option(
+    "--extra", type=FILE, multiple=True, envvar="GDD_EXTRA", help="Further configuration folder, repeatable."
+)
 @click.option("--log", "log_file", type=FILE, help="Also write messages to this file.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; bits of a run depend on them.")
 @click.option("--gpus", type=click.IntRange(0), help="Claim as many free GPUs of this machine; 0 hides all.")
 @click.pass_context
 @click.version_option(package_name="gdd")
-def cli(context: click.Context, log_file: Path | None, threads: int | None, gpus: int | None) -> None:
+def cli(
+    context: click.Context,
+    config: Path,
+    extra: tuple[Path, ...],
+    log_file: Path | None,
+    threads: int | None,
+    gpus: int | None,
+) -> None:
     """GDD: diffusion models as one-step generators, stage by stage.
 
-    `snakemake` calls these commands in the right order; they can be called by hand as well.
+    Stages go by the names in config/ and find their files below results/ and resources/ of the folder they
+    are called in. `snakemake` calls them in the right order.
     """
+    context.obj = Here(config, extra)
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     terminal.addFilter(lambda record: record.name != COMMAND_LOG)
@@ -43,7 +56,7 @@ def cli(context: click.Context, log_file: Path | None, threads: int | None, gpus
     logging.captureWarnings(True)
     logging.getLogger(COMMAND_LOG).info("gdd %s", " ".join(sys.argv[1:]))
     if gpus is not None and "RANK" not in os.environ:  # whoever started this process has claimed them
-        context.obj = claim(gpus)
+        context.obj.claim = claim(gpus)
     if threads:
         import torch
 
@@ -51,21 +64,18 @@ def cli(context: click.Context, log_file: Path | None, threads: int | None, gpus
 
 
 for command in (
-    fetch.fetch,
-    fetch.import_teacher,
+    project.fetch,
     data.dataset,
     data.features,
     data.reference,
-    data.reference_distance,
-    train.teacher,
-    train.pairs,
-    train.distill,
-    sample.sample,
+    data.distance,
+    networks.teacher,
+    networks.import_teacher,
+    networks.import_external,
+    networks.pairs,
+    distill.distill,
     evaluate.evaluate,
-    evaluate.evaluate_run,
-    evaluate.evaluate_teacher,
-    external.import_external,
-    external.evaluate_external,
+    evaluate.sample,
     report.table,
     report.figure,
     report.choose,

@@ -1,27 +1,56 @@
-"""What several commands share: options, and how a command speaks."""
+"""What commands share: the configuration they read, options, and how they speak."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import click
 
+from gdd.config.config import Config
+from gdd.config.load import load_config
+from gdd.config.recipe import Sampler
+from gdd.experiments import Experiments
 from gdd.gpus import Claim
+from gdd.stages import STAGES
+from gdd.stages.stage import Stage
 
 FILE = click.Path(path_type=Path)
 
-# The workflow says in these where its configuration lies, so that no rule has to.
-CONFIG_FOLDER = click.option(
-    "--config", "folder", type=FILE, default=Path("config"), envvar="GDD_CONFIG", show_default=True
-)
-EXTRA_FOLDERS = click.option(
-    "--extra",
-    type=FILE,
-    multiple=True,
-    envvar="GDD_EXTRA",
-    help="Further configuration folder, repeatable.",
+
+@dataclass
+class Here:
+    """The configuration of this call, read when it is first needed, and the GPUs that are its own."""
+
+    folder: Path
+    extra: tuple[Path, ...]
+    claim: Claim = field(default_factory=Claim)
+
+    @cached_property
+    def experiments(self) -> Experiments:
+        return Experiments(load_config(self.folder, self.extra))
+
+    @property
+    def config(self) -> Config:
+        return self.experiments.config
+
+    def stage(self, kind: str, planned: str | None = None, /, **names: str | int) -> Stage:
+        """Return a stage for these names.
+
+        Raises:
+            UserError: the configuration is another than the one that was `planned`, or has no such names.
+        """
+        stage = STAGES[kind](self.experiments, **names)
+        stage.expect(planned)
+        return stage
+
+
+pass_here = click.make_pass_decorator(Here)
+
+EXPECT = click.option(
+    "--expect", metavar="HASH", help="What the stage was planned with; another configuration is refused."
 )
 # `gdd --gpus` says in the variable where to compute.
 DEVICE = click.option(
@@ -32,30 +61,15 @@ DEVICE = click.option(
     show_default=True,
     help="Where networks run; auto is a GPU wherever there is one.",
 )
+CHECKPOINT_EVERY = click.option(
+    "--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints."
+)
+STEPS = click.option("--steps", type=click.IntRange(1), help="Of a teacher's sampler.")
+CHURN = click.option("--churn", type=float, default=0.0, help="S_churn of a teacher's stochastic sampler.")
 
 
-def claimed() -> Claim:
-    """Return the GPUs that `gdd --gpus` made this command's own."""
-    return click.get_current_context().find_root().obj or Claim()
-
-
-def configured(command: Any) -> Any:
-    """Add the options that say where configuration and results lie."""
-    for option in (
-        CONFIG_FOLDER,
-        EXTRA_FOLDERS,
-        click.option("--results", type=FILE, default=Path("results"), show_default=True),
-    ):
-        command = option(command)
-    return command
-
-
-def load_experiments(folder: Path, extra: tuple[Path, ...]) -> Any:
-    """Return the experiments of the configuration in these folders."""
-    from gdd.config.load import load_config
-    from gdd.experiments import Experiments
-
-    return Experiments(load_config(folder, extra))
+def sampler(steps: int | None, churn: float) -> Sampler | None:
+    return None if steps is None else Sampler(steps=steps, churn=churn)
 
 
 def say(sentence: str) -> None:

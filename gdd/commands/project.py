@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 
-from gdd.commands.options import FILE, configured, load_experiments
+from gdd import paths
+from gdd.commands.options import EXPECT, FILE, Here, pass_here, say
 
 
 @click.command()
-@configured
-def check(folder: Path, extra: tuple[Path, ...], results: Path) -> None:  # noqa: ARG001
+@pass_here
+def check(here: Here) -> None:
     """Check the whole configuration, and say what it adds up to."""
-    from gdd.config.local import load_local
-    from gdd.config.sources import load_sources
-
-    load_local(folder)
-    if (folder / "sources.yaml").exists():
-        load_sources(folder)
-    experiments = load_experiments(folder, extra)
-    runs = {run for rows in experiments.tables.values() for row in rows for run in row.runs}
-    click.echo(f"{len(experiments.tables)} tables of {len(runs)} runs, all in order.")
+    tables = here.experiments.tables
+    runs = {run for rows in tables.values() for row in rows for run in row.runs}
+    click.echo(f"{len(tables)} tables of {len(runs)} runs, all in order.")
 
 
 @click.command()
-@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
-@configured
-def plan(names: tuple[str, ...], as_json: bool, folder: Path, extra: tuple[Path, ...], results: Path) -> None:
+@pass_here
+def plan(here: Here, targets: tuple[str, ...], as_json: bool) -> None:
     """Say what TARGET (`all`, if left out) takes: jobs, GPU-hours, disk, hours; starts nothing."""
-    import json
-
-    from gdd.plan.plan import make_plan
-    from gdd.plan.show import print_plan
-    from gdd.targets import Targets
-
-    made = make_plan(Targets(load_experiments(folder, extra)), names or ("all",), results)
-    if as_json:
-        click.echo(json.dumps(made.plain(), indent=2))
-    else:
-        print_plan(made)
+    # In a process of its own: the plan is Snakemake's, which this package does not import.
+    command = [sys.executable, "-m", "workflow.lib.plan", "--folder", str(here.folder)]
+    command += [word for folder in here.extra for word in ("--extra", str(folder))]
+    sys.exit(subprocess.run([*command, *(["--json"] if as_json else []), *targets], check=False).returncode)
 
 
 @click.command()
@@ -54,7 +44,7 @@ def schema(folder: Path) -> None:
 
 
 @click.command()
-@click.argument("results", type=FILE, default=Path("results"))
+@click.argument("results", type=FILE, default=paths.RESULTS)
 @click.option("--once", is_flag=True, help="Print one table and end.")
 @click.option("--interval", type=float, default=2.0, show_default=True, help="Seconds between updates.")
 def watch(results: Path, once: bool, interval: float) -> None:
@@ -62,3 +52,51 @@ def watch(results: Path, once: bool, interval: float) -> None:
     from gdd.watch import watch as show
 
     show(results, once=once, interval=interval)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every file of sources.yaml.")
+@click.option("--list", "listed", is_flag=True, help="Say what each file is, and whether it is there.")
+@click.option("--offline", is_flag=True, help="Use no network; list what is missing and where to put it.")
+@click.option("--verify", is_flag=True, help="Read again what is there, even if it has not changed.")
+@click.option("--note", is_flag=True, help="Note path and SHA-256 of each file in results/fetched/.")
+@EXPECT
+@pass_here
+def fetch(
+    here: Here,
+    names: tuple[str, ...],
+    everything: bool,
+    listed: bool,
+    offline: bool,
+    verify: bool,
+    note: bool,
+    expect: str | None,
+) -> None:
+    """Download the files NAMES of sources.yaml, verified; the same command goes on where it stopped."""
+    from gdd.errors import UserError
+    from gdd.fetch.fetch import Resources, choose, listing
+    from gdd.fetch.fetch import fetch as run
+    from gdd.fetch.lock_file import read_lock
+    from gdd.files import sha256, write_json
+
+    if not (names or everything or listed):
+        raise UserError("Name what to fetch, or use --all; --list shows what there is.")
+    sources, local = here.config.sources, here.config.local
+    if not sources:
+        raise UserError(f"{here.folder}/sources.yaml does not exist; `gdd --config` says where it lies.")
+    wanted = choose(sources, names) if names and not everything else sources
+    if listed:
+        click.echo(listing(wanted, paths.RESOURCES))
+        return
+    for name in wanted if expect else ():
+        here.stage("fetch", expect, name=name)
+    resources, offline = Resources(paths.RESOURCES, local), offline or local.offline
+    fetched = run(wanted, resources, offline=offline, verify=verify)
+    if note:
+        lock = read_lock(paths.RESOURCES)
+        for name, of in wanted.items():
+            # A folder nobody may write to has no lock.
+            known = lock[of.path].sha256 if of.path in lock else sha256(paths.RESOURCES / of.path)
+            write_json(paths.note(name), {"path": of.path, "sha256": known})
+    say(f"{len(fetched)} fetched, {len(wanted) - len(fetched)} were there; all verified.")

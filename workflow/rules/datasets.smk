@@ -3,7 +3,7 @@
 
 rule dataset:
     input:
-        targets.dataset_fetched,
+        lib.watched("dataset"),
     output:
         images="results/datasets/{dataset}/images.npy",
         labels="results/datasets/{dataset}/labels.npy",
@@ -16,22 +16,19 @@ rule dataset:
         "results/benchmarks/datasets/{dataset}.tsv"
     conda:
         "../../environment.yml"
-    threads: targets.dataset_threads
+    threads: lib.cores("dataset")
     resources:
-        **targets.cluster,
-        mem_mb=lambda wildcards, threads: 1500 + 500 * threads,
-        runtime=lambda wildcards, threads: 30 if threads == 1 else 720,
+        **lib.resources("dataset"),
     params:
-        folder=subpath(output.description, parent=True),
-        record=targets.dataset_record,
+        expect=lib.hash("dataset"),
     shell:
-        "gdd --log {log} --threads 1 dataset {params.folder}"
-        " --name {wildcards.dataset} --record {params.record:q} --workers {threads}"
+        "gdd --log {log} --threads 1"
+        " dataset {wildcards.dataset} --workers {threads} --expect {params.expect}"
 
 
-rule feature_network:
+rule features:
     input:
-        data=targets.features_data,
+        lib.watched("features"),
     output:
         "results/features/{name}.safetensors",
     log:
@@ -42,83 +39,48 @@ rule feature_network:
         "../../environment.yml"
     threads: 1
     resources:
-        **targets.cluster,
-        mem_mb=2000,
-        runtime=30,
+        **lib.resources("features"),
     params:
-        record=targets.features_record,
+        expect=lib.hash("features"),
     shell:
-        "gdd --log {log} --threads {threads} features {output}"
-        " --data {input.data} --record {params.record:q}"
-
-
-rule pixel_reference:
-    input:
-        data="results/datasets/{dataset}/identity.json",
-    output:
-        "results/references/{dataset}/pixels.npz",
-    log:
-        "results/logs/references/{dataset}-pixels.log",
-    benchmark:
-        "results/benchmarks/references/{dataset}-pixels.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        **targets.cluster,
-        mem_mb=2000,
-        runtime=30,
-    shell:
-        "gdd --log {log} --threads {threads} reference {output} --data {input.data}"
+        "gdd --log {log} --threads {threads} features {wildcards.name} --expect {params.expect}"
 
 
 rule reference:
     input:
-        data="results/datasets/{dataset}/identity.json",
-        judge=targets.reference_judge,
+        lib.watched("reference"),
     output:
-        "results/references/{dataset}/{name}.npz",
+        "results/references/{dataset}/{extractor}.npz",
     log:
-        "results/logs/references/{dataset}-{name}.log",
+        "results/logs/references/{dataset}-{extractor}.log",
     benchmark:
-        "results/benchmarks/references/{dataset}-{name}.tsv"
+        "results/benchmarks/references/{dataset}-{extractor}.tsv"
     conda:
         "../../environment.yml"
-    threads: targets.describing.cores
+    threads: lib.cores("reference")
     resources:
-        **targets.describing.cluster,
-        gpu=targets.describing.gpu,
-        mem_mb=targets.describing.mem_mb,
-        runtime=targets.describing.minutes,
-    params:
-        judge=targets.reference_weights,
+        **lib.resources("reference"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu} reference {output}"
-        " --data {input.data} --judge {params.judge}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " reference {wildcards.dataset} {wildcards.extractor}"
 
 
-rule reference_distance:
+rule distance:
     input:
-        reference="results/references/{dataset}/{name}.npz",
-        statistics=targets.statistics_fetched,
+        lib.watched("distance"),
     output:
-        "results/references/{dataset}/{name}-published.json",
+        "results/references/{dataset}/{extractor}-published.json",
     log:
-        "results/logs/references/{dataset}-{name}-published.log",
+        "results/logs/references/{dataset}-{extractor}-published.log",
     benchmark:
-        "results/benchmarks/references/{dataset}-{name}-published.tsv"
+        "results/benchmarks/references/{dataset}-{extractor}-published.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        **targets.cluster,
-        mem_mb=4000,
-        runtime=30,
+        **lib.resources("distance"),
     params:
-        published=targets.statistics,
+        expect=lib.hash("distance"),
     shell:
-        "gdd --log {log} --threads {threads} reference-distance {output}"
-        " --reference {input.reference} --published {params.published}"
-
-
-ruleorder: pixel_reference > reference
+        "gdd --log {log} --threads {threads}"
+        " distance {wildcards.dataset} {wildcards.extractor} --expect {params.expect}"

@@ -1,14 +1,10 @@
-# Snapshots -> metrics.
+# Snapshots, teachers and what others published -> metrics.
 
 
 rule evaluate_run:
     input:
-        facts="results/runs/{setting}/{run}/seed{seed}/run.json",
-        snapshots="results/runs/{setting}/{run}/seed{seed}/snapshots",
-        data=targets.reference_data,
-        judges=targets.judges,
-        # Decided by the data set and the judges, so their time stamps say nothing new.
-        references=ancient(targets.references),
+        watched=lib.watched("evaluate_run"),
+        present=ancient(lib.present("evaluate_run")),
     output:
         "results/runs/{setting}/{run}/seed{seed}/metrics.json",
     log:
@@ -18,33 +14,20 @@ rule evaluate_run:
     priority: 40
     conda:
         "../../environment.yml"
-    threads: targets.judging.cores
+    threads: lib.cores("evaluate_run")
     resources:
-        **targets.judging.cluster,
-        gpu=targets.judging.gpu,
-        mem_mb=targets.judging.mem_mb,
-        runtime=targets.judging.minutes,
-        # What shows a cluster that it got further: a block that is done is not done again.
-        progress=targets.run_blocks,
+        **lib.resources("evaluate_run"),
     params:
-        folder=subpath(output[0], parent=True),
-        evaluation=targets.evaluation,
-        references=targets.reference_folder,
-        judges=targets.judge_options,
+        expect=lib.hash("evaluate_run"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-run {params.folder}"
-        " --evaluation {params.evaluation:q} --data {input.data}"
-        " --references {params.references} {params.judges}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " evaluate run {wildcards.setting} {wildcards.run} --seed {wildcards.seed} --expect {params.expect}"
 
 
 rule evaluate_teacher:
     input:
-        weights=ancient("results/teachers/{teacher}/model.safetensors"),
-        identity="results/teachers/{teacher}/model.json",
-        data=targets.reference_data,
-        judges=targets.judges,
-        # Decided by the data set and the judges, so their time stamps say nothing new.
-        references=ancient(targets.references),
+        watched=lib.watched("evaluate_teacher"),
+        present=ancient(lib.present("evaluate_teacher")),
     output:
         metrics="results/teachers/{teacher}/metrics/{setting}-steps{steps}.json",
         samples="results/teachers/{teacher}/samples/{setting}-steps{steps}.npz",
@@ -56,20 +39,57 @@ rule evaluate_teacher:
     priority: 70
     conda:
         "../../environment.yml"
-    threads: targets.judging.cores
+    threads: lib.cores("evaluate_teacher")
     resources:
-        **targets.judging.cluster,
-        gpu=targets.judging.gpu,
-        mem_mb=targets.judging.mem_mb,
-        runtime=targets.judging.minutes,
-        progress=targets.teacher_blocks,
+        **lib.resources("evaluate_teacher"),
     params:
-        sampler=targets.sampler,
-        evaluation=targets.teacher_evaluation,
-        references=targets.reference_folder,
-        judges=targets.judge_options,
+        expect=lib.hash("evaluate_teacher"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu} evaluate-teacher {output.metrics}"
-        " --samples {output.samples} --teacher {input.weights} --sampler {params.sampler:q}"
-        " --evaluation {params.evaluation:q} --data {input.data}"
-        " --references {params.references} {params.judges}"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " evaluate teacher {wildcards.setting} {wildcards.teacher} --steps {wildcards.steps}"
+        " --expect {params.expect}"
+
+
+rule import_external:
+    input:
+        lib.watched("import_external"),
+    output:
+        weights="results/external/{setting}/{external}/model.safetensors",
+        identity="results/external/{setting}/{external}/model.json",
+    log:
+        "results/logs/external/{setting}/{external}.log",
+    benchmark:
+        "results/benchmarks/external/{setting}/{external}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        **lib.resources("import_external"),
+    params:
+        expect=lib.hash("import_external"),
+    shell:
+        "gdd --log {log} --threads {threads}"
+        " import-external {wildcards.setting} {wildcards.external} --expect {params.expect}"
+
+
+rule evaluate_external:
+    input:
+        watched=lib.watched("evaluate_external"),
+        present=ancient(lib.present("evaluate_external")),
+    output:
+        metrics="results/external/{setting}/{external}/metrics.json",
+        samples="results/external/{setting}/{external}/samples.npz",
+    log:
+        "results/logs/external/{setting}/{external}.evaluation.log",
+    benchmark:
+        "results/benchmarks/external/{setting}/{external}.evaluation.tsv"
+    conda:
+        "../../environment.yml"
+    threads: lib.cores("evaluate_external")
+    resources:
+        **lib.resources("evaluate_external"),
+    params:
+        expect=lib.hash("evaluate_external"),
+    shell:
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " evaluate external {wildcards.setting} {wildcards.external} --expect {params.expect}"

@@ -20,6 +20,6 @@ rule fetch:
         mem_mb=1000,
         runtime=240,
     params:
-        source=targets.source_record,
+        expect=lib.hash("fetch"),
     shell:
-        "gdd --log {log} fetch {wildcards.name} --note {output}"
+        "gdd --log {log} fetch {wildcards.name} --note --expect {params.expect}"

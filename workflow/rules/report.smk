@@ -5,15 +5,13 @@
 localrules:
     table,
     choice,
-    curve_figure,
-    spread_figure,
-    samples_figure,
+    figure,
     page,
 
 
 rule table:
     input:
-        targets.table_inputs,
+        lib.watched("table"),
     output:
         multiext("results/tables/{table}", ".csv", ".md", ".tex", ".json"),
     log:
@@ -21,7 +19,7 @@ rule table:
     benchmark:
         "results/benchmarks/tables/{table}.tsv"
     wildcard_constraints:
-        table=targets.table_names(),  # what a table chooses has a name like a table's
+        table=lib.table_names(),  # what a table chooses has a name like a table's
     conda:
         "../../environment.yml"
     threads: 1
@@ -29,14 +27,14 @@ rule table:
         mem_mb=1000,
         runtime=10,
     params:
-        shown=targets.table_params,
+        expect=lib.hash("table"),
     shell:
-        "gdd --log {log} table {wildcards.table}"
+        "gdd --log {log} table {wildcards.table} --expect {params.expect}"
 
 
 rule choice:
     input:
-        targets.table_inputs,
+        lib.watched("table"),
     output:
         multiext("results/tables/{table}-choice", ".yaml", ".md"),
     log:
@@ -50,20 +48,22 @@ rule choice:
         mem_mb=1000,
         runtime=10,
     params:
-        shown=targets.table_params,
+        expect=lib.hash("table"),
     shell:
-        "gdd --log {log} choose {wildcards.table}"
+        "gdd --log {log} choose {wildcards.table} --expect {params.expect}"
 
 
-rule curve_figure:
+rule figure:
     input:
-        targets.table_inputs,
+        lib.watched("figure"),
     output:
-        multiext("results/figures/{table}-curve", ".png", ".pdf"),
+        multiext("results/figures/{table}-{kind}", ".png", ".pdf"),
     log:
-        "results/logs/figures/{table}-curve.log",
+        "results/logs/figures/{table}-{kind}.log",
     benchmark:
-        "results/benchmarks/figures/{table}-curve.tsv"
+        "results/benchmarks/figures/{table}-{kind}.tsv"
+    wildcard_constraints:
+        kind="curve|spread|samples",
     conda:
         "../../environment.yml"
     threads: 1
@@ -71,56 +71,14 @@ rule curve_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        shown=targets.table_params,
+        expect=lib.hash("figure"),
     shell:
-        "gdd --log {log} figure curve {wildcards.table}"
-
-
-rule spread_figure:
-    input:
-        targets.table_inputs,
-    output:
-        multiext("results/figures/{table}-spread", ".png", ".pdf"),
-    log:
-        "results/logs/figures/{table}-spread.log",
-    benchmark:
-        "results/benchmarks/figures/{table}-spread.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        shown=targets.table_params,
-    shell:
-        "gdd --log {log} figure spread {wildcards.table}"
-
-
-rule samples_figure:
-    input:
-        targets.sample_inputs,
-    output:
-        multiext("results/figures/{table}-samples", ".png", ".pdf"),
-    log:
-        "results/logs/figures/{table}-samples.log",
-    benchmark:
-        "results/benchmarks/figures/{table}-samples.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        shown=targets.table_params,
-    shell:
-        "gdd --log {log} figure samples {wildcards.table}"
+        "gdd --log {log} figure {wildcards.kind} {wildcards.table} --expect {params.expect}"
 
 
 rule page:
     input:
-        targets.page_inputs,
+        lib.watched("page"),
     output:
         "results/site/{page}.html",
     log:
@@ -134,7 +92,6 @@ rule page:
         mem_mb=1000,
         runtime=10,
     params:
-        shown=targets.page_params,
-        target=targets.page_target,
+        expect=lib.hash("page"),
     shell:
-        "gdd --log {log} page {params.target} {output}"
+        "gdd --log {log} page {wildcards.page} --expect {params.expect}"

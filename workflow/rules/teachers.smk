@@ -1,69 +1,33 @@
 # Teachers, published or trained here, and their ODE solved from many noises.
 
 
-rule import_teacher:
-    input:
-        targets.teacher_fetched,
-    output:
-        weights="results/teachers/{teacher}/model.safetensors",
-        identity="results/teachers/{teacher}/model.json",
-    log:
-        "results/logs/teachers/{teacher}.log",
-    benchmark:
-        "results/benchmarks/teachers/{teacher}.tsv"
-    wildcard_constraints:
-        teacher=targets.published_teachers(),
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        **targets.cluster,
-        mem_mb=8000,
-        runtime=30,
-    params:
-        source=targets.teacher_source,
-        licence=targets.teacher_licence,
-        record=targets.teacher_record,
-    shell:
-        "gdd --log {log} --threads {threads} import-teacher {params.source} {output.weights}"
-        " --identity {output.identity} --licence {params.licence:q} --record {params.record:q}"
-
-
 rule teacher:
     input:
-        data=targets.teacher_data,
+        lib.watched("teacher"),
     output:
+        # What else its training leaves (teacher.json, log.jsonl) lies beside them.
         weights="results/teachers/{teacher}/model.safetensors",
         identity="results/teachers/{teacher}/model.json",
-        facts="results/teachers/{teacher}/teacher.json",
-        progress="results/teachers/{teacher}/log.jsonl",
     log:
         "results/logs/teachers/{teacher}.log",
     benchmark:
         "results/benchmarks/teachers/{teacher}.tsv"
-    wildcard_constraints:
-        teacher=targets.trained_teachers(),
     priority: 100
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: lib.cores("teacher")
     resources:
-        **targets.cluster,
-        mem_mb=4000,
-        runtime=120,
-        progress=targets.teacher_state,
+        **lib.resources("teacher"),
     params:
-        folder=subpath(output.weights, parent=True),
-        record=targets.teacher_record,
+        expect=lib.hash("teacher"),
     shell:
-        "gdd --log {log} --threads {threads} teacher {params.folder}"
-        " --data {input.data} --record {params.record:q}"
+        "gdd --log {log} --threads {threads} teacher {wildcards.teacher} --expect {params.expect}"
 
 
 rule pairs:
     input:
-        weights=ancient("results/teachers/{teacher}/model.safetensors"),
-        identity="results/teachers/{teacher}/model.json",
+        watched=lib.watched("pairs"),
+        present=ancient(lib.present("pairs")),
     output:
         "results/pairs/{teacher}/steps{steps}-{pairs}.safetensors",
     log:
@@ -73,12 +37,9 @@ rule pairs:
     priority: 80
     conda:
         "../../environment.yml"
-    threads: targets.solving.cores
+    threads: lib.cores("pairs")
     resources:
-        **targets.solving.cluster,
-        gpu=targets.solving.gpu,
-        mem_mb=targets.solving.mem_mb,
-        runtime=targets.solving.minutes,
+        **lib.resources("pairs"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu} pairs {output} --teacher {input.weights}"
-        " --count {wildcards.pairs} --sampler '{{\"steps\": {wildcards.steps}}}'"
+        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
+        " pairs {wildcards.teacher} --steps {wildcards.steps} --count {wildcards.pairs}"

@@ -1,0 +1,119 @@
+"""The command that trains a student."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from gdd import paths
+from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here
+from gdd.config.recipe import Recipe
+from gdd.stages.inputs import reference_dataset
+from gdd.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from gdd.metrics.monitor import FidMonitor
+
+
+@click.command()
+@click.argument("setting")
+@click.argument("run")
+@click.option("--seed", type=click.IntRange(0), required=True)
+@CHECKPOINT_EVERY
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    help="On each machine; without it, one for each GPU of `gdd --gpus`.",
+)
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Machines of a SLURM job to spread over.")
+@DEVICE
+@click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
+@click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
+@click.option("--patience", type=click.IntRange(1), help="Steps without a finite loss that end the run.")
+@EXPECT
+@pass_here
+def distill(
+    here: Here,
+    setting: str,
+    run: str,
+    seed: int,
+    checkpoint_every: int | None,
+    processes: int | None,
+    nodes: int,
+    device: Literal["auto", "cpu", "cuda"],
+    images_at_once: int | None,
+    tf32: bool,
+    patience: int | None,
+    expect: str | None,
+) -> None:
+    """Train a one-step generator: RUN of SETTING, by its folder's name. The same command resumes it.
+
+    The number of processes and whatever else belongs to the machine changes results by rounding only.
+    """
+    stage = here.stage("distill", expect, setting=setting, run=run, seed=seed)
+    recipe = here.experiments.find(setting, run)
+    if "RANK" not in os.environ:
+        _start_others(here, recipe, processes, nodes)
+
+    from gdd.data.staging import stage as staged
+    from gdd.distill.distill import Inputs
+    from gdd.distill.distill import distill as train
+    from gdd.training.execution import Execution
+
+    local = here.config.local
+    inputs = Inputs(
+        teacher=stage.path("teacher"),
+        data=staged(stage.path("data"), local.scratch_folder()),
+        backbones=stage.paths("backbone"),
+        pairs=stage.find("pairs"),
+        lpips=stage.find("lpips"),
+        class_embedding=stage.find("embedding"),
+    )
+    execution = Execution(device=device, images_at_once=images_at_once, tf32=tf32 or local.tf32)
+    if patience:
+        execution = replace(execution, patience=patience)
+    train(
+        paths.run_folder(setting, run, seed),
+        recipe,
+        seed,
+        inputs,
+        checkpoint_every=checkpoint_every,
+        execution=execution,
+        monitor=_monitor(here, setting, stage),
+    )
+
+
+def _monitor(here: Here, setting: str, stage: Stage) -> FidMonitor | None:
+    """Return what logs a FID on the way, if the setting asks for it."""
+    from gdd.metrics.monitor import FidMonitor
+
+    wanted = here.config.settings[setting].monitor
+    if wanted is None:
+        return None
+    return FidMonitor(
+        wanted.fid,
+        stage.path("monitor extractor"),
+        stage.path("monitor reference"),
+        every=wanted.every,
+        dataset=reference_dataset(here.config, setting),
+    )
+
+
+def _start_others(here: Here, recipe: Recipe, processes: int | None, nodes: int) -> None:
+    """Start the processes that a run is to have and end as they do; return where it has only this one."""
+    from gdd.training.launch import ONE, launch, own_place, spread
+    from gdd.training.layout import most_processes
+
+    gpus = len(here.claim.devices)
+    command = [sys.executable, "-m", "gdd", *sys.argv[1:]]
+    place = own_place()
+    if nodes > 1 and place is None:
+        spread(command, nodes, gpus)
+    if processes is None:
+        processes = most_processes(recipe, max(gpus, 1) * nodes, step=nodes) // nodes
+    if processes * nodes > 1:
+        sys.exit(launch(command, processes, place or ONE))

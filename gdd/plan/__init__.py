@@ -1,1 +1,0 @@
-"""`gdd plan`: what a target takes, before anything is started; imports neither torch nor Snakemake."""

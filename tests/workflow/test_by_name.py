@@ -1,0 +1,126 @@
+"""Stages by name: the rules' shell lines are what a person types, and what they were planned for is checked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdd.stages import STAGES
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+
+LINE = re.compile(r"^Shell command: (gdd .+)$", re.MULTILINE)
+
+
+def lines(project: Any, *targets: str) -> list[str]:
+    """Return the shell lines of a dry run."""
+    return list(dict.fromkeys(LINE.findall(project.snakemake("--dry-run", "--printshellcmds", *targets))))
+
+
+def shell(project: Any, line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_line_of_the_whole_plan_is_short_and_plain(project: Any) -> None:
+    found = lines(project, "all", "external", "rate-search")
+    assert len(found) > 80
+    for line in found:
+        assert re.fullmatch(r"[A-Za-z0-9_./+ -]+", line), line  # no JSON, no quotes
+        assert len(line) < 250
+        assert line.count("results/") == 1, line  # the log alone: a stage finds its files
+
+
+def test_lines_of_a_dry_run_typed_by_hand(project: Any) -> None:
+    """From nothing to a table, without Snakemake."""
+    order = list(STAGES)
+    target = "results/tables/demo-objectives.md"
+    project.edit(
+        "ablations/demo-objectives.yaml",
+        lambda data: data["rows"].pop("Direct imitation") and data.pop("claims", None),
+    )
+    typed = lines(project, target)
+    kind = re.compile(r"\b(evaluate (?:run|teacher)|" + "|".join(order) + r") ")
+
+    def place(line: str) -> int:
+        return order.index(kind.search(line)[1].replace(" ", "_"))  # type: ignore[index]
+
+    for line in sorted(typed, key=place):
+        done = shell(project, line)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert project.planned(target) == set()
+
+
+def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(demo: Any, project: Any) -> None:
+    for name in ("results", ".snakemake", "config"):
+        shutil.copytree(demo.folder / name, project.folder / name, dirs_exist_ok=True)
+    runs = [f"results/runs/digits/{run}/seed7/run.json" for run in ("gdd", "gdd-i")]
+    process = subprocess.Popen(
+        project.command("--cores", "1", *runs),
+        env=project.environment,
+        cwd=project.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    folders = [Path(project.folder / run).parent for run in runs]
+    while not any((folder / "state" / "log.jsonl").exists() for folder in folders):
+        assert process.poll() is None
+        time.sleep(0.01)
+    # One trains, the other one waits.
+    project.edit("settings/digits.yaml", lambda data: data["recipe"].update(images=320))
+    told, _ = process.communicate()
+    assert process.returncode == 1, told
+    (sentence,) = re.findall(r"^gdd: (.*)$", told, re.MULTILINE) or re.findall(
+        r"^(The configuration.*)$", told, re.M
+    )
+    assert re.fullmatch(
+        r"The configuration of the run digits/gdd(-i)? has changed since this job was planned \(its hash was \w{12} "
+        r"and is \w{12}\); start the workflow again, which plans what to make now\.",
+        sentence,
+    )
+    (made,) = (folder for folder in folders if (folder / "run.json").exists())
+    assert json.loads((made / "run.json").read_text())["images"] == 256  # what it was planned for
+    # Both are made with what the file says now.
+    project.snakemake("--cores", "1", *runs)
+    assert [json.loads((folder / "run.json").read_text())["images"] for folder in folders] == [320, 320]
+
+
+def test_the_plan_is_snakemakes_own(demo: Any) -> None:
+    def planned(*targets: str, status: int = 0) -> Any:
+        command = f"{demo.environment.get('PYTHON', 'python')} -m gdd plan {' '.join(targets)}"
+        done = shell(demo, command)
+        assert done.returncode == status, done.stderr
+        return json.loads(done.stdout) if "--json" in targets else done.stdout + done.stderr
+
+    everything = planned("--json", "demo")
+    assert everything["jobs"] == {}
+    assert everything["done"]["distill"] == 3
+    assert planned("demo").startswith("demo: everything is there (24 jobs).")
+
+    plan = planned("--json", "demo-seeds", "paper")
+    counts = re.findall(r"^(\S+) +(\d+)$", demo.snakemake("--dry-run", "demo-seeds", "paper"), re.MULTILINE)
+    assert plan["jobs"] == {rule: int(count) for rule, count in counts if rule != "total"}
+    chain = [step["job"] for step in plan["longest_chain"]]
+    assert any(step.startswith("distill ffhq") or step.startswith("distill afhqv2") for step in chain)
+    assert plan["gpu_hours"] > 500
+    # What runs here took counts more than what the setting says.
+    assert {run["known"] for run in plan["runs"] if run["setting"] == "digits"} == {"measured here"}
+    text = planned("demo-seeds", "paper")
+    assert "cannot end on a cluster" not in text
+    assert re.search(r"^longest chain +[\d.]+ hours", text, re.MULTILINE)
+
+    assert "There is no target 'nowhere'; there are: demo, all," in planned("nowhere", status=2)
