@@ -6,14 +6,24 @@ import json
 import os
 import random
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tiny_run import BATCH, STEPS, half_written, has_begun, logged, make_inputs, results, stage_options
+from tiny_project import (
+    BATCH,
+    STEPS,
+    TRAININGS,
+    command,
+    copy_project,
+    half_written,
+    has_begun,
+    logged,
+    make_project,
+    results,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -22,37 +32,38 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("project") / "p")
 
 
-def command(stage: str, folder: Path, inputs: Path) -> list[str]:
-    stage, _, together = stage.partition(" ")
-    launcher = TORCHRUN if together else []
-    gdd = [sys.executable, *launcher, "-m", "gdd", "--threads", "1"]
-    return [*gdd, stage, str(folder), *stage_options(stage, inputs)]
+def words(stage: str) -> list[str]:
+    stage, _, two_processes = stage.partition(" in ")
+    python, *rest = command(stage)
+    return [python, *(TORCHRUN if two_processes else []), *rest]
 
 
-def start(stage: str, folder: Path, inputs: Path) -> subprocess.Popen[bytes]:
-    with (folder.parent / f"{folder.name}.err").open("ab") as errors:
-        return subprocess.Popen(command(stage, folder, inputs), stderr=errors)
+def start(stage: str, project: Path) -> subprocess.Popen[bytes]:
+    with (project / "errors").open("ab") as errors:
+        return subprocess.Popen(words(stage), cwd=project, stderr=errors)
 
 
-def finish(stage: str, folder: Path, inputs: Path) -> None:
-    done = subprocess.run(command(stage, folder, inputs), capture_output=True, text=True, check=False)
+def finish(stage: str, project: Path) -> None:
+    done = subprocess.run(words(stage), cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def kill(
-    stage: str, folder: Path, inputs: Path, target: int, in_a_write: bool, delay: float
-) -> dict[str, Any]:
+def folder_of(stage: str, project: Path) -> Path:
+    return project / TRAININGS[stage.partition(" in ")[0]][1]
+
+
+def kill(stage: str, project: Path, target: int, in_a_write: bool, delay: float) -> dict[str, Any]:
     """Start the stage and kill it once it has seen `target` images: in its next write, or after a delay."""
-    began = time.time()
-    process = start(stage, folder, inputs)
+    began, folder = time.time(), folder_of(stage, project)
+    process = start(stage, project)
     log = folder / "state" / "log.jsonl"
     try:
         while not (has_begun(folder, began) and logged(log)[-1:] >= [target]):
-            assert process.poll() is None, (folder.parent / f"{folder.name}.err").read_text()
+            assert process.poll() is None, (project / "errors").read_text()
             time.sleep(0.005)
         if in_a_write:
             while not half_written(folder) and process.poll() is None:
@@ -74,10 +85,11 @@ def kill(
     ("stage", "count"), [("teacher", KILLS), ("distill", KILLS), ("distill in two processes", KILLS // 2)]
 )
 def test_kills_change_no_bit(
-    stage: str, count: int, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage: str, count: int, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(stage, whole, inputs)
+    undisturbed, disturbed = (copy_project(project, tmp_path / name) for name in ("whole", "killed"))
+    whole, killed = folder_of(stage, undisturbed), folder_of(stage, disturbed)
+    finish(stage, undisturbed)
 
     rng = random.Random(f"{stage} 1")
     # Strictly rising, so that every process has to get further than the one before.
@@ -87,14 +99,14 @@ def test_kills_change_no_bit(
     for number, target in enumerate(targets):
         missing = IN_A_WRITE - sum(done["while writing"] for done in kills)
         in_a_write = planned[number] or missing >= count - number
-        kills.append(kill(stage, killed, inputs, target, in_a_write, rng.uniform(0, 0.2)))
+        kills.append(kill(stage, disturbed, target, in_a_write, rng.uniform(0, 0.2)))
         assert not (killed / "log.jsonl").exists()  # nothing is published before the end
     with capsys.disabled():
         told = ", ".join(f"{done['images']}{' (writing)' * done['while writing']}" for done in kills)
         print(f"\n{stage}: killed at {told} of {STEPS * BATCH} images")
     assert sum(done["while writing"] for done in kills) >= IN_A_WRITE
 
-    finish(stage, killed, inputs)
+    finish(stage, disturbed)
     assert len(results(whole)) == (1 if stage == "teacher" else 8)
     assert results(killed) == results(whole)
     assert logged(killed / "log.jsonl") == logged(whole / "log.jsonl") == list(range(BATCH, 1281, BATCH))

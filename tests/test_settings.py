@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
-from gdd.config.check import RULES
-from gdd.config.load import Config, load_config
+from gdd.config.config import Config
+from gdd.config.load import load_config
 from gdd.config.records import Monitor
 from gdd.experiments import Experiments
 
@@ -106,8 +105,3 @@ def test_all_has_both_methods_in_every_setting_of_the_paper(config: Config) -> N
         (method, at) for method in ("gdd", "gdd-i") for at in (5_000_000, "end", "best")
     }
     assert "paper" in config.project.targets["all"].tables
-
-
-def test_the_names_of_rules_are_reserved() -> None:
-    text = "".join(path.read_text() for path in [Path("Snakefile"), *Path("workflow/rules").glob("*.smk")])
-    assert set(re.findall(r"^rule (\w+):", text, flags=re.MULTILINE)) == RULES

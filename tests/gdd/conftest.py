@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edm_writer import TINY, TINY_ARGUMENTS, Foreign
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Recipe, Sampler
@@ -108,19 +108,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(data, folder / "data", teachers, pairs, backbones)
 
 
-@pytest.fixture
-def distill_command(world: World) -> Callable[..., list[str]]:
-    """Return the command line of `gdd distill` in the world: distill_command(folder, *options, **recipe)."""
-
-    def command(folder: Path, *options: str | Path, **changes: Any) -> list[str]:
-        inputs = ["--teacher", world.teachers[False], "--data", world.data_folder]
-        inputs += ["--backbone", world.backbones["one"], "--recipe", world.recipe(**changes).canonical()]
-        words = ["--threads", "1", "distill", folder, "--seed", "1", *inputs, "--checkpoint-every", "8"]
-        return [sys.executable, "-m", "gdd", *map(str, [*words, *options])]
-
-    return command
-
-
 class Crash(Exception):
     """What a test throws into a run."""
 
@@ -175,3 +162,19 @@ def logged() -> Callable[[Path], list[dict[str, Any]]]:
         return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
     return read
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Foreign]:
+    """Return a maker of pickles, with the names of 2022 (True) or of today (False)."""
+    return lambda old=False: Foreign(monkeypatch, old)
+
+
+@pytest.fixture
+def tiny(foreign: Callable[[bool], Foreign], tmp_path: Path) -> Path:
+    """A small network as a pickle, with everything that the large ones have."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(Architecture(**TINY))
+    maker = foreign(False)
+    buffers = {name for name, _ in denoiser.named_buffers()}
+    return maker.write(tmp_path / "tiny.pkl", maker.network(TINY_ARGUMENTS, denoiser.state_dict(), buffers))

@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import pytest
-from short_recipe import RECIPE
 
 from gdd import cli
 from gdd.config.load import SCHEMAS
@@ -22,7 +21,6 @@ from gdd.errors import ProcessLost, UserError
 from gdd.training.stop import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD = str(ROOT / "config" / "datasets" / "digits.yaml")
 TABLE = "ablations/small.yaml"
 Call = Callable[..., tuple[int, str, str]]
 
@@ -64,23 +62,13 @@ def is_sentence(text: str) -> bool:
 # In a process of its own
 
 
-def test_a_mistake_in_a_file(config_folder: Any) -> None:
+def test_a_mistake_in_a_file_is_said_and_logged(config_folder: Any, tmp_path: Path) -> None:
     config_folder.change(TABLE, ("rows", "GDD", "frezee"), "conv")
-    done = gdd("check", "--config", config_folder.path)
+    log = tmp_path / "logs" / "some.log"
+    done = gdd("--log", log, "--config", config_folder.path, "check")
     assert (done.returncode, done.stdout) == (2, "")
     assert is_sentence(done.stderr)
-    assert done.stderr.startswith(
-        f"gdd: {config_folder.path / TABLE}: unknown key 'rows.GDD.frezee'; allowed"
-    )
-
-
-def test_a_mistake_is_in_the_log_as_well(config_folder: Any, tmp_path: Path) -> None:
-    config_folder.write(TABLE, "title: [")
-    log = tmp_path / "logs" / "some.log"
-    done = gdd("--log", log, "check", "--config", config_folder.path)
-    assert done.returncode == 2
-    assert is_sentence(done.stderr)
-    assert str(config_folder.path / TABLE) in done.stderr
+    assert f"{config_folder.path / TABLE}: unknown key 'rows.GDD.frezee'; allowed" in done.stderr
     called, failed = log.read_text().splitlines()
     assert "INFO gdd --log" in called
     assert failed.endswith(f"ERROR {done.stderr.strip()}")
@@ -92,14 +80,17 @@ def test_a_mistake_is_in_the_log_as_well(config_folder: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["check", "--config", "nowhere"], "The configuration folder nowhere does not exist."),
-        (["check", "--extra", "nowhere"], "The configuration folder nowhere does not exist."),
-        (["dataset", "out", "--name", "x", "--record", "nowhere.yaml"], "nowhere.yaml does not exist."),
-        (["dataset", "out", "--name", "x", "--record", "{"], "command line: the dataset is not valid JSON ("),
+        (["--config", "nowhere", "check"], "The configuration folder nowhere does not exist."),
+        (["--extra", "nowhere", "check"], "The configuration folder nowhere does not exist."),
+        (["dataset", "x"], "There is no 'x' in datasets/; there are: digits."),
+        (["distill", "digits", "x", "--seed", "0"], "No table and no method has a run 'x' in the setting"),
+        (["distill", "digits", "gdd", "--seed", "0", "--expect", "0"], "The configuration of the run digits/gdd "),
+        (["evaluate", "run", "digits", "gdd", "--seed", "0"], "The run results/runs/digits/gdd/seed0 has no snap"),
+        (["evaluate", "nowhere.pt", "--reference", "x", "--out", "y", "--metrics", "pixel_fid"], "nowhere.pt "),
+        (["reference", "digits", "pixels"], "results/datasets/digits/dataset.json does not exist."),
         (["watch", "nowhere"], "nowhere is no folder; give the results folder of a workflow."),
-        (["reference", "out.npz", "--data", "nowhere"], "nowhere/dataset.json does not exist."),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_sentence(
     call: Call,
     arguments: list[str],
@@ -119,9 +110,9 @@ def test_bad_input_is_one_sentence(
     ("arguments", "words"),
     [
         (["distil"], "No such command 'distil'"),
-        (["dataset", "out"], "Missing option '--name'"),
+        (["pairs", "digits"], "Missing option '--steps'"),
         (["--threads", "0", "check"], "0 is not in the range x>=1"),
-        (["distill", "out", "--seed", "-1"], "-1 is not in the range x>=0"),
+        (["distill", "digits", "gdd", "--seed", "-1"], "-1 is not in the range x>=0"),
         (["figure", "pie", "small"], "'pie' is not one of"),
     ],
 )
@@ -190,95 +181,60 @@ def test_a_defect_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatc
     assert caught.value is error
 
 
-def test_a_stopped_run(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def stop(folder: Path, *_: Any, **__: Any) -> None:
-        raise Stopped(f"{folder} stopped after 64 of 128 images.")
-
-    monkeypatch.setattr("gdd.distill.distill.distill", stop)
-    recipe = json.dumps(RECIPE | {"objective": {"instance": "direct"}, "backbones": []})
-    arguments = ["--seed", "0", "--teacher", "t", "--data", "d", "--recipe", recipe]
-    status, out, err = call("distill", tmp_path / "run", *arguments)
-    assert (status, out) == (75, "")
-    assert err == f"gdd: {tmp_path / 'run'} stopped after 64 of 128 images. The same command resumes it.\n"
-
-
-def test_a_full_disk(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk(call: Call, monkeypatch: pytest.MonkeyPatch, config_folder: Any, tmp_path: Path) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gdd.files.os.fsync", full)
-    status, _, err = call("dataset", tmp_path / "out", "--name", "digits", "--record", RECORD)
+    status, _, err = call("dataset", "digits")
     assert status == 1
-    place = tmp_path / "out" / "images.npy"
+    place = "results/datasets/digits/images.npy"
     assert err == f"gdd: No space left on device: {place}; make room or change the place.\n"
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(Path("results/datasets/digits").iterdir()) == []
 
 
 # What goes right
 
 
 def test_check(call: Call, config_folder: Any, tmp_path: Path) -> None:
-    assert call("check", "--config", config_folder.path) == (0, "1 tables of 2 runs, all in order.\n", "")
+    own = ["--config", config_folder.path]
+    assert call(*own, "check") == (0, "1 tables of 2 runs, all in order.\n", "")
     mine = tmp_path / "mine" / "ablations" / "more.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text(
         "title: T\nsetting: digits\nrows: {A: {method: gdd}, B: {method: direct}}\ncolumns: [fid]\n"
     )
     # The run that both tables have is counted once.
-    found = call("check", "--config", config_folder.path, "--extra", tmp_path / "mine")
+    found = call(*own, "--extra", tmp_path / "mine", "check")
     assert found == (0, "2 tables of 3 runs, all in order.\n", "")
 
 
-def test_dataset(call: Call, tmp_path: Path) -> None:
-    record = {"title": "D", "source": "digits", "resolution": 8, "channels": 1, "images": 1797, "classes": 10}
-    text = json.dumps(record)
-    log = tmp_path / "some.log"
-    status, out, err = call("--log", log, "dataset", tmp_path / "out", "--name", "digits", "--record", text)
+def test_where_the_configuration_lies_may_stand_in_the_environment(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDD_CONFIG", "nowhere")
+    monkeypatch.setenv("GDD_EXTRA", "")  # which names no folder
+    assert call("check")[2] == "gdd: The configuration folder nowhere does not exist.\n"
+
+
+def test_dataset(call: Call, config_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call("--log", "some.log", "dataset", "digits")
     assert (status, out) == (0, "")
-    assert err == f"{tmp_path / 'out'}: 1,797 images of (1, 8, 8).\n"
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["name"] == "digits"
-    assert "INFO gdd --log" in log.read_text()
+    assert err == "results/datasets/digits: 1,797 images of (1, 8, 8).\n"
+    assert "INFO gdd --log" in Path("some.log").read_text()
 
 
-@pytest.mark.slow
-def test_distill_reads_a_staged_copy(call: Call, world: Any, config_folder: Any, tmp_path: Path) -> None:
-    config_folder.write("local.yaml", f"scratch: {tmp_path / 'scratch'}\n")
-    run = tmp_path / "runs" / "gdd"
-    arguments = ["distill", run, "--config", config_folder.path, "--seed", 0]
-    arguments += ["--recipe", world.recipe().canonical(), "--teacher", world.teachers[False]]
-    arguments += ["--data", world.data_folder / "dataset.json", "--backbone", world.backbones["one"]]
-    assert call(*arguments)[0] == 0
-    (copy,) = (tmp_path / "scratch").glob("gdd-*/blobs-*/images.npy")
-    assert copy.read_bytes() == (world.data_folder / "images.npy").read_bytes()
-    assert json.loads((run / "run.json").read_text())["inputs"]["data"] == world.data.sha256
-
-    # The same run under another name of its backbone's file: the name is what the recipe knows.
-    renamed = tmp_path / "weights-1234.safetensors"
-    renamed.write_bytes(world.backbones["one"].read_bytes())
-    other = tmp_path / "runs" / "renamed"
-    again = [f"one={renamed}" if value == world.backbones["one"] else value for value in arguments]
-    again[1] = other
-    assert call(*again)[0] == 0
-    last = "snapshots/000000032.safetensors"
-    assert (other / last).read_bytes() == (run / last).read_bytes()
-
-
-def test_a_published_teacher_is_not_trained(call: Call, world: Any, tmp_path: Path) -> None:
-    record = {"title": "T", "dataset": "d", "published": "edm", "architecture": world.arch().model_dump()}
-    arguments = ["teacher", tmp_path / "t", "--data", world.data_folder, "--record", json.dumps(record)]
-    status, _, error = call(*arguments)
-    assert status == 2
-    assert "is a published one; get it with `gdd import-teacher`" in error
-
-
-def test_raw_data_is_found_by_the_configuration(call: Call, config_folder: Any, tmp_path: Path) -> None:
+def test_raw_data_is_found_by_the_configuration(
+    call: Call, config_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     record = "{title: F, source: folder, resolution: 8, channels: 3, images: 7, classes: 0}"
     config_folder.write("datasets/faces.yaml", record)
-    arguments = ["dataset", tmp_path / "set", "--name", "faces", "--config", config_folder.path]
-    arguments += ["--record", config_folder.path / "datasets/faces.yaml"]
-    assert "is expected at a path you give: a folder" in call(*arguments)[2]
+    assert "is expected at a path you give: a folder" in call("dataset", "faces")[2]
     config_folder.write("local.yaml", "raw_data: {faces: /nowhere/faces}\n")
-    assert "is expected at /nowhere/faces, which does not exist" in call(*arguments)[2]
+    assert "is expected at /nowhere/faces, which does not exist" in call("dataset", "faces")[2]
 
 
 def test_schema(call: Call, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +14,6 @@ from click.testing import CliRunner, Result
 
 from gdd import gpus
 from gdd.cli import cli
-from gdd.config.load import load_config
-from gdd.experiments import Experiments
 from gdd.training import launch
 from gdd.training.launch import ONE, Nodes
 from gdd.training.stop import STOPPED
@@ -34,12 +31,6 @@ def _machine(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def recipe() -> str:
-    """Four groups of 64 images."""
-    return Experiments(load_config("config")).find("cifar10-uncond", "gdd").canonical()
-
-
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is started instead of training: (processes, machines, what they see)."""
@@ -55,11 +46,24 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
-def distill(recipe: str, tmp_path: Path) -> Distill:
+def distill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distill:
+    """Call `gdd distill` for a run of four groups of 64 images, of which nothing is there."""
+    config = str(Path("config").absolute())
+    monkeypatch.chdir(tmp_path)
+
     def call(count: int, *options: str) -> Result:
-        files = ["--seed", "0", "--teacher", "t", "--data", str(tmp_path / "none")]
-        command = ["--gpus", str(count), "distill", str(tmp_path / "run"), "--recipe", recipe]
-        return CliRunner().invoke(cli, [*command, *files, *options])
+        command = [
+            "--config",
+            config,
+            "--gpus",
+            str(count),
+            "distill",
+            "cifar10-uncond",
+            "gdd",
+            "--seed",
+            "0",
+        ]
+        return CliRunner().invoke(cli, [*command, *options])
 
     return call
 
@@ -82,7 +86,7 @@ def test_a_number_of_processes_counts_more(distill: Distill, launched: list[Any]
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_process_is_this_one(distill: Distill, launched: list[Any], count: int) -> None:
-    assert "none" in str(distill(count).exception)  # it went on to look for the data
+    assert "datasets/cifar10" in str(distill(count).exception)  # it went on to look for the data
     assert launched == []
     assert os.environ[gpus.DEVICE] == ("cuda" if count else "cpu")
 
@@ -119,11 +123,8 @@ def test_two_machines_without_slurm_are_refused(distill: Distill) -> None:
 
 
 @pytest.mark.parametrize(("count", "refused"), [(1, True), (0, False)])
-def test_a_claimed_gpu_that_torch_does_not_see_is_an_error(tmp_path: Path, count: int, refused: bool) -> None:
-    evaluation = json.dumps({"extractor": "x", "samples": 10})
-    names = ("--data", "--references")
-    files = [text for name in names for text in (name, str(tmp_path / "none"))]
-    command = ["--gpus", str(count), "evaluate-run", str(tmp_path), "--evaluation", evaluation, *files]
+def test_a_claimed_gpu_that_torch_does_not_see_is_an_error(count: int, refused: bool) -> None:
+    command = ["--gpus", str(count), "evaluate", "teacher", "digits", "digits", "--steps", "2"]
     with mock.patch("torch.cuda.is_available", return_value=False):
         assert ("A GPU is asked for" in str(CliRunner().invoke(cli, command).exception)) == refused
 

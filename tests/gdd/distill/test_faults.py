@@ -13,64 +13,80 @@ from typing import Any
 
 import psutil
 import pytest
+from tiny_project import BATCH, RUN, command, copy_project, make_project, results, write_config
 
-from gdd.distill.distill import distill
 from gdd.files import sha256
 from gdd.training.run_directory import load_checkpoint
 from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED
 
 pytestmark = pytest.mark.slow
 
-Command = Callable[..., list[str]]
-Published = Callable[[Path], dict[str, bytes]]
 MINUTE = 60
 FAILED, REFUSED = 1, 2
 
 
-def call(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5 * MINUTE, **options)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("project") / "p")
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "state" / "checkpoints").iterdir())
+@pytest.fixture
+def new_project(made: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of projects in which the recipe is changed: new_project(name, **recipe)."""
+
+    def new(name: str = "p", **recipe: Any) -> Path:
+        project = copy_project(made, tmp_path / name)
+        write_config(project, **recipe)
+        return project
+
+    return new
+
+
+def call(project: Path, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    words = command("distill", *options)
+    return subprocess.run(
+        words, cwd=project, capture_output=True, text=True, check=False, timeout=5 * MINUTE, **how
+    )
+
+
+def checkpoints(project: Path) -> list[Path]:
+    return sorted((project / RUN / "state" / "checkpoints").iterdir())
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_older_checkpoints(
-    tmp_path: Path,
-    world: Any,
-    distill_command: Command,
-    published: Published,
+    new_project: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder, stop = tmp_path / "run", tmp_path / "stop"
+    short = {"images": 6 * BATCH, "snapshot_every": 3 * BATCH}
+    project, whole, stop = new_project(**short), new_project("whole", **short), tmp_path / "stop"
     stop.touch()
     for _ in range(2):  # a step each
-        done = call(distill_command(folder), env=os.environ | {STOP_FILE_VARIABLE: str(stop)})
+        done = call(project, env=os.environ | {STOP_FILE_VARIABLE: str(stop)})
         assert done.returncode == STOPPED, done.stderr
-    hashes = {path: sha256(path) for path in checkpoints(folder)}
+    hashes = {path: sha256(path) for path in checkpoints(project)}
     assert min(path.stat().st_size for path in hashes) > 40_000
     # As on a full disk a checkpoint cannot be written to its end, but the small files of a run can.
     limit = (20_000, 20_000)
-    done = call(distill_command(folder), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    done = call(project, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert done.returncode == FAILED
     sentence = done.stderr.splitlines()[-1]
-    assert sentence.startswith(f"gdd: File too large: {folder}/state/checkpoints/000000000024-")
+    assert sentence.startswith(f"gdd: File too large: {RUN}/state/")
     assert sentence.endswith("; make room or change the place.")
     assert "Traceback" not in done.stderr
-    assert {path: sha256(path) for path in checkpoints(folder)} == hashes
-    assert json.loads((folder / "state" / "progress.json").read_text())["status"] == "failed"
-    done = call(distill_command(folder))
-    assert done.returncode == 0, done.stderr
-    distill(tmp_path / "whole", world.recipe(), 1, world.inputs(), checkpoint_every=8)
-    assert published(folder) == published(tmp_path / "whole")
+    assert {path: sha256(path) for path in checkpoints(project)} == hashes
+    assert json.loads((project / RUN / "state" / "progress.json").read_text())["status"] == "failed"
+    for one in (project, whole):
+        done = call(one)
+        assert done.returncode == 0, done.stderr
+    assert results(project / RUN) == results(whole / RUN)
 
 
 @pytest.mark.parametrize("lost", [0, 1], ids=["the main process", "another"])
 def test_a_lost_process_ends_the_job_within_a_minute_and_it_resumes(
-    tmp_path: Path, distill_command: Command, lost: int
+    new_project: Callable[..., Path], lost: int
 ) -> None:
-    folder = tmp_path / "run"
-    command = distill_command(folder, "--processes", "2", images=160)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+    project = new_project(images=20 * BATCH)
+    folder, two = project / RUN, ["--processes", "2"]
+    with subprocess.Popen(command("distill", *two), cwd=project, stderr=subprocess.PIPE, text=True) as job:
         log = folder / "state" / "log.jsonl"
         while not (log.exists() and len(log.read_text().splitlines()) > 1):
             assert job.poll() is None
@@ -87,26 +103,28 @@ def test_a_lost_process_ends_the_job_within_a_minute_and_it_resumes(
         assert not any(process.is_running() for process in ranks.values())
     assert not (folder / "run.json").exists()
 
-    done = call(command)
+    done = call(project, *two)
     assert done.returncode == 0, done.stderr
     images = [json.loads(line)["images"] for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert images == list(range(8, 161, 8))
+    assert images == list(range(BATCH, 20 * BATCH + 1, BATCH))
 
 
 def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
-    tmp_path: Path, distill_command: Command
+    new_project: Callable[..., Path],
 ) -> None:
     """After the first step, whose learning rate breaks the generator, no loss is finite."""
     rates = {"generator": 1e30, "discriminator": 1e-3}
-    command = distill_command(tmp_path / "run", "--patience", "6", lr=rates, images=320, reuse_fakes=True)
-    done = call(command)
+    project = new_project(lr=rates, reuse_fakes=True)
+    done = call(project, "--patience", "6", "--checkpoint-every", str(BATCH))
     assert done.returncode == REFUSED, done.stderr
-    (kept,) = checkpoints(tmp_path / "run")
+    (kept,) = checkpoints(project)
     sentence = done.stderr.splitlines()[-1]
-    assert "has had no finite loss in 6 steps in a row, up to 56 images" in sentence
-    assert f"the last good checkpoint is {kept}. Try a smaller learning rate." in sentence
-    assert load_checkpoint(kept)["trainee"]["images"] == 8
-    lines = [json.loads(line) for line in (tmp_path / "run" / "state" / "log.jsonl").read_text().splitlines()]
+    assert "has had no finite loss in 6 steps in a row, up to 112 images" in sentence
+    assert (
+        f"the last good checkpoint is {kept.relative_to(project)}. Try a smaller learning rate." in sentence
+    )
+    assert load_checkpoint(kept)["trainee"]["images"] == BATCH
+    lines = [json.loads(line) for line in (project / RUN / "state" / "log.jsonl").read_text().splitlines()]
     assert [line["nonfinite_steps"] for line in lines] == [0, 1, 1, 1, 1, 1, 1]
     assert lines[1]["loss_generator"] is None
     assert lines[1]["replaced_gradients"] > 0
