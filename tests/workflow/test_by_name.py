@@ -114,9 +114,9 @@ def test_the_plan_is_snakemakes_own(demo: Any) -> None:
     plan = planned("--json", "demo-seeds", "paper")
     counts = re.findall(r"^(\S+) +(\d+)$", demo.snakemake("--dry-run", "demo-seeds", "paper"), re.MULTILINE)
     assert plan["jobs"] == {rule: int(count) for rule, count in counts if rule != "total"}
-    chain = [step["job"] for step in plan["longest_chain"]]
-    assert any(step.startswith("distill ffhq") or step.startswith("distill afhqv2") for step in chain)
-    assert plan["gpu_hours"] > 500
+    chain = [step["job"].split()[0] for step in plan["longest_chain"]]
+    assert chain[-2:] == ["table", "page"]
+    assert plan["gpu_hours"] > 0
     # What runs here took counts more than what the setting says.
     assert {run["known"] for run in plan["runs"] if run["setting"] == "digits"} == {"measured here"}
     text = planned("demo-seeds", "paper")
