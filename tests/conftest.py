@@ -56,9 +56,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `unit` what bears no other marker, so that `pytest -m unit` runs just those."""
+    """Mark as `unit` what bears no other marker, and keep together what shares something expensive."""
     for item in items:
+        shared = [name for name in ("slurm", "demo") if name in item.keywords or name in item.fixturenames]  # type: ignore[attr-defined]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
         if item.get_closest_marker("thorough") and not os.environ.get("GDD_ALL"):
             item.add_marker(LATER)
         if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):

@@ -26,6 +26,7 @@ TOOLS = {
     "mypy",
     "pandas-stubs",
     "pytest",
+    "pytest-xdist",
     "ruff",
     "snakefmt",
     "types-psutil",
