@@ -60,8 +60,8 @@ def reference(
 ) -> None:
     """Compute the features of DATASET by EXTRACTOR, or `pixels`, that generated images are compared with."""
     from gdd.data.image_array import ImageArray
+    from gdd.metrics.build_reference import build_reference
     from gdd.metrics.extractors import open_extractor
-    from gdd.metrics.reference import build_reference
     from gdd.metrics.sources import open_source
     from gdd.training.world import own_device
 
@@ -77,9 +77,7 @@ def reference(
         shape, sha256, pixels = data.shape, data.sha256, data.images
     network = open_extractor(extractor, weights, shape, own_device(device))
     made = build_reference(pixels, network, dataset=dataset, dataset_sha256=sha256, path=out)
-    say(
-        f"{out}: {made.description.count:,} images, real-against-real FID {made.description.floor.get('fid')}"
-    )
+    say(f"{out}: {made.count:,} images, real-against-real FID {made.floor.get('fid')}.")
 
 
 @click.command()
@@ -89,7 +87,7 @@ def reference(
 @pass_here
 def distance(here: Here, dataset: str, extractor: str, expect: str | None) -> None:
     """Compute how far the reference of DATASET lies from the one that others published; about 0 is right."""
-    from gdd.metrics.published import report_distance
+    from gdd.metrics.build_reference import report_distance
 
     stage = here.stage("distance", expect, dataset=dataset, extractor=extractor)
     out = paths.distance_file(dataset, extractor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +11,48 @@ import click
 
 from gdd import paths
 from gdd.commands.networks import external_place
-from gdd.commands.options import CHURN, DEVICE, EXPECT, FILE, STEPS, Here, pass_here, sampler, say
-from gdd.config.evaluation import Evaluation
+from gdd.commands.options import DEVICE, EXPECT, FILE, Here, pass_here, say
 from gdd.config.metrics import PIXELS, by_extractor, metric_help
 from gdd.config.pretrained import EXTRACTORS
-from gdd.errors import UserError
+from gdd.config.recipe import Sampler
 from gdd.stages.inputs import network_input
 from gdd.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from gdd.metrics.comparison import Comparisons
+    import torch
+
+    from gdd.metrics.reference import Comparisons
     from gdd.metrics.sources import Source
     from gdd.training.world import World
 
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the latents.")
-BATCH = click.option(
-    "--batch", type=click.IntRange(1), default=250, show_default=True, help="Images at once."
-)
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how the images of a file are made (see `_source`)."""
+    for option in (
+        click.option("--steps", type=click.IntRange(1), help="Of a teacher's sampler."),
+        click.option("--churn", type=float, default=0.0, help="S_churn of a teacher's stochastic sampler."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the latents."),
+        click.option(
+            "--batch", type=click.IntRange(1), default=250, show_default=True, help="Images at once."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _source(
+    file: Path,
+    world: World,
+    *,
+    steps: int | None,
+    churn: float,
+    only_class: int | None = None,
+    **options: int,
+) -> Source:
+    from gdd.metrics.sources import open_source
+
+    how = None if steps is None else Sampler(steps=steps, churn=churn)
+    return open_source(file, sampler=how, only_class=only_class, device=world.device, **options)
 
 
 class FileOrStage(click.Group):
@@ -62,15 +88,14 @@ def run(here: Here, setting: str, run: str, seed: int, device: str, expect: str 
     """Evaluate the snapshots of RUN of SETTING, by its folder's name."""
     from gdd.distill.snapshots import keep_only
     from gdd.files import write_json
-    from gdd.metrics.sources import open_source
-    from gdd.metrics.stages import evaluate_run, snapshots
+    from gdd.metrics.evaluate import evaluate_run
     from gdd.training.world import join
 
     stage = here.stage("evaluate_run", expect, setting=setting, run=run, seed=seed)
-    folder, evaluation = stage.path("run"), here.config.settings[setting].evaluation
+    folder = stage.path("run")
     with join(device) as world:
-        last = open_source(snapshots(folder)[-1])
-        metrics = evaluate_run(folder, evaluation, _comparisons(stage, evaluation, last, world), world=world)
+        comparisons = _comparisons(here, setting, stage, world.device)
+        metrics = evaluate_run(folder, here.config.settings[setting].evaluation, comparisons, world)
         if not world.main:
             return
         write_json(folder / "metrics.json", metrics)
@@ -95,12 +120,10 @@ def teacher(here: Here, setting: str, teacher: str, steps: int, device: str, exp
 
     stage = here.stage("evaluate_teacher", expect, setting=setting, teacher=teacher, steps=steps)
     how = here.config.settings[setting].teacher_sampler.model_copy(update={"steps": steps})
-    facts = {"kind": "teacher", "sampler": how.model_dump(mode="json")}
-    metrics = paths.teacher_metrics(teacher, setting, steps)
-    samples = paths.teacher_samples(teacher, setting, steps)
+    out, samples = (find(teacher, setting, steps) for find in (paths.teacher_metrics, paths.teacher_samples))
     with join(device) as world:
         source = open_source(stage.path("teacher"), sampler=how, device=world.device)
-        _in_setting(here, setting, stage, source, world, metrics, samples, facts)
+        _in_setting(here, setting, stage, source, world, out, samples, sampler=how.model_dump(mode="json"))
 
 
 @evaluate.command()
@@ -116,13 +139,12 @@ def external(here: Here, setting: str, name: str, device: str, expect: str | Non
 
     stage = here.stage("evaluate_external", expect, setting=setting, external=name)
     record, folder = here.config.external[name], paths.external_folder(setting, name)
-    facts = {"kind": "external", "licence": record.licence}
     place = stage.find("generator") or external_place(here, setting, name)
+    out, samples = folder / "metrics.json", folder / "samples.npz"
     with join(device) as world:
         source = open_source(place, device=world.device, evaluations=record.evaluations)
-        _in_setting(
-            here, setting, stage, source, world, folder / "metrics.json", folder / "samples.npz", facts
-        )
+        facts = {"kind": "external", "licence": record.licence}
+        _in_setting(here, setting, stage, source, world, out, samples, **facts)
 
 
 def _in_setting(
@@ -133,36 +155,40 @@ def _in_setting(
     world: World,
     out: Path,
     samples: Path,
-    facts: dict[str, Any],
+    **facts: Any,
 ) -> None:
-    from gdd.files import write_json
-    from gdd.metrics.stages import evaluate_in_setting
+    """Evaluate what has no snapshots as a setting evaluates its runs; the first images go to `samples`."""
+    from gdd.distill.generate import SAMPLES
+    from gdd.files import write_json, write_npz
+    from gdd.metrics.evaluate import evaluate_source
 
     evaluation = here.config.settings[setting].evaluation
-    comparisons = _comparisons(stage, evaluation, source, world)
-    metrics = evaluate_in_setting(source, evaluation, comparisons, out, samples, world=world)
+    comparisons = _comparisons(here, setting, stage, world.device, source.shape)
+    metrics = evaluate_source(source, comparisons, out, evaluation.samples, evaluation.blocks, world)
     if world.main:
+        first = source.images(0, min(SAMPLES, source.count or SAMPLES))
+        write_npz(samples, images=first.cpu().numpy())
         write_json(out, {**metrics, **facts})
         say(f"{out}: FID {metrics['final']['mean']['fid']:.3f}, {metrics['evaluations']} evaluations.")
 
 
-def _comparisons(stage: Stage, evaluation: Evaluation, source: Source, world: World) -> Comparisons:
+def _comparisons(
+    here: Here, setting: str, stage: Stage, device: torch.device, shape: tuple[int, int, int] | None = None
+) -> Comparisons:
     """Return what a setting's generators are compared with, all of the data set as it is now."""
     from gdd.data.image_array import ImageArray
-    from gdd.metrics.comparison import open_comparisons
-    from gdd.metrics.stages import check_data
+    from gdd.metrics.reference import open_comparisons
 
-    real = ImageArray.open(stage.path("data"))
-    comparisons = open_comparisons(
-        source,
+    evaluation, real = here.config.settings[setting].evaluation, ImageArray.open(stage.path("data"))
+    return open_comparisons(
+        shape or real.shape,
         stage.path("references"),
         by_extractor(evaluation.wanted(), evaluation.extractor),
         weights=stage.paths("extractor"),
         dataset=real.name,
-        device=world.device,
+        dataset_sha256=real.sha256,
+        device=device,
     )
-    check_data(source, comparisons, real)
-    return comparisons
 
 
 @evaluate.command(hidden=True)
@@ -174,70 +200,55 @@ def _comparisons(stage: Stage, evaluation: Evaluation, source: Source, world: Wo
     help="A data set's folder in results/references; or one file of it, or published statistics.",
 )
 @click.option("--metrics", default="fid", show_default=True, help="Which, separated by commas.")
-@click.option("--samples", type=click.IntRange(1), help="Images in a block; 50,000 if left out.")
-@click.option("--blocks", type=click.IntRange(1), help="Blocks of images; 3 if there are as many.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=50_000, show_default=True, help="Images in a block."
+)
+@click.option(
+    "--blocks", type=click.IntRange(1), default=3, show_default=True, help="Or as many as there are."
+)
 @click.option(
     "--extractor", default="inception", show_default=True, help="Of FID and all metrics that name none."
 )
 @click.option("--dataset", help="The data set that is meant, where the generator was made for another.")
 @click.option("--out", type=FILE, required=True, help="Receives the metrics (json).")
-@STEPS
-@CHURN
-@SEED
-@BATCH
+@source_options
 @DEVICE
 @pass_here
 def file(
     here: Here,
+    /,
     file: Path,
     reference: Path,
     metrics: str,
-    samples: int | None,
-    blocks: int | None,
+    samples: int,
+    blocks: int,
     extractor: str,
     dataset: str | None,
     out: Path,
-    steps: int | None,
-    churn: float,
-    seed: int,
-    batch: int,
     device: str,
+    **options: Any,
 ) -> None:
     """Evaluate a generator's or a teacher's weights, or images: an .npz, a folder, a .zip, a .tar."""
-    from gdd.metrics.comparison import open_comparisons
-    from gdd.metrics.evaluate import evaluate_source, settle_counts
-    from gdd.metrics.sources import open_source
+    from gdd.files import write_json
+    from gdd.metrics.evaluate import evaluate_source
+    from gdd.metrics.reference import open_comparisons
     from gdd.training.world import join
 
-    wanted = by_extractor([name.strip() for name in metrics.split(",") if name.strip()], extractor)
-    weights = {name: _weights(here, name) for name in wanted if name != PIXELS}
+    here.config.require("features", extractor, "command line", "--extractor", also=(PIXELS, *EXTRACTORS))
+    wanted = by_extractor(metrics.replace(",", " ").split(), extractor)
+    weights = {name: Path(network_input(here.config, name).path) for name in wanted if name != PIXELS}
     with join(device) as world:
-        source = open_source(file, sampler=sampler(steps, churn), seed=seed, batch=batch, device=world.device)
-        count, number = settle_counts(source, samples, blocks)
+        source = _source(file, world, **options)
+        meant = dataset or source.dataset
         comparisons = open_comparisons(
-            source, reference, wanted, weights=weights, dataset=dataset, device=world.device
+            source.shape, reference, wanted, weights=weights, dataset=meant, device=world.device
         )
-        outcome = evaluate_source(source, comparisons, out, samples=count, blocks=number, world=world)
+        outcome = evaluate_source(source, comparisons, out, samples, blocks, world)
         if world.main:
-            numbers = ", ".join(f"{name} {value:.4g}" for name, value in outcome["mean"].items())
-            say(f"{out}: {numbers} (mean of {number} x {count:,} images).")
-
-
-def _weights(here: Here, name: str) -> Path:
-    """Return where the weights of an extractor lie, known to be those that are published.
-
-    Raises:
-        UserError: there is no such extractor, it is not there, or its hash is another.
-    """
-    from gdd.fetch.fetch import Resources
-
-    here.config.require("features", name, "command line", "--extractor", also=EXTRACTORS)
-    path = Path(network_input(here.config, name).path)
-    if name in EXTRACTORS:
-        source = here.config.sources[EXTRACTORS[name]]
-        if not Resources(paths.RESOURCES, here.config.local).has(source):
-            raise UserError(f"The extractor {name} needs {path}; run `gdd fetch {EXTRACTORS[name]}`.")
-    return path
+            write_json(out, {**outcome, "name": file.name, "images": source.facts})
+            values = ", ".join(f"{name} {value:.4g}" for name, value in outcome["final"]["mean"].items())
+            number = len(outcome["final"]["blocks"])
+            say(f"{out}: {values} (mean of {number} x {samples:,} images).")
 
 
 @click.command()
@@ -246,41 +257,19 @@ def _weights(here: Here, name: str) -> Path:
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first one.")
 @click.option("--class", "only_class", type=int, help="The class of all images; else classes are drawn.")
 @click.option("--out", type=FILE, required=True, help="NAME.npz, a grid NAME.png, or a folder of PNGs.")
-@STEPS
-@CHURN
-@SEED
-@BATCH
+@source_options
 @DEVICE
-def sample(
-    file: Path,
-    num: int,
-    start: int,
-    only_class: int | None,
-    out: Path,
-    steps: int | None,
-    churn: float,
-    seed: int,
-    batch: int,
-    device: str,
-) -> None:
+def sample(file: Path, num: int, start: int, out: Path, device: str, **options: Any) -> None:
     """Make images with the weights of a generator or a teacher in FILE and write them to OUT.
 
     Image i comes from the seed and i alone: parts made apart fit together, whatever the batches. With
     `torchrun ... -m -- gdd sample ...`, each process makes a part.
     """
     from gdd.metrics.export import export
-    from gdd.metrics.sources import open_source
     from gdd.training.world import join
 
     with join(device) as world:
-        source = open_source(
-            file,
-            sampler=sampler(steps, churn),
-            seed=seed,
-            batch=batch,
-            device=world.device,
-            only_class=only_class,
-        )
+        source = _source(file, world, **options)
         export(source, out, start=start, count=num, world=world)
         if world.main:
             say(f"{out}: {num:,} images of {source.shape} from {file}.")

@@ -11,7 +11,6 @@ import click
 
 from gdd.config.config import Config
 from gdd.config.load import load_config
-from gdd.config.recipe import Sampler
 from gdd.experiments import Experiments
 from gdd.gpus import Claim
 from gdd.stages import STAGES
@@ -64,12 +63,6 @@ DEVICE = click.option(
 CHECKPOINT_EVERY = click.option(
     "--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints."
 )
-STEPS = click.option("--steps", type=click.IntRange(1), help="Of a teacher's sampler.")
-CHURN = click.option("--churn", type=float, default=0.0, help="S_churn of a teacher's stochastic sampler.")
-
-
-def sampler(steps: int | None, churn: float) -> Sampler | None:
-    return None if steps is None else Sampler(steps=steps, churn=churn)
 
 
 def say(sentence: str) -> None:

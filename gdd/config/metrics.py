@@ -9,6 +9,7 @@ import difflib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -38,9 +39,9 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Column):
-    """A number that images are judged by."""
+    """A number that images are evaluated by."""
 
-    extractor: str | None = None  # in whose features it is computed; None is the extractor that is asked for
+    extractor: str | None = None  # in whose features it is computed; None is the evaluation's own
     # What `function` is called with. moments: `Gaussian`s of real and of generated features; features: the
     # real [N, D] and the generated ones [M, D]; probabilities: of classes, of generated images, [M, K].
     needs: Literal["moments", "features", "probabilities"]
@@ -61,34 +62,18 @@ class Metric(Column):
         return pkgutil.resolve_name(self.function) if isinstance(self.function, str) else self.function
 
 
-def _frechet(title: str, extractor: str | None = None, decimals: int = 2) -> Metric:
-    return Metric(
-        title=title,
-        extractor=extractor,
-        needs="moments",
-        function="gdd.metrics.frechet:frechet_distance",
-        better="lower",
-        decimals=decimals,
-        definition="Frechet distance with unbiased covariances",
-    )
-
-
-def _neighbours(title: str, part: str, definition: str) -> Metric:
-    return Metric(
-        title=title,
-        needs="features",
-        function="gdd.metrics.neighbours:neighbour_metrics",
-        part=part,
-        better="higher",
-        decimals=3,
-        definition=f"{definition} (k = 3, at most the distance)",
-    )
-
-
+_FRECHET = Metric(
+    title="FID",
+    needs="moments",
+    function="gdd.metrics.frechet:frechet_distance",
+    better="lower",
+    decimals=2,
+    definition="Frechet distance with unbiased covariances",
+)
 _KID = Metric(
     title="KID",
     needs="features",
-    function="gdd.metrics.kid:kernel_distance",
+    function="gdd.metrics.feature_sets:kernel_distance",
     better="lower",
     decimals=5,
     definition="unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, mean over 100 "
@@ -96,14 +81,25 @@ _KID = Metric(
     floor=0.0,  # on average
 )
 _NEIGHBOURS = {
-    "precision": _neighbours("Precision", "precision", "improved precision"),
-    "recall": _neighbours("Recall", "recall", "improved recall"),
-    "density": _neighbours("Density", "density", "density"),
-    "coverage": _neighbours("Coverage", "coverage", "coverage"),
+    name: Metric(
+        title=name.capitalize(),
+        needs="features",
+        function="gdd.metrics.feature_sets:neighbour_metrics",
+        part=name,
+        better="higher",
+        decimals=3,
+        definition=f"{definition} (k = 3, at most the distance)",
+    )
+    for name, definition in {
+        "precision": "improved precision",
+        "recall": "improved recall",
+        "density": "density",
+        "coverage": "coverage",
+    }.items()
 }
 
 METRICS: dict[str, Metric] = {
-    "fid": _frechet("FID"),
+    "fid": _FRECHET,
     "kid": _KID,
     **_NEIGHBOURS,
     "inception_score": Metric(
@@ -115,11 +111,11 @@ METRICS: dict[str, Metric] = {
         decimals=2,
         definition="Inception Score, 10 consecutive splits, the last layer without its bias",
     ),
-    "clean_fid": _frechet("Clean FID", "inception-clean"),
+    "clean_fid": replace(_FRECHET, title="Clean FID", extractor="inception-clean"),
     "clean_kid": replace(_KID, title="Clean KID", extractor="inception-clean"),
-    "clip_fid": _frechet("CLIP-FID", "clip"),
-    "fd_dinov2": _frechet("FD-DINOv2", "dinov2", decimals=1),
-    "pixel_fid": _frechet("Pixel FID", PIXELS),
+    "clip_fid": replace(_FRECHET, title="CLIP-FID", extractor="clip"),
+    "fd_dinov2": replace(_FRECHET, title="FD-DINOv2", extractor="dinov2", decimals=1),
+    "pixel_fid": replace(_FRECHET, title="Pixel FID", extractor=PIXELS),
     **{
         f"pixel_{name}": replace(metric, title=f"Pixel {name}", extractor=PIXELS)
         for name, metric in _NEIGHBOURS.items()
@@ -128,24 +124,22 @@ METRICS: dict[str, Metric] = {
         title="Nearest real (1 = real)",
         extractor=PIXELS,
         needs="features",
-        function="gdd.metrics.neighbours:nearest_ratio",
+        function="gdd.metrics.feature_sets:nearest_ratio",
         decimals=2,
         definition="median distance to the nearest real image over that between real images",
         floor=1.0,
     ),
 }
 
+_distance = partial(Column, better="lower", decimals=2)
+
 DERIVED: dict[str, Column] = {
-    "fid_minimum": Column(
+    "fid_minimum": _distance(
         title="Lowest FID",
-        better="lower",
-        decimals=2,
         meaning="The lowest FID over the blocks of latents, as EDM and others report it; a mean over runs.",
     ),
-    "reported_fid": Column(
+    "reported_fid": _distance(
         title="Reported FID",
-        better="lower",
-        decimals=2,
         spread=False,
         meaning="What others report, of the snapshot with the lowest FID; empty where no number is known.",
     ),
@@ -157,37 +151,27 @@ DERIVED: dict[str, Column] = {
         meaning="What others report, on ImageNet against ADM's batch of 10,000 real images; empty where no "
         "number is known.",
     ),
-    "reported_clip_fid": Column(
+    "reported_clip_fid": _distance(
         title="Reported CLIP-FID",
-        better="lower",
-        decimals=2,
         spread=False,
         meaning="What others report, by an implementation that they do not name; empty where none is known.",
     ),
-    "fid_difference": Column(
+    "fid_difference": _distance(
         title="FID change from row above",
-        better="lower",
-        decimals=2,
         spread=False,
         signed=True,
         meaning="Mean FID minus that of the student in the row above; below zero is better.",
     ),
-    "best_fid": Column(
+    "best_fid": _distance(
         title="Best FID (block it was chosen on)",
-        better="lower",
-        decimals=2,
         meaning="FID of every run's best snapshot on the block that chose it; the choice makes it too low.",
     ),
-    "best_fid_fresh": Column(
+    "best_fid_fresh": _distance(
         title="Best FID (fresh blocks)",
-        better="lower",
-        decimals=2,
         meaning="FID of the same snapshots on the other blocks of latents, which had no part in the choice.",
     ),
-    "final_fid_fresh": Column(
+    "final_fid_fresh": _distance(
         title="Final FID (fresh blocks)",
-        better="lower",
-        decimals=2,
         meaning="FID of the last snapshots on those other blocks, for comparison.",
     ),
     "evaluations": Column(title="Network evaluations", spread=False),
@@ -207,45 +191,36 @@ def columns() -> dict[str, Column]:
 
 
 def by_extractor(names: Iterable[str], extractor: str) -> dict[str, tuple[str, ...]]:
-    """Return the metrics by the extractor that each is computed with; `extractor` is that of most.
+    """Return metrics by the extractor that each is computed with, those of `extractor` first.
 
     A name may have hyphens for underscores.
 
     Raises:
         UserError: there is no such metric.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {extractor: ()}
     for name in names:
         try:
-            metric = metric_name(name.replace("-", "_"))
+            metric = _known(name.replace("-", "_"), METRICS, "metric")
         except ValueError as error:
-            raise UserError(f"T{str(error)[1:]}.") from None
+            raise UserError(f"Metrics: {error}.") from None
         space = METRICS[metric].extractor or extractor
         found[space] = (*found.get(space, ()), metric)
-    return found
+    return {space: metrics for space, metrics in found.items() if metrics}
 
 
 def metric_help() -> str:
     """Return which metrics there are, by extractor, for a command's help."""
-    own, *others = by_extractor(METRICS, "").items()
-    elsewhere = "; ".join(f"{', '.join(names)} ({space})" for space, names in others)
-    return f"Of the extractor that is asked for: {', '.join(own[1])}. Of others: {elsewhere}."
-
-
-def metric_name(name: str) -> str:
-    """Return the name of a metric as it came.
-
-    Raises:
-        ValueError: there is no such metric.
-    """
-    return _known(name, METRICS, "metric")
-
-
-def _column_name(name: str) -> str:
-    return _known(name, columns(), "column")
+    spaces = by_extractor(METRICS, "the extractor asked for").items()
+    return "; ".join(f"{', '.join(names)} ({space})" for space, names in spaces) + "."
 
 
 def _known(name: str, known: Mapping[str, Column], kind: str) -> str:
+    """Return the name.
+
+    Raises:
+        ValueError: there is no such column.
+    """
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -253,14 +228,14 @@ def _known(name: str, known: Mapping[str, Column], kind: str) -> str:
     return name
 
 
-def _list_metrics(schema: dict[str, Any]) -> None:
-    schema["enum"] = list(METRICS)
-
-
-def _list_columns(schema: dict[str, Any]) -> None:
-    schema["enum"] = list(columns())
-
-
 # Fields of the configuration that name a metric, or a column. The table is looked into when one is read.
-MetricName = Annotated[str, AfterValidator(metric_name), Field(json_schema_extra=_list_metrics)]
-ColumnName = Annotated[str, AfterValidator(_column_name), Field(json_schema_extra=_list_columns)]
+MetricName = Annotated[
+    str,
+    AfterValidator(lambda name: _known(name, METRICS, "metric")),
+    Field(json_schema_extra=lambda schema: schema.update(enum=list(METRICS))),
+]
+ColumnName = Annotated[
+    str,
+    AfterValidator(lambda name: _known(name, columns(), "column")),
+    Field(json_schema_extra=lambda schema: schema.update(enum=list(columns()))),
+]

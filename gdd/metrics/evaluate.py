@@ -1,94 +1,126 @@
-"""One pass over images feeds every metric, block by block; blocks that are done survive an interruption."""
+"""One pass over generated images feeds every metric, block by block.
+
+Each block's result is a file, so that an evaluation that was interrupted goes on with the first block that is
+not done.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gdd.errors import UserError
-from gdd.files import read_json, write_json
-from gdd.metrics.comparison import Comparisons, meaning
-from gdd.metrics.sources import BATCH, Source
+from gdd.config.evaluation import Evaluation
+from gdd.config.metrics import METRICS
+from gdd.errors import DivergedError, UserError
+from gdd.files import read_json, sha256, write_json
+from gdd.metrics.frechet import Moments
+from gdd.metrics.reference import Comparisons, Features, meaning, only
+from gdd.metrics.sources import BATCH, Source, open_source
 from gdd.progress import progress_bar
 from gdd.provenance import environment
 from gdd.training.world import ALONE, World
 
-USUAL_SAMPLES, USUAL_BLOCKS = 50_000, 3
+log = logging.getLogger(__name__)
 
+BEST_RULE = "lowest fid on latent block 0 among the snapshots"
+BLOCKS = Path("state") / "evaluation"  # of a run; what is in `state` survives an interrupted job
 
-def settle_counts(source: Source, samples: int | None, blocks: int | None) -> tuple[int, int]:
-    """Return how many images a block has and how many blocks there are: as asked for, or as usual.
-
-    Raises:
-        UserError: a set of images has fewer, or fewer than usual and nobody said that these are meant.
-    """
-    if source.count is None:
-        return samples or USUAL_SAMPLES, blocks or USUAL_BLOCKS
-    if samples is None and source.count < USUAL_SAMPLES:
-        raise UserError(
-            f"{source.name} holds {source.count:,} images instead of the usual {USUAL_SAMPLES:,}, on whose "
-            f"number most metrics depend; say --samples {source.count} if these are meant."
-        )
-    samples = samples or USUAL_SAMPLES
-    most = source.count // samples
-    if most < (blocks or 1):
-        raise UserError(
-            f"{source.name} holds {source.count:,} images, too few for {blocks or 1} x {samples:,}; "
-            "ask for fewer samples or blocks."
-        )
-    return samples, blocks or min(most, USUAL_BLOCKS)
+Block = dict[str, Any]  # `start`, the index of the first image, and the metrics
 
 
 def evaluate_source(
-    source: Source,
-    comparisons: Comparisons,
-    out: str | Path,
-    *,
-    samples: int,
-    blocks: int,
-    world: World = ALONE,
+    source: Source, comparisons: Comparisons, out: Path, samples: int, blocks: int, world: World = ALONE
 ) -> dict[str, Any]:
-    """Evaluate `blocks` x `samples` images, write the outcome to `out` (JSON), and return it.
+    """Return the metrics of `blocks` x `samples` images, of files of images on as many blocks as there are.
 
-    A block whose file beside `out` was made from the same inputs is not done again.
+    Returned in every process. Each block's result is a file beside `out`.
 
     Raises:
-        UserError: too few images for a metric, or images that cannot be had.
+        UserError: fewer images than in a block, or too few for a metric.
         DivergedError: an image holds NaN or infinity.
     """
-    out, began = Path(out), time.monotonic()
-    found = evaluate_blocks(source, comparisons, out, samples, blocks, world)
-    outcome = {
+    began = time.monotonic()
+    if source.count is not None:
+        blocks = min(blocks, source.count // samples)
+    if blocks == 0:
+        raise UserError(
+            f"{source.name} holds {source.count:,} images, but {samples:,} are evaluated at once, on whose "
+            "number most metrics depend; provide as many, or ask for fewer samples."
+        )
+    found = [evaluate_block(source, comparisons, out, index, samples, world) for index in range(blocks)]
+    return {
         "kind": source.kind,
-        "name": Path(source.name).name,
-        "sha256": source.sha256,
         "evaluations": source.evaluations,
-        "shape": list(source.shape),
-        "images": source.facts,
-        "samples": samples,
-        **over_blocks(found),
-        **meaning(comparisons, samples),
-        "provenance": {**environment(world.device), "processes": world.size},
+        "final": {"images": 0, "weights_sha256": source.sha256, **over_blocks(found)},
+        **_context(source, comparisons, samples, blocks, world),
         "seconds": round(time.monotonic() - began, 1),
     }
-    if world.main:
-        write_json(out, outcome)
-    return outcome
 
 
-def evaluate_blocks(
-    source: Source, comparisons: Comparisons, out: Path, samples: int, count: int, world: World
-) -> list[dict[str, Any]]:
-    """Return the results of the first `count` blocks; each is also a file beside `out`."""
-    return [
-        evaluate_block(source, comparisons, block_file(out, index), index * samples, samples, world)
-        for index in range(count)
-    ]
+def evaluate_run(
+    folder: Path, evaluation: Evaluation, comparisons: Comparisons, world: World = ALONE
+) -> dict[str, Any]:
+    """Return the metrics of a run: FID of every snapshot on block 0, and all of the last and the best.
+
+    Returned in every process. Each block's result is a file in the run's state.
+
+    Raises:
+        UserError: the run has no snapshots.
+    """
+    began, files = time.monotonic(), sorted((folder / "snapshots").glob("*.safetensors"))
+    if not files:
+        raise UserError(f"The run {folder} has no snapshots; train it first.")
+    shown, samples = evaluation.wanted_on_curves(), evaluation.samples
+    on_curves = only(comparisons, shown)
+
+    def block(source: Source, comparisons: Comparisons, index: int) -> Block:
+        out = folder / BLOCKS / Path(source.name).stem
+        try:
+            return evaluate_block(source, comparisons, out, index, samples, world)
+        except DivergedError as error:
+            if world.main:
+                log.warning("Block %d has no metrics: %s", index, error)
+            return {"start": index * samples}
+
+    def blocks(file: Path, comparisons: Comparisons, count: int) -> list[Block]:
+        source = open_source(file, device=world.device)
+        return [block(source, comparisons, index) for index in range(count)]
+
+    # What is evaluated in full needs no pass of its own for the curve.
+    also = [file for file in files[:-1] if int(file.stem) in evaluation.also_at]
+    full = {file: blocks(file, comparisons, evaluation.blocks) for file in (*also, files[-1])}
+    curve = {file: full[file][0] if file in full else blocks(file, on_curves, 1)[0] for file in files}
+    # A snapshot that diverged has no FID and cannot be best; if all did, the last stands for them.
+    best = min(reversed(files), key=lambda file: curve[file].get("fid", math.inf))
+    if best not in full:
+        full[best] = blocks(best, comparisons, evaluation.blocks)
+
+    def snapshot(file: Path) -> dict[str, Any]:
+        return {"images": int(file.stem), "weights_sha256": sha256(file), **over_blocks(full[file])}
+
+    last = open_source(files[-1], device=world.device)
+    points = {file.stem: point for file, point in curve.items()}
+    points |= _removed(folder, points, _inputs(last, on_curves, 0, samples))
+    return {
+        "kind": "student",
+        "evaluations": last.evaluations,
+        "curve": [
+            {"images": int(name), **{key: point[key] for key in shown if key in point}}
+            for name, point in sorted(points.items())
+        ],
+        "final": snapshot(files[-1]),
+        "best": {**snapshot(best), "rule": BEST_RULE},
+        **({"also_at": {str(int(file.stem)): snapshot(file) for file in also}} if also else {}),
+        **_context(last, comparisons, samples, evaluation.blocks, world),
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def block_file(out: Path, index: int) -> Path:
@@ -97,61 +129,64 @@ def block_file(out: Path, index: int) -> Path:
 
 
 def evaluate_block(
-    source: Source, comparisons: Comparisons, file: Path, start: int, samples: int, world: World = ALONE
-) -> dict[str, Any]:
-    """Return `start` and the metrics of `samples` images from there on, in every process.
+    source: Source, comparisons: Comparisons, out: Path, index: int, samples: int, world: World = ALONE
+) -> Block:
+    """Return the metrics of the block `index` of `samples` images, in every process.
 
-    They come from `file` if that was made from the same inputs and holds them, and else go there.
+    They come from the block's file if that was made from the same inputs and holds them, and else go there.
 
     Raises:
         UserError: too few images for a metric, or images that cannot be had.
         DivergedError: an image holds NaN or infinity.
     """
+    file, start = block_file(out, index), index * samples
+    inputs = _inputs(source, comparisons, start, samples)
     with world.same_error():
-        known = known_block(source, comparisons, file, start, samples) if world.main else None
+        known = _known_block(file, inputs) if world.main else None
         for comparison in comparisons.values():
             comparison.check(samples)
     known = world.broadcast(known)
     if known is not None:
         return known
     features = _extract(source, comparisons, start, samples, world)
-    result: dict[str, Any] = {"start": start}
+    result: Block = {"start": start}
     with world.same_error():
         if world.main:
-            for name, comparison in comparisons.items():
-                result |= comparison.results(features[name])
-            write_json(file, {**_inputs(source, comparisons, start, samples), "result": result})
+            for name, of in comparisons.items():
+                rows = features[name]
+                fake = Features(Moments.of(of.extractor.dimension, rows.split(BATCH)).gaussian(), rows)
+                result |= compute(of.metrics, of.reference, fake, of.extractor)
+            write_json(file, {**inputs, "result": result})
     return world.broadcast(result)
 
 
-def known_block(
-    source: Source,
-    comparisons: Comparisons,
-    file: Path,
-    start: int,
-    samples: int,
-    *,
-    any_weights: bool = False,
-) -> dict[str, Any] | None:
-    """Return what is asked for from a block's file, if that was made from the same inputs and holds it.
+def compute(names: Iterable[str], real: Features, fake: Features, extractor: Any) -> dict[str, float]:
+    """Return metrics of generated images by name, and as `<name>_std` the spread of those that have one.
 
-    With `any_weights`, it may be of other weights than the source's.
+    A function that gives several metrics is called once. A metric without a value is left out.
+
+    Raises:
+        UserError: too few images for a metric, or features that are not finite.
     """
-    if not file.exists():
-        return None
-    content, inputs = read_json(file), _inputs(source, comparisons, start, samples)
-    if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
-        return None
-    same = inputs.keys() - {"metrics", *(["source"] if any_weights else [])}
-    if any(content.get(key) != inputs[key] for key in same):
-        return None
-    if any(content["metrics"].get(name) != made_from for name, made_from in inputs["metrics"].items()):
-        return None
-    asked = {"start", *inputs["metrics"], *(f"{name}_std" for name in inputs["metrics"])}
-    return {key: value for key, value in content["result"].items() if key in asked}
+    results: dict[Any, Any] = {}
+    values: dict[str, float | None] = {}
+    for name in names:
+        metric = METRICS[name]
+        if metric.function not in results:
+            if metric.needs == "moments":
+                found = metric.resolve()(real.gaussian, fake.gaussian)
+            elif metric.needs == "features":
+                found = metric.resolve()(real.rows.to(fake.rows.device), fake.rows)
+            else:
+                found = metric.resolve()(extractor.probabilities(fake.rows))
+            results[metric.function] = found
+        result = results[metric.function]
+        values[name] = getattr(result, metric.part) if metric.part else result
+        values[f"{name}_std"] = getattr(result, f"{metric.part}_std", None)
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def over_blocks(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_blocks(blocks: Sequence[Block]) -> dict[str, Any]:
     """Return the blocks with mean, sample standard deviation (None for one block) and minimum per metric.
 
     A metric that a block lacks, because its images held NaN, is left out.
@@ -174,7 +209,6 @@ def _inputs(source: Source, comparisons: Comparisons, start: int, samples: int) 
         metrics |= comparison.inputs()
     return {
         "source": source.sha256,
-        "kind": source.kind,
         "images": source.facts,
         "start": start,
         "samples": samples,
@@ -182,11 +216,34 @@ def _inputs(source: Source, comparisons: Comparisons, start: int, samples: int) 
     }
 
 
+def _known_block(file: Path, inputs: Mapping[str, Any]) -> Block | None:
+    """Return what is asked for from a block's file, if that was made from the same inputs and holds it."""
+    if not file.exists():
+        return None
+    content, wanted = read_json(file), inputs["metrics"]
+    held = {name: made_from for name, made_from in content["metrics"].items() if name in wanted}
+    if {**content, "metrics": held} != {**inputs, "result": content["result"]}:
+        return None
+    keys = {"start", *wanted, *(f"{name}_std" for name in wanted)}
+    return {key: value for key, value in content["result"].items() if key in keys}
+
+
+def _removed(folder: Path, there: Mapping[str, Block], inputs: Mapping[str, Any]) -> dict[str, Block]:
+    """Return by name block 0 of snapshots that were evaluated and then removed, as a recipe's `keep` says."""
+    found = {}
+    for file in (folder / BLOCKS).glob("*.block0.json"):
+        name = file.name.removesuffix(".block0.json")
+        point = _known_block(file, {**inputs, "source": read_json(file)["source"]})
+        if point and name not in there:
+            found[name] = point
+    return found
+
+
 def _extract(
     source: Source, comparisons: Comparisons, start: int, samples: int, world: World
 ) -> dict[str, Tensor]:
     """Return the features of all images by extractor, in the main process and on its device."""
-    mine = list(world.batches(start, samples, BATCH))
+    mine = list(world.batches(start, samples, source.batch))
     parts: dict[str, list[Tensor]] = {name: [] for name in comparisons}
     title = f"{Path(source.name).name}, images {start:,} to {start + samples - 1:,}"
     total = sum(size for _, size in mine)
@@ -203,3 +260,26 @@ def _extract(
         if world.main:
             features[name] = torch.cat(gathered).to(world.device)
     return features
+
+
+def _context(
+    source: Source, comparisons: Comparisons, samples: int, blocks: int, world: World
+) -> dict[str, Any]:
+    """Return what the numbers mean and what they were made from."""
+    extractor, comparison = next(iter(comparisons.items()))  # the evaluation's own comes first
+    of = comparison.reference.description
+    return {
+        **meaning(comparisons, samples),
+        "provenance": {
+            "samples": samples,
+            "blocks": blocks,
+            "latent_seed": source.facts.get("seed"),
+            "dataset": of.dataset,
+            "dataset_sha256": of.dataset_sha256,
+            "reference_images": of.count,
+            "extractor": extractor,
+            "extractor_sha256": comparison.extractor.sha256,
+            **environment(world.device),
+            **({"processes": world.size} if world.size > 1 else {}),
+        },
+    }

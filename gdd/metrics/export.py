@@ -12,26 +12,27 @@ from PIL import Image
 
 from gdd.errors import UserError
 from gdd.files import atomic_path, write_npz
-from gdd.metrics.sources import BATCH, Source
+from gdd.metrics.sources import Source
 from gdd.progress import progress_bar
 from gdd.training.world import ALONE, World
 
 PER_FOLDER = 1000  # PNGs, as EDM lays out its samples
-MOST_IN_A_GRID = 4096
 
 
-def export(source: Source, out: str | Path, *, start: int, count: int, world: World = ALONE) -> None:
+def export(source: Source, out: Path, *, start: int, count: int, world: World = ALONE) -> None:
     """Write the images `start` to `start + count` of a source.
 
     `out` decides how: `.npz` (uint8 [count, H, W, C] as `images`), `.png` (a grid), or a name without an
     ending for a folder of PNGs called by their index, in which order they are read again.
 
     Raises:
-        UserError: another ending, too many images for a grid, or a folder that holds something already.
+        UserError: another ending, or a folder that holds something already.
     """
-    out = Path(out)
-    _check_place(out, count)
-    mine = list(world.batches(start, count, BATCH))
+    if out.suffix not in (".npz", ".png", ""):
+        raise UserError(f"{out} should end in .npz, in .png for a grid, or in nothing for a folder of PNGs.")
+    if not out.suffix and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise UserError(f"{out} holds something already; give a new folder.")
+    mine = list(world.batches(start, count, source.batch))
     channels, height, width = source.shape
     parts = [torch.zeros(0, height, width, channels, dtype=torch.uint8)]
     total = sum(size for _, size in mine)
@@ -50,18 +51,6 @@ def export(source: Source, out: str | Path, *, start: int, count: int, world: Wo
             Image.fromarray(_grid(images)).save(temporary)
     else:
         _write_folder(out, images, start)
-
-
-def _check_place(out: Path, count: int) -> None:
-    if out.suffix not in (".npz", ".png", ""):
-        raise UserError(f"{out} should end in .npz, in .png for a grid, or in nothing for a folder of PNGs.")
-    if out.suffix == ".png" and count > MOST_IN_A_GRID:
-        raise UserError(
-            f"A grid of {count:,} images is more than anybody can see; at most {MOST_IN_A_GRID:,}, "
-            f"or give a folder or an .npz instead of {out}."
-        )
-    if not out.suffix and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise UserError(f"{out} holds something already; give a new folder.")
 
 
 def _write_folder(out: Path, images: np.ndarray, start: int) -> None:

@@ -23,13 +23,15 @@ from gdd.networks.weights import load_weights
 
 BATCH = 32  # images that go through a large network at once
 
-# Imported when one is asked for, because timm and clean-fid take seconds. Other names are small classifiers'.
+# Imported when one is wanted, because timm and clean-fid take seconds. Other names are small classifiers'.
 PUBLISHED = {
     "inception": "gdd.metrics.inception:InceptionExtractor",
     "inception-clean": "gdd.metrics.inception:CleanInceptionExtractor",
     "clip": "gdd.metrics.vision_transformers:ClipExtractor",
     "dinov2": "gdd.metrics.vision_transformers:DinoExtractor",
 }
+
+Shape = tuple[int, int, int]  # one image's (C, H, W)
 
 
 class Extractor(Protocol):
@@ -53,25 +55,22 @@ class Extractor(Protocol):
 
 
 def open_extractor(
-    name: str, path: str | Path | None, shape: tuple[int, int, int], device: torch.device | str = "cpu"
+    name: str, path: str | Path | None, shape: Shape, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """Return an extractor by its name in configuration.
+    """Return an extractor by its name in configuration, for images of that shape.
 
-    Args:
-        name: `pixels`, a key of `gdd.config.pretrained.EXTRACTORS`, or any other for a small classifier.
-        path: its weights; pixels have none.
-        shape: (C, H, W) of the images.
-        device: where it runs.
+    `path` is that of its weights; pixels have none.
 
     Raises:
-        UserError: the file is missing, damaged, or another network's.
+        UserError: the file is missing, damaged, another network's, or for images of another shape.
     """
     if name == PIXELS:
         return PixelExtractor(shape)
     if path is None:
         raise UserError(f"The extractor {name} needs the file of its weights.")
-    kind = pkgutil.resolve_name(PUBLISHED[name]) if name in PUBLISHED else ClassifierExtractor
-    extractor: Extractor = kind(path, device)
+    if name not in PUBLISHED:
+        return ClassifierExtractor(path, shape, device)
+    extractor: Extractor = pkgutil.resolve_name(PUBLISHED[name])(path, device)
     return extractor
 
 
@@ -81,16 +80,13 @@ class PixelExtractor:
     name = PIXELS
     definition = "raw pixels as x / 127.5 - 1, flattened in the order row, column, channel"
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        """Take images of that (C, H, W)."""
+    def __init__(self, shape: Shape) -> None:
         channels, height, width = shape
         self.dimension = channels * height * width
         self.sha256 = hashlib.sha256(self.definition.encode()).hexdigest()
-        self._shape = (height, width, channels)
 
     def __call__(self, images: Tensor) -> Tensor:
-        require_images(images, self.name, self._shape)
-        return _to_unit_range(images, torch.float32).flatten(1)
+        return (images.float() / 127.5 - 1).flatten(1)
 
 
 class ClassifierExtractor:
@@ -98,28 +94,30 @@ class ClassifierExtractor:
 
     The constant makes the mean standard deviation of a feature 1 on the classifier's training data, so that
     distances have a scale. It stands as `feature_scale` in the description of the classifier's file.
+
+    Raises:
+        UserError: the file is missing or broken, says no usable `feature_scale`, or is for other images.
     """
 
     name = "classifier"
 
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        """Load the classifier.
-
-        Raises:
-            UserError: the file is missing or broken, or its description gives no usable `feature_scale`.
-        """
-        _, description = load_weights(path)
-        scale = description.get("feature_scale")
+    def __init__(self, path: str | Path, shape: Shape, device: torch.device | str = "cpu") -> None:
+        scale = load_weights(path)[1].get("feature_scale")
         if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
             raise UserError(
                 f"The classifier {path} says '{scale}' for feature_scale instead of a positive number; "
                 "train it again."
             )
-        self._scale = float(scale)
         # In float64, features do not depend on the batch size beyond rounding that no metric shows.
-        self._net = load_classifier(path).to(device=device, dtype=torch.float64).eval().requires_grad_(False)
-        self._device = device
-        self.dimension = self._net.feature_channels
+        net = load_classifier(path).to(device=device, dtype=torch.float64).eval().requires_grad_(False)
+        takes = (net.img_channels, net.img_resolution, net.img_resolution)
+        if takes != shape:
+            raise UserError(
+                f"The classifier {path} takes images of {takes} (channels, height, width), not of {shape}; "
+                "evaluate with the files made for this data set."
+            )
+        self._net, self._device, self._scale = net, device, float(scale)
+        self.dimension = net.feature_channels
         self.sha256 = files.sha256(path)
         self.definition = (
             f"{self.dimension} penultimate features of a small classifier trained on the data set itself, "
@@ -129,25 +127,22 @@ class ClassifierExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        net = self._net
-        require_images(images, self.name, (net.img_resolution, net.img_resolution, net.img_channels))
-        pixels = _to_unit_range(images.to(self._device), torch.float64).permute(0, 3, 1, 2).contiguous()
-        return net.features(pixels) * self._scale
+        pixels = images.to(self._device, torch.float64) / 127.5 - 1
+        return self._net.features(pixels.permute(0, 3, 1, 2).contiguous()) * self._scale
 
 
 class PublishedNetwork:
-    """What the published networks have in common: RGB images of any size, some at a time, in float32."""
+    """A network of a published file, which takes RGB images of any size, some at a time, in float32.
+
+    Raises:
+        UserError: the file does not exist.
+    """
 
     name: str
     dimension: int
     definition: str
 
     def __init__(self, path: str | Path, device: torch.device | str) -> None:
-        """Note the file.
-
-        Raises:
-            UserError: it does not exist.
-        """
         if not Path(path).is_file():
             raise UserError(
                 f"{path} does not exist; run `gdd fetch {EXTRACTORS[self.name]}` for what {self.name} needs."
@@ -161,14 +156,7 @@ class PublishedNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return features [B, D], float32, of uint8 images [B, H, W, C]; grey ones are repeated to RGB.
-
-        Raises:
-            UserError: the images have neither one nor three channels.
-        """
-        require_images(images, self.name)
-        if images.shape[3] not in {1, 3}:
-            raise UserError(f"{self.name} takes grey or RGB images, not {images.shape[3]} channels.")
+        """Return features [B, D] of uint8 images [B, H, W, 1 or 3]; grey ones are repeated to RGB."""
         rgb = images.expand(-1, -1, -1, 3)
         with reproducible_float32():
             return torch.cat([self.features(part) for part in rgb.split(BATCH)])
@@ -186,9 +174,8 @@ def each(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor
 def reproducible_float32() -> Iterator[None]:
     """Let networks compute in float32, and the same for the same images from the first call on."""
     before = torch.get_float32_matmul_precision()
-    # cuDNN computes convolutions in TF32 unless told otherwise, matrix products if a variable of NVIDIA's
-    # containers or a training with TF32 says so. The profiling executor compiles in the first calls on a GPU
-    # and again for new batch sizes, which takes longer than it saves.
+    # A training may have turned TF32 on. The profiling executor compiles in the first calls on a GPU, and
+    # again for new batch sizes, which takes longer than it saves.
     jit: Any = torch.jit
     try:
         torch.set_float32_matmul_precision("highest")
@@ -199,22 +186,3 @@ def reproducible_float32() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def require_images(images: Tensor, name: str, shape: tuple[int, int, int] | None = None) -> None:
-    """Refuse anything but uint8 images [B, H, W, C]: a float image would be scaled wrongly in silence.
-
-    Raises:
-        UserError: the images have not the `shape` (H, W, C) that the extractor takes.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(f"expected uint8 images [B, H, W, C], got {images.dtype} {list(images.shape)}")
-    if shape and tuple(images.shape[1:]) != shape:
-        raise UserError(
-            f"Images of {tuple(images.shape[1:])} (height, width, channels) came to the extractor {name} for "
-            f"{shape}; evaluate with the files made for this data set."
-        )
-
-
-def _to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
-    return images.to(dtype) / 127.5 - 1

@@ -1,18 +1,16 @@
-"""Features of the Inception-v3 network of 2015-12-05 by clean-fid, behind two resizes, and its score.
+"""Features of the Inception-v3 network of 2015-12-05, behind two resizes, and the Inception Score.
 
-The file is StyleGAN2-ADA's translation of TensorFlow's graph, `inception-2015-12-05.pt`.
+The file is StyleGAN2-ADA's translation of TensorFlow's graph to TorchScript, which clean-fid reads as well.
 """
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor
 from torch.nn.functional import linear
@@ -20,27 +18,26 @@ from torch.nn.functional import linear
 from gdd.errors import UserError
 from gdd.metrics.extractors import PublishedNetwork, each
 
-FILE = "inception-2015-12-05.pt"  # as clean-fid calls it
-
 
 class InceptionExtractor(PublishedNetwork):
     """Pool features behind the resize in the network, which is TensorFlow 1's: EDM's and ADM's FID.
 
-    This is clean-fid's mode `legacy_tensorflow`, but for its forward, which takes 2048 features for granted.
+    This is clean-fid's mode `legacy_tensorflow`.
+
+    Raises:
+        UserError: the file is missing, no TorchScript, or a network with another interface.
     """
 
     name = "inception"
     behind = "with the bilinear resize of TensorFlow 1 inside the network, in float32 without TF32"
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        """Load the network and try it on one image.
-
-        Raises:
-            UserError: the file is missing, no TorchScript, or a network with another interface.
-        """
         super().__init__(path, device)
         try:
-            self._net = _load(Path(path)).to(self.device)
+            with warnings.catch_warnings():
+                # PyTorch advises against TorchScript, which the published file is.
+                warnings.simplefilter("ignore")
+                self._net: Any = torch.jit.load(path, map_location=self.device).eval()
             features = self(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
             self.probabilities(features)
         except (RuntimeError, torch.jit.Error, AttributeError, TypeError, ValueError, OSError) as error:
@@ -56,7 +53,7 @@ class InceptionExtractor(PublishedNetwork):
 
     def features(self, images: Tensor) -> Tensor:
         pixels = images.to(self.device).permute(0, 3, 1, 2).contiguous()
-        features: Tensor = self._net.base(pixels, return_features=True)
+        features: Tensor = self._net(pixels, return_features=True)
         return features
 
     @torch.no_grad()
@@ -66,7 +63,7 @@ class InceptionExtractor(PublishedNetwork):
         That is how the Inception Score was first computed (Salimans et al., arXiv:1606.03498).
         """
         # In float64 because a matrix product in float32 may be TF32, whatever cuDNN is told.
-        weight: Tensor = self._net.base.output.weight.double()
+        weight: Tensor = self._net.output.weight.double()
         return linear(features.to(weight), weight).softmax(dim=1)
 
 
@@ -112,16 +109,6 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:
     bounds = [index * count // splits for index in range(splits + 1)]
     scores = torch.stack([_score(rows[low:high]) for low, high in pairwise(bounds)])
     return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
-
-
-def _load(path: Path) -> Any:
-    """Return clean-fid's network from a file of any name; it takes a folder and knows the name itself."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # PyTorch advises against TorchScript, which the published file is.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        (Path(folder) / FILE).symlink_to(path.resolve())
-        return InceptionV3W(folder, download=False).eval()
 
 
 def _sentence(error: Exception) -> str:

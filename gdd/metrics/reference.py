@@ -1,28 +1,29 @@
-"""What generated images are compared with: the features of a data set, computed once and kept in a file."""
+"""What generated images are compared with: the features of real ones, and the metrics wanted of the two."""
 
 from __future__ import annotations
 
 import json
+import re
 import zipfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gdd.config.metrics import METRICS
 from gdd.config.record import Record, parse
 from gdd.errors import UserError
-from gdd.files import atomic_path
-from gdd.metrics.extractors import Extractor
-from gdd.metrics.frechet import Gaussian, Moments
+from gdd.files import sha256
+from gdd.metrics.extractors import Extractor, open_extractor
+from gdd.metrics.frechet import Gaussian
 
-FLOOR_SEED = 0
-FEWEST = 8  # images of which two halves can be compared
+PUBLISHED_EXTRACTOR = "inception"  # of EDM's and ADM's statistics
+BROKEN = (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -33,51 +34,16 @@ class Features:
     rows: Tensor
 
 
-def compute(
-    names: Iterable[str], real: Features, fake: Features, probabilities: Callable[[], Tensor] | None = None
-) -> dict[str, float]:
-    """Return metrics by name, and as `<name>_std` the spread of those that have one.
-
-    A function that gives several metrics is called once. A metric without a value is left out.
-
-    Args:
-        names: keys of `METRICS`, all in the same features.
-        real: the real images.
-        fake: the generated ones, whose rows lie on the same device.
-        probabilities: class probabilities [M, K] of the generated images, for metrics that need these.
-
-    Raises:
-        UserError: too few images for a metric, or features that are not finite.
-    """
-    results: dict[Any, Any] = {}
-    values: dict[str, float | None] = {}
-    for name in names:
-        metric = METRICS[name]
-        if metric.function not in results:
-            if metric.needs == "moments":
-                found = metric.resolve()(real.gaussian, fake.gaussian)
-            elif metric.needs == "features":
-                found = metric.resolve()(real.rows, fake.rows)
-            else:
-                assert probabilities
-                found = metric.resolve()(probabilities())
-            results[metric.function] = found
-        result = results[metric.function]
-        values[name] = getattr(result, metric.part) if metric.part else result
-        values[f"{name}_std"] = getattr(result, f"{metric.part}_std", None)
-    return {name: float(value) for name, value in values.items() if value is not None}
-
-
 class ReferenceDescription(Record):
-    """What the numbers of a reference file were computed from."""
+    """What the numbers of a reference file were computed from; published files do not say all of it."""
 
     dataset: str
     dataset_sha256: str
-    resolution: int
+    resolution: int | None
     extractor: str
-    extractor_sha256: str
+    extractor_sha256: str | None
     definition: str
-    count: int
+    count: int | None  # of images
     # One half of the data set (as generated) against the other (as real): no generator can be expected to do
     # better on so few images. Of metrics that differ in the features alone, the first one's name stands here.
     floor: dict[str, float]
@@ -85,9 +51,10 @@ class ReferenceDescription(Record):
 
 @dataclass(frozen=True)
 class Reference(Features):
-    """Features of a data set: `gaussian` over all images, `rows` of all or of evenly spaced ones."""
+    """Features of a data set; there are rows of all images, of evenly spaced ones, or none (published)."""
 
     description: ReferenceDescription
+    sha256: str  # of the file
 
     def floor(self, name: str) -> float | None:
         """Return what a metric is for real images, if that is known."""
@@ -95,125 +62,204 @@ class Reference(Features):
         first = next(other for other in METRICS if METRICS[other].number == metric.number)
         return self.description.floor.get(first) if metric.floor is None else metric.floor
 
-
-def build_reference(
-    images: npt.NDArray[np.uint8],
-    extractor: Extractor,
-    *,
-    dataset: str,
-    dataset_sha256: str,
-    path: str | Path,
-    kept: int = 50_000,
-    batch: int = 256,
-) -> Reference:
-    """Compute the reference of uint8 images [N, H, W, C] and write it to `path` (npz).
-
-    Mean and covariance are over all images. Features are kept of all when N <= `kept`, else of `kept` evenly
-    spaced ones. The floor compares the two halves of the data set, dealt out by a permutation of fixed seed.
-
-    Raises:
-        UserError: too few images for the neighbour metrics, or features that are not finite.
-    """
-    count = len(images)
-    if count < FEWEST:
-        raise UserError(f"The data set {dataset} has {count} images; a reference needs {FEWEST} or more.")
-    in_second = torch.zeros(count, dtype=torch.bool)
-    in_second[np.random.default_rng(FLOOR_SEED).permutation(count)[1::2]] = True
-    is_kept = torch.zeros(count, dtype=torch.bool)
-    is_kept[torch.arange(min(kept, count)) * count // min(kept, count)] = True
-
-    halves = (Moments(extractor.dimension), Moments(extractor.dimension))
-    collected = []
-    for start in range(0, count, batch):
-        chunk = slice(start, start + batch)
-        features = extractor(torch.from_numpy(np.array(images[chunk])))
-        for half, mine in zip(halves, (~in_second[chunk], in_second[chunk]), strict=True):
-            half.update(features[mine])
-        collected.append(features[is_kept[chunk]])
-    rows = torch.cat(collected)
-
-    second = in_second[is_kept]
-    real, other = Features(halves[0].gaussian(), rows[~second]), Features(halves[1].gaussian(), rows[second])
-    floor = compute(_measurable(extractor.dimension, halves[1].count), real, other)
-    halves[0].merge(halves[1])
-    description = ReferenceDescription(
-        dataset=dataset,
-        dataset_sha256=dataset_sha256,
-        resolution=images.shape[1],
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
-        definition=extractor.definition,
-        count=count,
-        floor=floor,
-    )
-    reference = Reference(halves[0].gaussian(), rows.cpu(), description)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            mean=reference.gaussian.mean.cpu().numpy(),
-            covariance=reference.gaussian.covariance.cpu().numpy(),
-            features=reference.rows.numpy(),
-            description=np.array(description.canonical()),
-        )
-    return reference
+    def check(
+        self, extractor: Extractor, resolution: int, dataset: str | None, dataset_sha256: str | None
+    ) -> None:
+        """Refuse to be compared with other images: another data set, resolution or extractor."""
+        of = self.description
+        if dataset not in (None, of.dataset):
+            raise UserError(
+                f"The reference is of the data set {of.dataset}, the images are of {dataset}; "
+                "use that data set's reference."
+            )
+        if of.resolution not in (None, resolution):
+            raise UserError(
+                f"The reference of {of.dataset} is at resolution {of.resolution}, the images are at "
+                f"{resolution}; use a reference of the same resolution."
+            )
+        made_by, sha = (of.extractor, self.gaussian.dimension), of.extractor_sha256 or extractor.sha256
+        if made_by != (extractor.name, extractor.dimension) or sha != extractor.sha256:
+            raise UserError(
+                f"The reference of {of.dataset} has {made_by[1]} features of the extractor {of.extractor} "
+                f"({sha[:12]}), not {extractor.dimension} of {extractor.name} ({extractor.sha256[:12]}); "
+                "build the reference again with `gdd reference`."
+            )
+        if dataset_sha256 not in (None, of.dataset_sha256):
+            raise UserError(
+                f"The reference of {of.dataset} ({of.extractor}) was made from other images than the data "
+                "set holds now; build it again with `gdd reference`."
+            )
 
 
 def load_reference(path: str | Path) -> Reference:
-    """Read what `build_reference` wrote.
+    """Read what `build_reference` wrote, or mean and covariance that others published, as `mu` and `sigma`.
+
+    EDM (arXiv:2206.00364) publishes those of Inception features of its training sets, in files called
+    `<data set>-64x64.npz`; of a file with another name, neither data set nor resolution is known.
 
     Raises:
         UserError: the file is missing, broken, or something else.
     """
+    path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            description = parse(ReferenceDescription, json.loads(str(file["description"])), path)
-            mean, covariance, rows = (
-                torch.from_numpy(file[key]) for key in ("mean", "covariance", "features")
-            )
+            if "description" in file:
+                description = parse(ReferenceDescription, json.loads(str(file["description"])), path)
+                mean, covariance, rows = (file[key] for key in ("mean", "covariance", "features"))
+            else:
+                description = _published(path)
+                mean, covariance = (file[key].astype(np.float64) for key in ("mu", "sigma"))
+                rows = np.zeros((0, len(mean)))
     except FileNotFoundError:
-        raise UserError(f"The reference features {path} do not exist; build them first.") from None
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"The reference {path} does not exist; build it with `gdd reference`.") from None
+    except BROKEN as error:
         raise UserError(
-            f"{path} is no reference file of gdd ({error}); delete it and build it again."
+            f"{path} holds neither a reference of gdd nor published mu and sigma ({error}); make it again."
         ) from None
-    return Reference(Gaussian(mean, covariance, description.count), rows, description)
+    if mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
+        shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
+        raise UserError(f"{path} holds no mean [D] and covariance [D, D] but {shapes}; make it again.")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f"The mean or covariance in {path} holds NaN or infinity; make it again.")
+    gaussian = Gaussian(torch.from_numpy(mean), torch.from_numpy(covariance))
+    return Reference(gaussian, torch.from_numpy(rows), description, sha256(path))
 
 
-def check_compatible(reference: Reference, extractor: Extractor, dataset: str, resolution: int) -> None:
-    """Refuse a reference that does not belong to the images to be evaluated.
+def _published(path: Path) -> ReferenceDescription:
+    name = re.fullmatch(r"(.+)-(\d+)x\2", path.stem)
+    return ReferenceDescription(
+        dataset=name[1] if name else path.stem,
+        dataset_sha256=sha256(path),
+        resolution=int(name[2]) if name else None,
+        extractor=PUBLISHED_EXTRACTOR,
+        extractor_sha256=None,
+        definition="",
+        count=None,
+        floor={},
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An extractor, the reference that its features are compared with, and the metrics wanted of the two."""
+
+    extractor: Extractor
+    reference: Reference
+    metrics: tuple[str, ...]
+
+    def inputs(self) -> dict[str, list[str]]:
+        """Return what decides each metric besides the images, as plain JSON values."""
+        made_from = [self.extractor.definition, self.extractor.sha256, self.reference.sha256]
+        return {name: [METRICS[name].definition, *made_from] for name in self.metrics}
+
+    def check(self, samples: int) -> None:
+        """Refuse metrics that cannot be had, before anything is generated, which is what takes the time.
+
+        Raises:
+            UserError: published statistics or the extractor do not allow one, or there are too few images.
+        """
+        of, features = self.reference.description, self.extractor.dimension
+        count = min(samples, of.count or samples)
+        for name in self.metrics:
+            needs = METRICS[name].needs
+            if needs == "features" and len(self.reference.rows) == 0:
+                raise UserError(
+                    f"The published statistics of {of.dataset} are a mean and a covariance, which allow no "
+                    f"{name}; build a reference from the images with `gdd reference`."
+                )
+            if needs == "probabilities" and not hasattr(self.extractor, "probabilities"):
+                raise UserError(
+                    f"The extractor {self.extractor.name} gives no class probabilities; leave out {name}."
+                )
+            if needs == "moments" and count <= features:
+                raise UserError(
+                    f"{count} images are too few for a Frechet distance on {features} features: their "
+                    "covariance is singular and the distance strongly biased; use at least "
+                    f"{features + 1} images."
+                )
+
+
+Comparisons = Mapping[str, Comparison]  # by the extractor's name in configuration
+
+
+def open_comparisons(
+    shape: tuple[int, int, int],
+    reference: str | Path,
+    wanted: Mapping[str, tuple[str, ...]],
+    *,
+    weights: Mapping[str, Path],
+    dataset: str | None = None,
+    dataset_sha256: str | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Comparison]:
+    """Return by extractor what images of `shape` (C, H, W) are compared with.
+
+    Args:
+        reference: a folder of `<extractor>.npz` as `gdd reference` writes them; or one such file, or
+            published statistics, for metrics of one extractor.
+        wanted: the metrics by extractor, as `gdd.config.metrics.by_extractor` returns them.
+        weights: where the weights of each extractor lie.
+        dataset: the data set that is meant; None is that of the reference.
+        dataset_sha256: of its images as they are now, where that is known.
 
     Raises:
-        UserError: data set, resolution or extractor (name, weights, number of features) differ.
+        UserError: a file is missing or wrong, or does not belong to data set, resolution or extractor.
     """
-    of = reference.description
-    if of.dataset != dataset:
+    reference = Path(reference)
+    if not reference.is_dir() and len(wanted) > 1:
         raise UserError(
-            f"The reference is of the data set {of.dataset}, the images are of {dataset}; "
-            "use that data set's reference."
+            f"{reference} is one file, but {' and '.join(wanted)} are needed; give the folder of references."
         )
-    if of.resolution != resolution:
-        raise UserError(
-            f"The reference of {of.dataset} is at resolution {of.resolution}, the images at {resolution}; "
-            "use a reference of the same resolution."
-        )
-    if (of.extractor, of.extractor_sha256) != (extractor.name, extractor.sha256):
-        raise UserError(
-            f"The reference of {of.dataset} was made by the extractor {of.extractor} "
-            f"({of.extractor_sha256[:12]}), not by {extractor.name} ({extractor.sha256[:12]}); "
-            "build the reference again."
-        )
-    if reference.gaussian.dimension != extractor.dimension:
-        raise UserError(
-            f"The reference of {of.dataset} has {reference.gaussian.dimension} features, the extractor "
-            f"{extractor.name} gives {extractor.dimension}; build the reference again."
-        )
+    comparisons = {}
+    for name, metrics in wanted.items():
+        found = load_reference(reference / f"{name}.npz" if reference.is_dir() else reference)
+        extractor = open_extractor(name, weights.get(name), shape, device)
+        found.check(extractor, shape[1], dataset, dataset_sha256)
+        comparisons[name] = Comparison(extractor, found, metrics)
+    return comparisons
 
 
-def _measurable(dimension: int, fewest: int) -> list[str]:
-    """Return one metric for every number that halves of `fewest` images or more can be compared by."""
-    names: dict[Any, str] = {}
-    for name, metric in METRICS.items():
-        enough = metric.needs == "features" or (metric.needs == "moments" and fewest > dimension)
-        if metric.floor is None and enough:
-            names.setdefault(metric.number, name)
-    return list(names.values())
+def only(comparisons: Comparisons, metrics: Collection[str]) -> dict[str, Comparison]:
+    """Return what is needed for some of the metrics."""
+    kept = {
+        name: replace(comparison, metrics=tuple(metric for metric in comparison.metrics if metric in metrics))
+        for name, comparison in comparisons.items()
+    }
+    return {name: comparison for name, comparison in kept.items() if comparison.metrics}
+
+
+def meaning(comparisons: Comparisons, samples: int) -> dict[str, Any]:
+    """Return what numbers of that many images mean, and what they are for real images."""
+    definitions: dict[str, str] = {}
+    references: dict[str, Any] = {}
+    floor: dict[str, float] = {}
+    for key, comparison in comparisons.items():
+        reference, extractor = comparison.reference, comparison.extractor
+        for name in comparison.metrics:
+            definitions[name] = (
+                f"{METRICS[name].definition}, of {samples:,} generated images{_against(reference, name)}, "
+                f"on {extractor.definition}"
+            )
+            value = reference.floor(name)
+            floor |= {} if value is None else {name: value}
+        references[key] = {
+            "dataset": reference.description.dataset,
+            "dataset_sha256": reference.description.dataset_sha256,
+            "resolution": reference.description.resolution,
+            "count": reference.description.count,
+            "sha256": reference.sha256,
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.sha256,
+        }
+    return {"definitions": definitions, "references": references, "floor": floor}
+
+
+def _against(reference: Reference, name: str) -> str:
+    of, kept = reference.description, len(reference.rows)
+    if METRICS[name].needs == "probabilities":
+        return ""
+    if of.count is None:
+        return f" against published statistics of {of.dataset}"
+    if METRICS[name].needs == "moments" or kept == of.count:
+        return f" against {of.count:,} of {of.dataset}"
+    return f" against {kept:,} evenly spaced ones of {of.count:,} of {of.dataset}"

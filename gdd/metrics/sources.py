@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gdd.config.recipe import Sampler
@@ -23,18 +21,15 @@ from gdd.data.image_array import quantise
 from gdd.data.listing import Listing, list_images, reader
 from gdd.data.transforms import Unusable, decode
 from gdd.diffusion.sampling import sample_range
-from gdd.distill.generate import generate
+from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator
 from gdd.networks.weights import load_weights
 
-BATCH = 250  # images that go through a generator at once
+BATCH = 250  # images that go through a network at once
 KEYS = ("images", "arr_0", "samples")  # of an .npz; ADM's batches (arXiv:2105.05233) have numpy's own names
 BROKEN = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-CHUNK = 1 << 20  # bytes
-
-Draw = Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,26 +47,28 @@ class Source:
             where there are not as many, and a DivergedError for an image that holds NaN or infinity.
         facts: what else decides the images, as JSON values.
         evaluations: of the network for an image; None where that is unknown.
-        count: how many there are; None for as many as anybody asks for.
+        count: how many there are; None for as many as anybody wants.
         dataset: the data set they imitate, where the file says it.
+        batch: how many to make at once.
     """
 
     name: str
     kind: Literal["generator", "teacher", "images"]
     sha256: str
     shape: tuple[int, int, int]
-    images: Draw
+    images: Callable[[int, int], Tensor]
     facts: dict[str, Any]
     evaluations: int | None = None
     count: int | None = None
     dataset: str | None = None
+    batch: int = BATCH
 
 
 def open_source(
     path: str | Path,
     *,
     sampler: Sampler | None = None,
-    seed: int = 0,
+    seed: int = EVALUATION_SEED,
     batch: int = BATCH,
     device: torch.device | str = "cpu",
     only_class: int | None = None,
@@ -94,35 +91,33 @@ def open_source(
     path = Path(path)
     if path.suffix == ".pkl":
         raise UserError(f"{path} is a pickled network; turn it into one of gdd with `gdd import-teacher`.")
-    weights = path.suffix == ".safetensors"
-    described = _description(path) if weights else {}
+    described = load_weights(path)[1] if path.suffix == ".safetensors" else {}
     teacher = described.get("kind") == "denoiser"
     if teacher and sampler is None:
-        raise UserError(f"{path} holds a teacher; say how to sample it, e.g. --sampler '{{\"steps\": 18}}'.")
-    if teacher and only_class is not None:
-        raise UserError(f"{path} holds a teacher, whose classes are drawn; leave out the class.")
+        raise UserError(f"{path} holds a teacher; say how to sample it, e.g. --steps 18.")
     if sampler is not None and not teacher:
         raise UserError(f"A sampler is for teachers, which {path} is not; leave it out.")
-    if not weights:
-        if only_class is not None:
-            raise UserError(f"{path} holds images, whose classes nobody can choose; leave out the class.")
+    if only_class is not None and (teacher or not described):
+        raise UserError(f"Only a generator's class can be chosen, which {path} is not; leave it out.")
+    if not described:
         return _images(path, evaluations)
 
-    draw: Draw
     if sampler is not None:
         denoiser = load_denoiser(path).to(device)
         arch, evaluations = denoiser.arch, sampler.evaluations
-        how: dict[str, Any] = {"sampler": sampler.model_dump(mode="json")}
+        facts: dict[str, Any] = {"seed": seed, "sampler": sampler.model_dump(mode="json")}
 
-        def draw(start: int, count: int) -> Tensor:
+        def images(start: int, count: int) -> Tensor:
             return quantise(sample_range(denoiser, sampler, seed, start, count))
     else:
         generator = load_generator(path).to(device)
-        arch, evaluations = generator.arch, generator.steps
-        _check_class(only_class, arch.label_dim, path)
-        how = {"class": only_class}
+        arch, evaluations, facts = generator.arch, generator.steps, {"seed": seed, "class": only_class}
+        if only_class is not None and not 0 <= only_class < arch.label_dim:
+            raise UserError(
+                f"{path} has {arch.label_dim} classes, counted from 0, and no class {only_class}."
+            )
 
-        def draw(start: int, count: int) -> Tensor:
+        def images(start: int, count: int) -> Tensor:
             return quantise(generate(generator, start, count, seed=seed, only_class=only_class))
 
     return Source(
@@ -130,20 +125,18 @@ def open_source(
         kind="teacher" if teacher else "generator",
         sha256=sha256(path),
         shape=(arch.img_channels, arch.img_resolution, arch.img_resolution),
-        images=_in_batches(draw, batch),
-        facts={"seed": seed, **how, "classes": arch.label_dim},
+        images=images,
+        facts=facts,
         evaluations=evaluations,
         dataset=described.get("dataset"),
+        batch=batch,
     )
 
 
 def _images(path: Path, evaluations: int | None) -> Source:
     """Return the images of an .npz, a folder, a .zip or a .tar; files of images are made RGB."""
-    if path.suffix == ".npy":
-        raise UserError(f"{path} is a bare array; save it as .npz under the name 'images'.")
     if path.suffix == ".npz":
         array = _read_array(path)
-        _require_bytes(array, path)
         (count, *shape), digest = array.shape, sha256(path)
 
         def rows(start: int, stop: int) -> np.ndarray:
@@ -158,12 +151,9 @@ def _images(path: Path, evaluations: int | None) -> Source:
         def rows(start: int, stop: int) -> np.ndarray:
             return _read_rows(listing, side, start, stop)
 
-    def draw(start: int, number: int) -> Tensor:
+    def images(start: int, number: int) -> Tensor:
         if start + number > count:
-            raise UserError(
-                f"{path} holds {count:,} images, but the {number:,} from {start:,} on are asked for; "
-                "ask for fewer samples or blocks."
-            )
+            raise UserError(f"{path} holds {count:,} images, not {start + number:,}; ask for fewer.")
         return torch.from_numpy(rows(start, start + number))
 
     height, width, channels = shape
@@ -172,77 +162,39 @@ def _images(path: Path, evaluations: int | None) -> Source:
         kind="images",
         sha256=digest,
         shape=(channels, height, width),
-        images=draw,
+        images=images,
         facts={"images": count},
         evaluations=evaluations,
         count=count,
     )
 
 
-def _check_class(only_class: int | None, classes: int, path: Path) -> None:
-    if only_class is None:
-        return
-    if classes == 0:
-        raise UserError(f"{path} is not class-conditional; leave out the class {only_class}.")
-    if not 0 <= only_class < classes:
-        raise UserError(f"{path} knows the classes 0 to {classes - 1}, not {only_class}.")
-
-
-def _in_batches(draw: Draw, batch: int) -> Draw:
-    def images(start: int, count: int) -> Tensor:
-        firsts = range(start, start + count, batch)
-        return torch.cat([draw(first, min(batch, start + count - first)) for first in firsts])
-
-    return images
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """Return what a safetensors file says it holds, without reading its numbers."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("gdd")
-    except (FileNotFoundError, SafetensorError, OSError):
-        header = None
-    # What is wrong with the file, the one who reads all of it says.
-    return dict(json.loads(header)) if header else load_weights(path)[1]
-
-
 def _read_array(path: Path) -> np.ndarray:
+    """Return uint8 images [N, H, W, C]."""
     try:
         with np.load(path, allow_pickle=False) as file:
             key = next((key for key in KEYS if key in file), None)
             if key is None:
-                raise UserError(
-                    f"{path} holds no array called {' or '.join(KEYS)}; save the images as 'images'."
-                )
+                raise UserError(f"{path} holds no array called {' or '.join(KEYS)}; call the images so.")
             array: np.ndarray = file[key]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except BROKEN as error:
         raise UserError(f"{path} cannot be read as an .npz of images ({error}); make it again.") from None
-    return array
-
-
-def _require_bytes(array: np.ndarray, path: Path) -> None:
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise DivergedError(f"{path} holds images with NaN or infinity; the network has diverged.")
-        low, high = array.min(initial=np.inf), array.max(initial=-np.inf)
-        raise UserError(
-            f"{path} holds {array.dtype} images from {low:.3g} to {high:.3g}, but metrics are of bytes; "
-            "save uint8 images, from [-1, 1] as clip(127.5 x + 128, 0, 255)."
-        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DivergedError(f"{path} holds images with NaN or infinity; the network has diverged.")
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or len(array) == 0:
         raise UserError(
             f"{path} holds {array.dtype} {list(array.shape)} instead of uint8 images [N, H, W, 1 or 3]; "
-            "save them like that."
+            "save them like that, from [-1, 1] as clip(127.5 x + 128, 0, 255)."
         )
+    return array
 
 
 def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray:
     rows = np.empty((stop - start, side, side, 3), np.uint8)
     with reader(listing.path) as read:
-        for row, entry in zip(rows, listing.entries(np.arange(start, stop)), strict=True):
+        for row, entry in zip(rows, listing.entries(range(start, stop)), strict=True):
             try:
                 row[:] = decode(read(entry), None, side)
             except Unusable as reason:
@@ -251,29 +203,19 @@ def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray
 
 
 def _side_of_first(listing: Listing) -> int:
-    """Return how large the first image is, and with it all have to be."""
-    ((entry),) = listing.entries(np.arange(1))
-    with reader(listing.path) as read:
-        try:
-            with Image.open(io.BytesIO(read(entry))) as image:
-                width, height = image.size
-        except (Unusable, OSError) as error:
-            raise UserError(f"The image {entry.name} in {listing.path} cannot be read ({error}).") from None
-    if width != height:
-        raise UserError(
-            f"The image {entry.name} in {listing.path} is {width}x{height}; only square ones fit."
-        )
-    return width
+    """Return how wide the first image is, and with it how wide and high all have to be."""
+    (entry,) = listing.entries([0])
+    try:
+        with reader(listing.path) as read, Image.open(io.BytesIO(read(entry))) as image:
+            return image.width
+    except (Unusable, OSError) as error:
+        raise UserError(f"The image {entry.name} in {listing.path} cannot be read ({error}).") from None
 
 
 def _digest(listing: Listing) -> str:
     """Return a hash of names and contents: that of an archive's file, or one over all files of a folder."""
     digest = hashlib.sha256(listing.fingerprint().encode())
-    if listing.kind != "folder":
-        digest.update(sha256(listing.path).encode())
-        return digest.hexdigest()
-    for name in listing.names:
-        with (listing.path / name).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+    files = [listing.path / name for name in listing.names] if listing.kind == "folder" else [listing.path]
+    for file in files:
+        digest.update(sha256(file).encode())
     return digest.hexdigest()

@@ -23,20 +23,21 @@ SIDE = 224
 
 
 class VisionTransformer(PublishedNetwork):
-    """What a vision transformer says of images that Pillow resized to 224x224 in bytes, bicubically."""
+    """A vision transformer's output for images that Pillow resized to 224x224 in bytes, bicubically.
+
+    Nothing in its file is run.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds another network.
+    """
 
     architecture: str  # timm's name
     options: dict[str, Any]
-    patches: str  # the name in the file of what looks at patches
+    patches: str  # the name in the file of the layer that embeds patches
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        """Read the published weights; nothing in the file is run.
-
-        Raises:
-            UserError: the file is missing, damaged, or holds another network.
-        """
         super().__init__(path, device)
         with torch.device("meta"):
             net: Any = timm.create_model(self.architecture, pretrained=False, **self.options)
@@ -54,11 +55,7 @@ class VisionTransformer(PublishedNetwork):
         self._net = net.to(self.device).eval().requires_grad_(False)
 
     def state(self, path: Path) -> dict[str, Tensor]:
-        """Return the weights by their published names.
-
-        Raises:
-            WeightsProblem: the file is damaged or holds something else.
-        """
+        """Return the weights by their published names; raise a WeightsProblem for another file."""
         raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
@@ -95,8 +92,7 @@ class ClipExtractor(VisionTransformer):
 class DinoExtractor(VisionTransformer):
     """Class tokens of DINOv2 ViT-L/14 (arXiv:2304.07193), for FD-DINOv2 (arXiv:2306.04675).
 
-    What is left of a deviation from dgm-eval is rounding: timm's attention is PyTorch's, DINOv2's may be
-    xFormers'.
+    They differ from dgm-eval's by rounding: timm's attention is PyTorch's, DINOv2's may be xFormers'.
     """
 
     name = "dinov2"

@@ -90,14 +90,14 @@ def test_any_file(call: Call, trained: Path, tmp_path: Path) -> None:
     done = call("evaluate", snapshot(trained), *options, "--out", tmp_path / "out.json")
     assert done.exit_code == 0, done.output
     outcome = json.loads((tmp_path / "out.json").read_text())
-    assert outcome["mean"].keys() == {"fid", "kid", "pixel_recall"}
-    assert (len(outcome["blocks"]), outcome["samples"]) == (2, 40)
+    assert outcome["final"]["mean"].keys() == {"fid", "kid", "pixel_recall"}
+    assert (len(outcome["final"]["blocks"]), outcome["provenance"]["samples"]) == (2, 40)
     # The same images from a file of them.
     call("sample", snapshot(trained), "--num", 40, "--out", tmp_path / "few.npz")
     again = [*reference, "--samples", 40, "--out", tmp_path / "again.json"]
     call("evaluate", tmp_path / "few.npz", *again)
     found = json.loads((tmp_path / "again.json").read_text())
-    assert found["blocks"][0]["fid"] == outcome["blocks"][0]["fid"]
+    assert found["final"]["blocks"][0]["fid"] == outcome["final"]["blocks"][0]["fid"]
     # And as real ones.
     own = [
         "reference",
@@ -111,20 +111,21 @@ def test_any_file(call: Call, trained: Path, tmp_path: Path) -> None:
     assert call(*own).exit_code == 0
     against = ["--reference", tmp_path / "few-ref.npz", "--extractor", "random", "--samples", 40]
     call("evaluate", tmp_path / "few.npz", *against, "--out", tmp_path / "same.json")
-    assert json.loads((tmp_path / "same.json").read_text())["mean"]["fid"] == pytest.approx(0, abs=1e-6)
+    same = json.loads((tmp_path / "same.json").read_text())["final"]["mean"]["fid"]
+    assert same == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--metrics", "lpips"], "There is no metric 'lpips'"),
+        (["--metrics", "lpips"], "there is no metric 'lpips'"),
         (
             ["--extractor", "vgg"],
-            "'--extractor' is 'vgg': no such file in features/; there are: random, inception",
+            "'--extractor' is 'vgg': no such file in features/; there are: random, pixels, inception",
         ),
         (
             ["--extractor", "inception"],
-            "The extractor inception needs resources/metrics/i.pt; run `gdd fetch incep",
+            "The reference results/references/digits/inception.npz does not exist; build it",
         ),
         (["--steps", "3"], "A sampler is for teachers"),
         (["--samples", "5"], "5 images are too few"),

@@ -1,4 +1,4 @@
-"""Pixels and small classifiers; extractors by name; where fetched weights lie."""
+"""Pixels and small classifiers, by name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, open_ext
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.seeded import seeded_weights
 
+SHAPE = (1, 8, 8)
 
-def some_images(count: int, resolution: int = 8, channels: int = 1, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    shape = (count, resolution, resolution, channels)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+def some_images(count: int, channels: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 8, 8, channels), dtype=torch.uint8, generator=generator)
 
 
 def classifier() -> SmallClassifier:
@@ -43,12 +44,11 @@ def test_pixels_keep_row_column_channel_order() -> None:
 
 
 def test_classifier_features_are_scaled_and_named(tmp_path: Path) -> None:
-    one = ClassifierExtractor(saved_classifier(tmp_path / "one.safetensors", feature_scale=1.0))
-    three = ClassifierExtractor(saved_classifier(tmp_path / "three.safetensors", feature_scale=3))
+    one = ClassifierExtractor(saved_classifier(tmp_path / "one.safetensors", feature_scale=1.0), SHAPE)
+    three = ClassifierExtractor(saved_classifier(tmp_path / "three.safetensors", feature_scale=3), SHAPE)
     images = some_images(9)
     features = one(images)
-    assert features.shape == (9, one.dimension)
-    assert features.dtype == torch.float64
+    assert (features.shape, features.dtype) == ((9, one.dimension), torch.float64)
     assert not features.requires_grad
     torch.testing.assert_close(three(images), 3 * features, rtol=1e-14, atol=0)
     direct = classifier().features(images.permute(0, 3, 1, 2) / 127.5 - 1)
@@ -59,20 +59,22 @@ def test_classifier_features_are_scaled_and_named(tmp_path: Path) -> None:
     torch.testing.assert_close(features, singly, rtol=1e-12, atol=1e-13)  # whatever the batch
 
 
-@pytest.mark.parametrize("scale", [None, 0.0, -1.0, "big"])
-def test_a_classifier_without_a_usable_scale_is_refused(tmp_path: Path, scale: object) -> None:
-    description = {} if scale is None else {"feature_scale": scale}
-    with pytest.raises(UserError, match="feature_scale"):
-        ClassifierExtractor(saved_classifier(tmp_path / "net.safetensors", **description))
-
-
-def test_wrong_images_are_refused(tmp_path: Path) -> None:
-    path = saved_classifier(tmp_path / "net.safetensors", feature_scale=1.0)
-    for name in ("pixels", "any-other"):
-        extractor = open_extractor(name, path, (1, 8, 8))
-        with pytest.raises(UserError, match=r"\(16, 16, 1\).*\(8, 8, 1\)"):
-            extractor(some_images(2, resolution=16))
-        with pytest.raises(ValueError, match="uint8"):
-            extractor(torch.zeros(2, 8, 8, 1))
+@pytest.mark.parametrize(
+    ("scale", "shape", "sentence"),
+    [
+        (None, SHAPE, "says 'None' for feature_scale instead of a positive number"),
+        (-1.0, SHAPE, "says '-1.0' for feature_scale"),
+        ("big", SHAPE, "says 'big' for feature_scale"),
+        (1.0, (3, 8, 8), r"takes images of \(1, 8, 8\) \(channels, height, width\), not of \(3, 8, 8\)"),
+    ],
+)
+def test_a_classifier_that_does_not_fit_is_refused(
+    tmp_path: Path, scale: object, shape: tuple[int, int, int], sentence: str
+) -> None:
+    path = saved_classifier(
+        tmp_path / "net.safetensors", **({} if scale is None else {"feature_scale": scale})
+    )
+    with pytest.raises(UserError, match=sentence):
+        open_extractor("any", path, shape)
     with pytest.raises(UserError, match="needs the file of its weights"):
-        open_extractor("inception", None, (1, 8, 8))
+        open_extractor("inception", None, shape)

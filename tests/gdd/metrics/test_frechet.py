@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gdd.errors import UserError
 from gdd.metrics import frechet
-from gdd.metrics.frechet import Gaussian, Moments, frechet_distance, require_enough_samples
+from gdd.metrics.frechet import Gaussian, Moments, frechet_distance
 
 
 def gaussian(features: Tensor, batch: int = 64) -> Gaussian:
@@ -68,39 +68,19 @@ def test_equal_sets_are_at_zero() -> None:
     assert frechet_distance(constant, constant) == 0
 
 
-def test_moments_equal_numpy_far_from_the_origin() -> None:
+def test_moments_are_numpys_far_from_the_origin_in_any_order_and_parts() -> None:
     data = features(500, 7, seed=5, offset=1e6)
-    result = gaussian(data, batch=13)
-    assert result.count == 500
-    np.testing.assert_allclose(result.mean.numpy(), data.numpy().mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(result.covariance.numpy(), np.cov(data.numpy(), rowvar=False), rtol=1e-8)
-
-
-def test_order_batch_size_and_merging_change_rounding_only() -> None:
-    data = features(600, 16, seed=6, offset=3.0)
-    other = gaussian(features(300, 16, seed=7))
-    once = gaussian(data, batch=600)
-    shuffled = gaussian(data[torch.randperm(600, generator=torch.Generator().manual_seed(0))], batch=1)
-    merged = Moments(16)
-    for part in (data[100:], data[:0], data[:100].float()):
-        merged.merge(Moments.of(16, [part]))
-    assert merged.gaussian().count == 600
-    for result, tolerance in ((shuffled, 1e-12), (merged.gaussian(), 1e-6)):
-        torch.testing.assert_close(result.covariance, once.covariance, rtol=tolerance, atol=tolerance)
-        assert frechet_distance(result, other) == pytest.approx(frechet_distance(once, other), rel=tolerance)
+    parts = Moments(7)
+    for part in (data[100:], data[:0], data[:100]):
+        parts.merge(Moments.of(7, [part]))
+    shuffled = data[torch.randperm(500, generator=torch.Generator().manual_seed(0))]
+    for result in (gaussian(data, batch=13), gaussian(shuffled, batch=1), parts.gaussian()):
+        np.testing.assert_allclose(result.mean.numpy(), data.numpy().mean(axis=0), rtol=1e-14)
+        np.testing.assert_allclose(result.covariance.numpy(), np.cov(data.numpy(), rowvar=False), rtol=1e-8)
 
 
 def test_bad_input_is_refused() -> None:
-    a = gaussian(features(20, 3, seed=8))
-    with pytest.raises(UserError, match="3 and 2 features"):
-        frechet_distance(a, gaussian(features(20, 2, seed=9)))
     with pytest.raises(UserError, match="at least 2 images, got 1"):
         gaussian(torch.ones(1, 3))
     with pytest.raises(UserError, match="20 images hold NaN"):
         gaussian(torch.full((20, 3), torch.nan))
-    broken = Gaussian(torch.full((3,), torch.nan, dtype=torch.float64), a.covariance, 20)
-    with pytest.raises(UserError, match="undefined"):
-        frechet_distance(broken, a)
-    require_enough_samples(4, 3)
-    with pytest.raises(UserError, match=r"3 images are too few .* use at least 4"):
-        require_enough_samples(3, 3)

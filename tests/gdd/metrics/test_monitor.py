@@ -16,10 +16,11 @@ from gdd.distill.distill import distill
 from gdd.distill.generate import generate
 from gdd.distill.student import Student
 from gdd.errors import UserError
+from gdd.metrics.build_reference import build_reference
 from gdd.metrics.extractors import open_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.monitor import FidMonitor
-from gdd.metrics.reference import build_reference, load_reference
+from gdd.metrics.reference import load_reference
 from gdd.networks.checkpoint import load_generator, one_step_from_denoiser
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
         generator = load_generator(tmp_path / "with" / "snapshots" / f"{images:09d}.safetensors")
         features = extractor(quantise(generate(generator, 0, IMAGES)))
         gaussian = Moments.of(extractor.dimension, [features]).gaussian()
-        expected = frechet_distance(gaussian, load_reference(reference).gaussian)
+        expected = frechet_distance(load_reference(reference).gaussian, gaussian)
         assert value == pytest.approx(expected, rel=1e-4)
     facts = json.loads((tmp_path / "with" / "run.json").read_text())["sessions"][0]["monitor"]
     assert (facts["name"], facts["images"], facts["dataset"]) == (NAME, IMAGES, "blobs")
@@ -115,8 +116,8 @@ def test_neither_nan_nor_a_full_memory_ends_the_training(
     ("changes", "sentence"),
     [
         ({"images": 3}, "3 images are too few for a Frechet distance on "),
-        ({"weights": "two"}, "was made by the extractor classifier"),
-        ({"reference": Path("no/one.npz")}, "The reference features no/one.npz do not exist"),
+        ({"weights": "two"}, "The reference of blobs has "),
+        ({"reference": Path("no/one.npz")}, "The reference no/one.npz does not exist"),
         ({"dataset": "other"}, "The reference is of the data set blobs, the images are of other"),
     ],
 )

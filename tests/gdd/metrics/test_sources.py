@@ -1,4 +1,4 @@
-"""Images of generators, teachers and files, by their indices."""
+"""Images of generators, teachers and files by their indices, and images written to files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from gdd.data.image_array import quantise
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
-from gdd.metrics.sources import open_source
+from gdd.metrics.export import export
+from gdd.metrics.sources import Source, open_source
 from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
 from gdd.networks.preconditioning import OneStepGenerator
 
 STOCHASTIC = Sampler(steps=2, churn=1.0)
-IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,10 @@ def generators(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.mark.parametrize("name", ["plain", "conditional", "several"])
 def test_images_are_those_of_training_and_of_any_split(generators: dict[str, Path], name: str) -> None:
-    source = open_source(generators[name], batch=3)
+    source = open_source(generators[name])
     images = source.images(2, 8)
     assert (images.dtype, images.shape) == (torch.uint8, (8, 8, 8, 1))
     assert torch.equal(images, quantise(generate(load_generator(generators[name]), 2, 8)))
-    assert torch.equal(images, open_source(generators[name], batch=100).images(2, 8))
     assert torch.equal(images, torch.cat([source.images(2, 1), source.images(3, 7)]))
     assert not torch.equal(images, open_source(generators[name], seed=1).images(2, 8))
 
@@ -56,15 +56,15 @@ def test_images_are_those_of_training_and_of_any_split(generators: dict[str, Pat
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("sampler", [Sampler(steps=2), STOCHASTIC], ids=["Heun", "stochastic"])
 def test_a_teachers_images(world: Any, conditional: bool, sampler: Sampler) -> None:
-    source = open_source(world.teachers[conditional], sampler=sampler, seed=5, batch=2)
+    source = open_source(world.teachers[conditional], sampler=sampler, seed=5)
     expected = quantise(sample_range(load_denoiser(world.teachers[conditional]), sampler, 5, 3, 5))
-    assert torch.equal(source.images(3, 5), expected)
+    assert torch.equal(torch.cat([source.images(3, 2), source.images(5, 3)]), expected)
 
 
 def test_what_a_source_says_of_itself(generators: dict[str, Path], world: Any) -> None:
     source = open_source(generators["several"], seed=4)
     assert (source.kind, source.evaluations, source.count, source.shape) == ("generator", 3, None, (1, 8, 8))
-    assert source.facts == {"seed": 4, "class": None, "classes": 0}
+    assert source.facts == {"seed": 4, "class": None}
     assert (source.dataset, open_source(generators["plain"]).dataset) == (None, "blobs")
     teacher = open_source(world.teachers[False], sampler=STOCHASTIC)
     assert (teacher.kind, teacher.evaluations) == ("teacher", 3)
@@ -94,11 +94,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture
+def arrays(tmp_path: Path) -> Source:
+    np.savez(tmp_path / "a.npz", images=IMAGES)
+    return open_source(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("key", ["images", "arr_0", "samples"])
 def test_arrays(tmp_path: Path, key: str) -> None:
     np.savez(tmp_path / "a.npz", **{key: IMAGES, "arr_1": np.arange(6)})
     found = open_source(tmp_path / "a.npz", evaluations=2)
-    assert (found.kind, found.count, found.shape, found.evaluations) == ("images", 6, (3, 8, 8), 2)
+    assert (found.kind, found.count, found.shape, found.evaluations) == ("images", 7, (3, 8, 8), 2)
     assert torch.equal(found.images(1, 4), torch.from_numpy(IMAGES[1:5]))
 
 
@@ -110,24 +116,19 @@ def test_folders_and_archives_give_the_same_images_in_the_order_of_names(
             archive.write(file, file.relative_to(folder))
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(folder, ".")
-    digests = set()
     for path in (folder, tmp_path / "a.zip", tmp_path / "a.tar"):
         found = open_source(path)
-        assert (found.count, found.shape) == (6, (3, 8, 8))
-        assert np.array_equal(found.images(0, 6).numpy(), IMAGES)
+        assert (found.count, found.shape) == (7, (3, 8, 8))
+        assert np.array_equal(found.images(0, 7).numpy(), IMAGES)
         assert np.array_equal(found.images(3, 2).numpy(), IMAGES[3:5])
-        digests.add(found.sha256)
-    assert len(digests) == 3
     before = open_source(folder).sha256
-    assert before in digests
     (folder / "0.png").write_bytes(png(IMAGES[1]))
     assert open_source(folder).sha256 != before
 
 
 ARRAYS = {
-    "holds float32 images from 0 to 1, but metrics are of bytes": {"images": IMAGES / np.float32(255)},
-    r"holds uint8 \[6, 3, 8, 8\] instead of uint8 images": {"images": IMAGES.transpose(0, 3, 1, 2)},
-    "holds int64": {"images": IMAGES.astype(np.int64)},
+    r"holds float32 \[7, 8, 8, 3\] instead of uint8 images": {"images": IMAGES / np.float32(255)},
+    r"holds uint8 \[7, 3, 8, 8\] instead of uint8 images": {"images": IMAGES.transpose(0, 3, 1, 2)},
     r"\[0, 8, 8, 3\]": {"images": IMAGES[:0]},
     "holds no array called images or arr_0": {"pictures": IMAGES},
     "holds images with NaN": {"images": np.full((2, 4, 4, 3), np.nan)},
@@ -143,15 +144,11 @@ def test_misuse_of_arrays(tmp_path: Path, message: str) -> None:
 
 
 def test_misuse_of_folders(tmp_path: Path, folder: Path) -> None:
-    found = open_source(folder)
-    with pytest.raises(UserError, match="holds 6 images, but the 5 from 3 on are asked for"):
-        found.images(3, 5)
-    (folder / "1.png").write_bytes(png(IMAGES[1][:4, :4]))
-    with pytest.raises(UserError, match=r"The image 1.png in .* is 4x4, not 8x8"):
-        found.images(0, 3)
-    (folder / "0.png").write_bytes(png(IMAGES[0][:4]))
-    with pytest.raises(UserError, match="is 8x4; only square ones fit"):
-        open_source(folder)
+    with pytest.raises(UserError, match="holds 7 images, not 8; ask for fewer"):
+        open_source(folder).images(3, 5)
+    (folder / "1.png").write_bytes(png(IMAGES[1][:4]))
+    with pytest.raises(UserError, match=r"The image 1.png in .* is 8x4, not 8x8"):
+        open_source(folder).images(0, 3)
     (folder / "0.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"The image 0.png in .* cannot be read"):
         open_source(folder)
@@ -163,30 +160,23 @@ def test_misuse_of_folders(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("conditional", {"only_class": 4}, "knows the classes 0 to 3, not 4"),
-        ("plain", {"only_class": 0}, "is not class-conditional; leave out the class 0"),
+        ("conditional", {"only_class": 4}, "has 4 classes, counted from 0, and no class 4"),
+        ("plain", {"only_class": 0}, "has 0 classes, .* and no class 0"),
         ("plain", {"sampler": STOCHASTIC}, "A sampler is for teachers"),
         ("missing.safetensors", {}, "do not exist"),
         ("teacher", {}, "holds a teacher; say how to sample it"),
-        ("teacher", {"sampler": STOCHASTIC, "only_class": 1}, "holds a teacher, whose classes are drawn"),
+        ("teacher", {"sampler": STOCHASTIC, "only_class": 1}, "Only a generator's class can be chosen"),
         ("classifier", {}, r"holds (no network|a .*classifier)"),
         ("network.pkl", {}, "gdd import-teacher"),
-        ("images.npz", {"only_class": 1}, "holds images, whose classes"),
-        ("images.npz", {"sampler": STOCHASTIC}, "A sampler is for teachers"),
+        ("a.npz", {"only_class": 1}, "Only a generator's class can be chosen"),
         ("page.npz", {}, r"cannot be read as an \.npz"),
         ("missing.npz", {}, "does not exist"),
-        ("images.npy", {}, "bare array"),
     ],
 )
+@pytest.mark.usefixtures("arrays")
 def test_misuse(
-    world: Any,
-    generators: dict[str, Path],
-    tmp_path: Path,
-    name: str,
-    options: dict[str, Any],
-    message: str,
+    world: Any, generators: dict[str, Path], tmp_path: Path, name: str, options: Any, message: str
 ) -> None:
-    np.savez(tmp_path / "images.npz", images=IMAGES)
     (tmp_path / "page.npz").write_text("<html>")
     known = {**generators, "teacher": world.teachers[False], "classifier": world.backbones["one"]}
     with pytest.raises(UserError, match=message) as error:
@@ -197,3 +187,39 @@ def test_misuse(
 def test_a_diverged_generator(generators: dict[str, Path]) -> None:
     with pytest.raises(DivergedError, match="NaN or infinity"):
         open_source(generators["broken"]).images(0, 2)
+
+
+def test_images_go_to_an_array_or_a_folder_and_come_back(tmp_path: Path, arrays: Source) -> None:
+    export(arrays, tmp_path / "out.npz", start=2, count=4)
+    assert np.array_equal(np.load(tmp_path / "out.npz")["images"], IMAGES[2:6])
+    (tmp_path / "out").mkdir()  # empty
+    export(arrays, tmp_path / "out", start=1, count=6)
+    assert np.array_equal(open_source(tmp_path / "out").images(0, 6).numpy(), IMAGES[1:])
+    assert (tmp_path / "out" / "00000000" / "00000001.png").is_file()
+
+
+def test_images_go_to_a_grid(tmp_path: Path, arrays: Source) -> None:
+    export(arrays, tmp_path / "out.png", start=0, count=7)
+    picture = np.asarray(Image.open(tmp_path / "out.png"))
+    assert picture.shape == (24, 24, 3)
+    assert np.array_equal(picture[8:16, 8:16], IMAGES[4])
+    assert not picture[16:, 8:].any()
+    np.savez(tmp_path / "grey.npz", images=IMAGES[:2, :, :, :1])
+    export(open_source(tmp_path / "grey.npz"), tmp_path / "grey.png", start=0, count=2)
+    assert np.asarray(Image.open(tmp_path / "grey.png")).shape == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("out.jpg", r"should end in \.npz"),
+        ("full", "holds something already"),
+        ("out.npz", "holds 7 images, not 8"),
+    ],
+)
+def test_misuse_of_export(tmp_path: Path, arrays: Source, out: str, message: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match=message):
+        export(arrays, tmp_path / out, start=0, count=8)
+    assert not (tmp_path / "out.npz").exists()

@@ -42,7 +42,7 @@ class OpenAIBlock(nn.Module):
 
 
 class OpenAITower(nn.Module):
-    """CLIP's image tower (arXiv:2103.00020), small, written from its description under OpenAI's names."""
+    """CLIP's image tower (arXiv:2103.00020), small, under OpenAI's names."""
 
     def __init__(self, width: int = WIDTH, depth: int = 2, patch: int = PATCH, side: int = SIDE) -> None:
         super().__init__()
@@ -118,11 +118,6 @@ def test_the_published_names_from_files(tmp_path: Path, monkeypatch: pytest.Monk
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     clip = ClipExtractor(Archive(OpenAITower(768, 2, 32, 224)).write(tmp_path / "ViT-B-32.pt"))
     assert (clip.name, clip.dimension, len(clip.sha256)) == ("clip", 512, 64)
-    grey = images[..., :1]
-    assert torch.equal(clip(grey), clip(grey.repeat(1, 1, 1, 3)))
-    with pytest.raises(UserError, match="not 4 channels"):
-        clip(torch.zeros(1, 8, 8, 4, dtype=torch.uint8))
-
     published = timm.create_model("vit_large_patch14_dinov2", img_size=518, num_classes=0, depth=2)
     torch.save({**published.state_dict(), "mask_token": torch.zeros(1, 1024)}, tmp_path / "dino.pth")
     dino = DinoExtractor(tmp_path / "dino.pth")
@@ -164,19 +159,15 @@ def test_images_are_resized_in_bytes_normalised_and_go_through_in_parts(
         np.testing.assert_allclose(features.permute(1, 2, 0).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "source"), [(ClipExtractor, "clip-vit-b-32"), (DinoExtractor, "dinov2-vit-l-14")]
-)
-def test_files_that_are_something_else_are_refused(tmp_path: Path, kind: Any, source: str) -> None:
-    with pytest.raises(UserError, match=f"does not exist; run `gdd fetch {source}`"):
-        kind(tmp_path / "missing.pth")
+@pytest.mark.parametrize("kind", [ClipExtractor, DinoExtractor])
+def test_files_that_are_something_else_are_refused(tmp_path: Path, kind: Any) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     (tmp_path / "page.pth").write_text("<html>")
     # Patches of 16 pixels, which timm would resample.
     torch.save({"patch_embed.proj.weight": torch.zeros(1024, 3, 16, 16)}, tmp_path / "patches.pth")
     if kind is ClipExtractor:
         Archive(OpenAITower(768, 1, 16, 224)).write(tmp_path / "patches.pth")
-    for name in ("other", "page", "patches"):
-        with pytest.raises(UserError, match=f"fetch (it again|{source})") as error:
+    for name in ("missing", "other", "page", "patches"):
+        with pytest.raises(UserError, match=r"run `gdd fetch (clip-vit-b-32|dinov2-vit-l-14)`") as error:
             kind(tmp_path / f"{name}.pth")
         assert "\n" not in str(error.value)

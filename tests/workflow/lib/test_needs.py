@@ -142,8 +142,7 @@ def test_only_what_is_known_of_the_cluster_is_asked_of_it() -> None:
 
 
 def test_progress_is_looked_for_where_it_is_written() -> None:
-    from gdd.metrics.evaluate import block_file
-    from gdd.metrics.stages import BLOCKS
+    from gdd.metrics.evaluate import BLOCKS, block_file
     from gdd.training.run_directory import RunDirectory
 
     names = {"setting": "s", "run": "r", "seed": "0", "teacher": "t", "external": "e"}

@@ -1,10 +1,11 @@
-"""Metrics from nearest neighbours in feature space, in float64, a few rows of distances at a time."""
+"""Metrics that compare two sets of features: nearest neighbours and KID, in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,13 +31,13 @@ def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 3) -> NeighbourMetric
 
     A point's ball reaches to its k-th nearest neighbour in its own set, itself not counted, boundary
     included. Precision is the share of fakes inside some real ball, recall the share of reals inside some
-    fake ball (Kynkaanniemi et al., arXiv:1904.06991); density counts the real balls a fake lies in, over k,
-    and coverage is the share of real balls that hold a fake (Naeem et al., arXiv:2002.09797).
+    fake ball; density counts the real balls a fake lies in, over k, and coverage is the share of real balls
+    that hold a fake.
 
     Raises:
         UserError: a set has no more than k points, the dimensions differ, or a value is not finite.
     """
-    real, fake = check_features(real, fake)
+    real, fake = _check_features(real, fake)
     for points, name in ((real, "real"), (fake, "generated")):
         if len(points) <= k:
             raise UserError(
@@ -66,32 +67,55 @@ def nearest_ratio(real: Tensor, fake: Tensor) -> float | None:
     Far below 1 means copies. None where the real images are copies of each other.
 
     Raises:
-        UserError: too few images, the dimensions differ, or a value is not finite.
+        UserError: fewer than two real images, the dimensions differ, or a value is not finite.
     """
-    between_real = nearest_distance(real, real, exclude_self=True).quantile(0.5)
-    return float(nearest_distance(fake, real).quantile(0.5) / between_real) if between_real > 0 else None
+    real, fake = _check_features(real, fake)
+    if len(real) < 2:
+        raise UserError(f"{len(real)} real image is too few to search a nearest neighbour in.")
+    between_real = _nearest(real, real, 1, exclude_self=True).quantile(0.5)
+    return float(_nearest(fake, real, 1).quantile(0.5) / between_real) if between_real > 0 else None
 
 
-def nearest_distance(queries: Tensor, base: Tensor, exclude_self: bool = False) -> Tensor:
-    """Return each query's Euclidean distance to its nearest point of `base`: [N, D], [M, D] -> [N] float64.
+def kernel_distance(
+    real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> float:
+    """Return KID, the unbiased estimate of the squared MMD between `real` [N, D] and `fake` [M, D].
 
-    With `exclude_self`, `queries` is `base`, and row i does not count for itself; a copy elsewhere does.
+    The mean of `subsets` estimates, each from min(N, M, subset_size) images of either set, without
+    replacement within a subset (arXiv:1801.01401). It may be negative. clean-fid draws the same subsets after
+    `numpy.random.seed(seed)` and gives the same value up to the float32 it computes in.
 
     Raises:
-        UserError: nothing to search in, the dimensions differ, or a value is not finite.
+        UserError: fewer than two images in a set, different numbers of features, or a value is not finite.
     """
-    queries, base = check_features(queries, base)
-    if len(base) <= int(exclude_self):
-        raise UserError(f"{len(base)} images are too few to search a nearest neighbour in.")
-    return _nearest(queries, base, 1, exclude_self)[:, 0]
+    real, fake = _check_features(real, fake)
+    size = min(len(real), len(fake), subset_size)
+    if size < 2:
+        raise UserError(f"KID needs at least 2 images of either kind, got {len(real)} and {len(fake)}.")
+    random = np.random.RandomState(seed)
+
+    def drawn(features: Tensor) -> Tensor:
+        chosen = random.choice(len(features), size, replace=False)
+        return features[torch.from_numpy(chosen).to(features.device)].double()
+
+    # The generated images are drawn first, as clean-fid does.
+    return sum(_squared_mmd(drawn(fake), drawn(real)) for _ in range(subsets)) / subsets
 
 
-def check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two sets of features that can be compared, on the first one's device.
+def _squared_mmd(x: Tensor, y: Tensor) -> float:
+    """Return the unbiased estimate from as many points of either set (arXiv:1801.01401, Eq. 4)."""
+    count = len(x)
+    within = _kernel(x, x) + _kernel(y, y)
+    off_diagonal = (within.sum() - within.diagonal().sum()) / (count * (count - 1))
+    return float(off_diagonal - 2 * _kernel(x, y).sum() / count**2)
 
-    Raises:
-        UserError: the dimensions differ, or a value is not finite.
-    """
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def _check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two sets of features that can be compared, on the first one's device."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise UserError(
             f"Features of shapes {list(a.shape)} and {list(b.shape)} cannot be compared; "
@@ -102,8 +126,11 @@ def check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b.to(a.device)
 
 
-def _nearest(queries: Tensor, base: Tensor, k: int, exclude_self: bool) -> Tensor:
-    """Return every query's k smallest distances to `base`, ascending: [N, k]."""
+def _nearest(queries: Tensor, base: Tensor, k: int, exclude_self: bool = False) -> Tensor:
+    """Return every query's k smallest Euclidean distances to `base`, ascending: [N, D], [M, D] -> [N, k].
+
+    With `exclude_self`, `queries` is `base`, and row i does not count for itself; a copy elsewhere does.
+    """
     found = []
     for rows, squares in _squared_distances(queries, base):
         if exclude_self:
