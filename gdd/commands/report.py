@@ -28,9 +28,8 @@ def table(here: Here, name: str, expect: str | None) -> None:
 @pass_here
 def figure(here: Here, kind: str, name: str, expect: str | None) -> None:
     """Draw a figure of the ablation NAME as PNG and PDF: its curve, all its runs, or images of each row."""
-    from gdd.report.curves import plot_curve
-    from gdd.report.samples import plot_samples
-    from gdd.report.spread import plot_spread
+    from gdd.report.charts import plot_curve, plot_spread
+    from gdd.report.figures import plot_samples
 
     here.stage("figure", expect, table=name, kind=kind)
     plot = {"curve": plot_curve, "spread": plot_spread, "samples": plot_samples}[kind]

@@ -36,6 +36,13 @@ class Column:
         arrow = {"lower": " ↓", "higher": " ↑"}.get(self.better or "", "")
         return self.title if self.signed else self.title + arrow
 
+    def places(self, value: float) -> int:
+        """Return with how many decimals a value and its spreads are written."""
+        return 1 if self.decimals and abs(value) >= 100 else self.decimals or 0
+
+    def write(self, value: float) -> str:
+        return f"{value:,.{self.places(value)}f}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Column):

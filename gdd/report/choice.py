@@ -14,8 +14,8 @@ from gdd.experiments import Experiments
 from gdd.files import write_text
 from gdd.paths import choice_files
 from gdd.report.claims import compare
+from gdd.report.notes import designs
 from gdd.report.table import Line, Table, build_table
-from gdd.report.wording import designs
 
 WITHIN = "Within the spread: apart by at most twice the pooled standard deviation over runs."
 
@@ -32,10 +32,10 @@ class Choice:
 
     method: str
     tried: pd.DataFrame
-    chosen: Line | None
-    following: str  # the next best row in words
-    doubt: str
-    edges: list[str]
+    chosen: Line | None = None
+    following: str = ""  # the next best row in words
+    doubt: str = ""
+    edges: Sequence[str] = ()
 
 
 def write_choice(experiments: Experiments, name: str) -> list[Path]:
@@ -51,60 +51,52 @@ def write_choice(experiments: Experiments, name: str) -> list[Path]:
     found = choices(table)
     titles = {method: record.title for method, record in experiments.config.methods.items()}
     files = choice_files(name)
-    for path, text in zip(files, (to_yaml(table, found), to_markdown(table, found, titles)), strict=True):
-        write_text(path, text)
+    write_text(files[0], to_yaml(table, found))
+    write_text(files[1], to_markdown(table, found, titles))
     return files
 
 
 def choices(table: Table) -> list[Choice]:
     """Return what is chosen for every method, in the table's order."""
-    methods: dict[str, list[Line]] = {}
-    for line in table.students():
-        methods.setdefault(line.row.method or "", []).append(line)
-    return [_choose(table, method, lines) for method, lines in methods.items()]
+    methods = dict.fromkeys(line.row.method or "" for line in table.students())
+    return [_choose(table, method) for method in methods]
 
 
-def _choose(table: Table, method: str, lines: list[Line]) -> Choice:
-    by_number = {line.number: line for line in lines}
-    changes = [dict(line.row.changes) for line in lines]
-    keys = pd.json_normalize(changes).set_axis(list(by_number))  # dotted keys
+def _choose(table: Table, method: str) -> Choice:
+    lines = {line.number: line for line in table.students() if line.row.method == method}
+    changes = [dict(line.row.changes) for line in lines.values()]
+    keys = pd.json_normalize(changes).set_axis(list(lines))  # dotted keys
     varied = keys.loc[:, keys.astype(str).nunique() > 1]
     fid = table.runs[table.runs["column"] == "fid"].pivot(index="line", columns="entry", values="value")
-    fid = fid.reindex(index=keys.index, columns=range(len(lines[0].evaluated)))
-    tried = pd.DataFrame(
-        {
-            "name": [_in_words(row) for _, row in varied.iterrows()],
-            "mean": fid.mean(axis="columns", skipna=False),
-            "each": [", ".join(f"{v:.2f}" if pd.notna(v) else "none" for v in row) for row in fid.to_numpy()],
-        },
-        index=keys.index,
-    )
+    fid = fid.reindex(index=keys.index, columns=range(max(len(line.evaluated) for line in lines.values())))
+    each = fid.map(lambda value: "none" if pd.isna(value) else f"{value:.2f}").agg(", ".join, axis="columns")
+    names = [_in_words(row) for _, row in varied.iterrows()]
+    tried = pd.DataFrame({"name": names, "mean": fid.mean(axis="columns", skipna=False), "each": each})
     ranked = tried["mean"].dropna().sort_values(kind="stable").index
     if ranked.empty:
-        return Choice(method, tried, None, "", "", [])
+        return Choice(method, tried)
     best, following, doubt = ranked[0], "nothing else to choose from", ""
     if len(ranked) > 1:
-        found = compare(table, by_number[best], by_number[ranked[1]], "fid")
+        found = compare(table, lines[best], lines[ranked[1]], "fid")
         if found.spread_of != "training":
             doubt = "the spread is unknown with one run a row"
         elif not found.clear:
             doubt = f"within the spread (2 × {found.spread:.2f})"
-        following = f"next: {tried['name'][ranked[1]]} with {tried['mean'][ranked[1]]:.2f}"
+        following = f"next: {names[list(lines).index(ranked[1])]} with {tried['mean'][ranked[1]]:.2f}"
         following += f", {doubt}" if doubt else ""
     edges = [
         f"the {'smallest' if values[best] == values.min() else 'largest'} {key} tried"
         for key, values in varied.select_dtypes("number").items()
         if values[best] in (values.min(), values.max())
     ]
-    return Choice(method, tried, by_number[best], following, doubt, edges)
+    return Choice(method, tried, lines[best], following, doubt, edges)
 
 
 def _in_words(values: pd.Series) -> str:
-    known = values.dropna().items()
-    return (
-        ", ".join(f"{key} {of:g}" if isinstance(of, float) else f"{key} {of}" for key, of in known)
-        or "unchanged"
-    )
+    words = [
+        f"{key} {of:g}" if isinstance(of, float) else f"{key} {of}" for key, of in values.dropna().items()
+    ]
+    return ", ".join(words) or "unchanged"
 
 
 def to_yaml(table: Table, found: Sequence[Choice]) -> str:
@@ -146,7 +138,8 @@ def to_markdown(table: Table, found: Sequence[Choice], titles: Mapping[str, str]
     body = "\n".join(f"| {' | '.join(row)} |" for row in matrix)
     note = f"The numbers are the {_over(table)} In brackets: every run's. Bold: the lowest of the method."
     note += f" {WITHIN}" if remarks else ""
-    parts = [f"# {table.title}: what is chosen", table.caption, body, note, "\n".join(remarks)]
+    of = table.ablation
+    parts = [f"# {of.title}: what is chosen", of.caption, body, note, "\n".join(remarks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,9 +12,7 @@ import pandas as pd
 
 from gdd.config.metrics import columns
 from gdd.config.tables import Claim
-from gdd.report.numbers import paired
-from gdd.report.table import Line, Table, without_nan
-from gdd.report.wording import counted, listed, number
+from gdd.report.table import Line, Table, paired
 
 # The worst of its pairs decides on a claim, in this order.
 ORDER = (
@@ -66,14 +65,6 @@ class Verdict:
     pairs: list[Comparison]
 
     @property
-    def better(self) -> list[str]:
-        return list(dict.fromkeys(pair.better for pair in self.pairs))
-
-    @property
-    def than(self) -> list[str]:
-        return list(dict.fromkeys(pair.than for pair in self.pairs))
-
-    @property
     def verdict(self) -> str:
         return min((pair.verdict for pair in self.pairs), key=ORDER.index)
 
@@ -83,12 +74,18 @@ class Verdict:
         kinds = {pair.spread_of for pair in self.pairs}
         return " ".join(rule for kind, rule in RULES.items() if kind in kinds)
 
+    def sides(self) -> tuple[list[str], list[str]]:
+        """Return the rows that should be better, and those that should be worse."""
+        pairs = [(pair.better, pair.than) for pair in self.pairs]
+        better, than = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+        return better, than
+
     @property
     def text(self) -> str:
         """The claim in words."""
-        column, verb = columns()[self.claim.column], "has" if len(self.better) == 1 else "have"
-        better, than = listed(self.better), listed(self.than)
-        return f"{self.where}{better} {verb} a {column.better} {column.title} than {than}"
+        column, (better, than) = columns()[self.claim.column], self.sides()
+        verb = "has" if len(better) == 1 else "have"
+        return f"{self.where}{_listed(better)} {verb} a {column.better} {column.title} than {_listed(than)}"
 
     def numbers(self, pair: Comparison) -> str:
         """Return what the verdict on a pair of rows rests on, in words."""
@@ -96,22 +93,21 @@ class Verdict:
             return (
                 f"{pair.better}, {pair.than}: a run has no number, or no two have teacher and seed in common"
             )
-        better, than, spread = (
-            number(value, self.claim.column) for value in (pair.better_mean, pair.than_mean, pair.spread)
-        )
-        text = f"{pair.better}: {better}; {pair.than}: {than}"
+        write = columns()[self.claim.column].write
+        text = f"{pair.better}: {write(pair.better_mean)}; {pair.than}: {write(pair.than_mean)}"
         if pair.spread_of != "none":
-            text += f"; pooled {pair.spread_of} spread {spread}"
+            text += f"; pooled {pair.spread_of} spread {write(pair.spread)}"
         if pair.spread_of == "training":
-            text += f"; {pair.agree} of {counted(pair.pairs, 'pair')} agree"
+            text += f"; {pair.agree} of {pair.pairs} pairs agree"
         return text
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain JSON values."""
+        better, than = self.sides()
         return {
             "setting": self.setting,
-            "better": self.better,
-            "than": self.than,
+            "better": better,
+            "than": than,
             "in": self.claim.column,
             "verdict": self.verdict,
             "rule": self.rule,
@@ -119,28 +115,33 @@ class Verdict:
         }
 
 
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values for JSON, which has no NaN."""
+    return {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in values.items()}
+
+
 def verdicts(table: Table) -> list[Verdict]:
     """Return what came of every claim of a table, setting by setting."""
     found = []
-    for setting, title in table.settings.items():
-        lines = {line.title: line for line in table.lines if line.row.setting == setting}
-        for claim in table.claims:
+    for name, setting in table.settings.items():
+        lines = {line.row.title: line for line in table.lines if line.row.setting == name}
+        for claim in table.ablation.claims:
             pairs = [
                 compare(table, lines[better], lines[than], claim.column)
                 for better in claim.winners()
                 for than in claim.losers()
                 if better in lines and than in lines  # others' work has no row where there is no file of it
             ]
-            where = f"{title}: " if len(table.settings) > 1 else ""
-            found += [Verdict(claim, setting, where, pairs)] if pairs else []
+            where = f"{setting.title}: " if len(table.settings) > 1 else ""
+            found += [Verdict(claim, name, where, pairs)] if pairs else []
     return found
 
 
 def compare(table: Table, first: Line, second: Line, column: str) -> Comparison:
     """Compare two rows of a table; the verdict is on the first being better."""
-    pairs = paired(table.runs, first.number, second.number, column)
+    pairs = paired(table.runs, first, second, column)
     sign = 1 if columns()[column].better == "lower" else -1
-    gain = sign * (pairs["second"] - pairs["first"])
+    gain = sign * (pairs["value_second"] - pairs["value_first"])
     spread, spread_of = _spread(table, pairs, (first, second), column)
     agree, contradict = int((gain > 0).sum()), int((gain < 0).sum())
     clear = bool(abs(gain.mean()) > 2 * spread)
@@ -158,10 +159,10 @@ def compare(table: Table, first: Line, second: Line, column: str) -> Comparison:
     else:
         verdict = "in this one run" if agree else "not in this one run"
     return Comparison(
-        better=first.title,
-        than=second.title,
-        better_mean=float(pairs["first"].mean()),
-        than_mean=float(pairs["second"].mean()),
+        better=first.row.title,
+        than=second.row.title,
+        better_mean=float(pairs["value_first"].mean()),
+        than_mean=float(pairs["value_second"].mean()),
         pairs=len(pairs),
         agree=agree,
         spread=spread,
@@ -173,23 +174,28 @@ def compare(table: Table, first: Line, second: Line, column: str) -> Comparison:
 
 def _spread(table: Table, pairs: pd.DataFrame, lines: tuple[Line, Line], column: str) -> tuple[float, str]:
     """Return the pooled spread over runs, or over blocks of latents where each side has one run."""
-    sides = [pairs.drop_duplicates(f"entry_{side}")[side] for side in ("first", "second")]
-    variances = [side.var() for side in sides if len(side) > 1]
-    if variances:
-        return float(np.sqrt(np.mean(variances))), "training"
-    stds = [cell.sampling_std for line in lines if (cell := table.cell(line, column))]
-    known = [std for std in stds if not np.isnan(std)]
-    if known:
-        return float(np.sqrt(np.mean(np.square(known)))), "sampling"
+    sides = [pairs.drop_duplicates(f"entry_{side}")[f"value_{side}"] for side in ("first", "second")]
+    cells = [cell for line in lines if (cell := table.cell(line, column))]
+    for kind, variances in (
+        ("training", [side.var() for side in sides]),
+        ("sampling", [cell.sampling_std**2 for cell in cells]),
+    ):
+        if known := [variance for variance in variances if not np.isnan(variance)]:
+            return float(np.sqrt(np.mean(known))), kind
     return np.nan, "none"
+
+
+def _listed(parts: list[str]) -> str:
+    """Join words as in a sentence: `a, b and c`."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def claims_in_markdown(found: Iterable[Verdict]) -> str:
     """Return a list of claims with their verdicts and numbers, and the rules they follow."""
     lines: list[str] = []
-    rules: dict[str, None] = {}
     for verdict in found:
         lines.append(f"- **{verdict.verdict.capitalize()}:** {verdict.text}.")
         lines += [f"  - {verdict.numbers(pair)}: {pair.verdict}" for pair in verdict.pairs]
-        rules[verdict.rule] = None
+    rules = dict.fromkeys(verdict.rule for verdict in found)
     return "\n".join(["## Claims", "", *lines, "", *rules]) if lines else ""

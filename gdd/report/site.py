@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gdd.config.config import Config
 from gdd.config.metrics import columns
 from gdd.experiments import Experiments
-from gdd.files import write_text
+from gdd.files import read_json, write_text
 from gdd.paths import choice_files, figure_files, table_files
 from gdd.report.claims import verdicts
-from gdd.report.numbers import require
-from gdd.report.origins import describe_evaluated, describe_references
-from gdd.report.table import Table, build_table
-from gdd.report.wording import cell_text, counted, headings, leads, note
-from gdd.stages.showing import figure_kinds, page_of, page_tables
+from gdd.report.notes import counted, definitions, note, setting_notes
+from gdd.report.table import Evaluated, Line, Table, build_table, require
+from gdd.report.table_files import cell_text, headings, leads
+from gdd.stages.showing import figure_kinds, page_of, page_tables, reference_distances
 
-_DOWNLOADS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX", ".json": "JSON", ".yaml": "YAML"}
-_FIGURES = {
+SAME = 0.05  # Frechet distance between two ways to compute one reference; a table's FIDs have two decimals
+DOWNLOADS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX", ".json": "JSON", ".yaml": "YAML"}
+FIGURES = {
     "curve": "Line chart, at the end of training",
     "spread": "Chart of every run",
     "samples": "Grid of images, a line each",
 }
-_CAPTIONS = {
+CAPTIONS = {
     "curve": "{metric} against images seen in training, on the first block of latents only, so that it can "
     "differ a little from the table.",
     "spread": "FID of every run at the end of training, averaged over its blocks of latents, with the mean "
@@ -47,24 +50,22 @@ def write_site(experiments: Experiments, target: str) -> Path:
     Raises:
         UserError: a file is missing (names it and the target that makes it).
     """
-    config, names, out = experiments.config, page_tables(experiments, target), page_of(experiments, target)
-    tables = [build_table(experiments, name) for name in names]
+    config, out = experiments.config, page_of(experiments, target)
+    tables = [build_table(experiments, name) for name in page_tables(experiments, target)]
+    evaluated = [of for table in tables for line in table.lines for of in line.evaluated]
+    students = {of.run.folder for of in evaluated if of.run}
     page = {
         "target": target,
         "title": (config.project.targets.get(target) or config.ablations[target]).title,
-        **_overview(experiments, tables),
-        "notes": dict.fromkeys(text for table in tables for text in table.notes),
+        "students": counted(len(students), "trained student") if students else "",
+        "teachers": dict.fromkeys(config.teachers[of.teacher].title for of in evaluated if of.teacher),
+        "settings": {name: setting.title for table in tables for name, setting in table.settings.items()},
+        "notes": dict.fromkeys(text for table in tables for text in setting_notes(table)),
         "rules": dict.fromkeys(verdict.rule for table in tables for verdict in verdicts(table)),
         "sections": [_section(experiments, table, out) for table in tables],
-        "origins": describe_evaluated(tables, experiments.config),
-        "references": describe_references(experiments, names),
+        "origins": _origins(tables, config),
+        "references": _references(experiments, tables),
     }
-    write_text(out, render(page))
-    return out
-
-
-def render(page: Mapping[str, Any]) -> str:
-    """Fill the page's template."""
     environment = Environment(
         loader=PackageLoader("gdd.report"),
         autoescape=True,
@@ -72,69 +73,130 @@ def render(page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("index.html.j2").render(page)
-
-
-def _overview(experiments: Experiments, tables: list[Table]) -> dict[str, Any]:
-    """Return what the page is about: how many students, of which teachers, in which settings."""
-    evaluated = [of for table in tables for line in table.lines for of in line.evaluated]
-    teachers = dict.fromkeys(of.teacher for of in evaluated if of.teacher)
-    students = {of.run.folder for of in evaluated if of.run}
-    return {
-        "students": counted(len(students), "trained student") if students else "",
-        "teachers": dict.fromkeys(experiments.config.teachers[name].title for name in teachers),
-        "settings": {name: title for table in tables for name, title in table.settings.items()},
-    }
+    write_text(out, environment.get_template("index.html.j2").render(page))
+    return out
 
 
 def _section(experiments: Experiments, table: Table, out: Path) -> dict[str, Any]:
-    titles = headings(table)
-    names = len(titles) - len(table.columns)
+    ablation, titles, meanings = table.ablation, headings(table), definitions(table)
     # The arrow stays on the line of the word it belongs to.
     tied = [re.sub(" (?=[↓↑])", "\N{NO-BREAK SPACE}", title) for title in titles]
-    files = {_DOWNLOADS[path.suffix]: path for path in table_files(table.name)}
-    if experiments.config.ablations[table.name].choose:
-        chosen = choice_files(table.name)
-        files |= {f"{_DOWNLOADS[path.suffix]} of what is chosen": path for path in chosen}
+    files = {DOWNLOADS[path.suffix]: path for path in table_files(table.name)}
+    if ablation.choose:
+        files |= {f"{DOWNLOADS[path.suffix]} of what is chosen": path for path in choice_files(table.name)}
     return {
         "name": table.name,
-        "title": table.title,
-        "caption": table.caption,
+        "title": ablation.title,
+        "caption": ablation.caption,
         "claims": verdicts(table),
-        "headings": [(title, index >= names) for index, title in enumerate(tied)],
+        "headings": [
+            (title, index >= len(titles) - len(ablation.columns)) for index, title in enumerate(tied)
+        ],
         "lines": [
             {
                 "kind": line.kind,
                 "leads": leads(table, line),
-                "cells": [cell_text(table, line, column) for column in table.columns],
+                "cells": [cell_text(table, line, column) for column in ablation.columns],
             }
             for line in table.lines
         ],
         "note": note(table),
         "definitions": [
-            (columns()[column].heading, table.definitions[column])
-            for column in table.columns
-            if column in table.definitions
+            (columns()[column].heading, meanings[column]) for column in ablation.columns if column in meanings
         ],
-        "figures": [_figure(experiments, table, kind, out) for kind in figure_kinds(experiments, table.name)],
+        "figures": [_figure(table, kind, out) for kind in figure_kinds(experiments, table.name)],
         "downloads": [(text, _link(require(file, table.name), out)) for text, file in files.items()],
     }
 
 
-def _figure(experiments: Experiments, table: Table, kind: str, out: Path) -> dict[str, str]:
+def _figure(table: Table, kind: str, out: Path) -> dict[str, str]:
     """Return a picture inside the page, what it shows in words, and the file for print."""
     png, pdf = (require(path, table.name) for path in figure_files(table.name, kind))
-    curve = experiments.config.ablations[table.name].curve
+    curve = table.ablation.curve
     metric = curve.y if curve and kind == "curve" else "fid"
-    rows = ((line.title, cell_text(table, line, metric)) for line in table.lines)
+    rows = ((line.row.title, cell_text(table, line, metric)) for line in table.lines)
     values = "; ".join(title if kind == "samples" else f"{title} {text}" for title, text in rows)
     return {
         "data": f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}",
-        "alt": f"{_FIGURES[kind]}: {values}.",  # for those who do not see it
-        "caption": _CAPTIONS[kind].format(metric=columns()[metric].title),
+        "alt": f"{FIGURES[kind]}: {values}.",  # for those who do not see it
+        "caption": CAPTIONS[kind].format(metric=columns()[metric].title),
         "pdf": _link(pdf, out),
     }
 
 
 def _link(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.resolve(), out.resolve().parent)).as_posix()
+
+
+def _origins(tables: Iterable[Table], config: Config) -> list[dict[str, Any]]:
+    """Return every run, every teacher at each number of steps, and others' work in the tables, once each."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    evaluated = ((table, line, of) for table in tables for line in table.lines for of in line.evaluated)
+    for table, line, of in evaluated:
+        if line.kind == "floor":
+            continue
+        title = f"teacher {of.teacher}, {counted(line.row.teacher_steps or 0, 'step')}"
+        if of.run:
+            title = f"{of.run.id}, seed {of.run.seed}"
+        elif line.row.external:
+            title = f"{config.external[line.row.external].title}, published by others"
+        entry = found.setdefault((line.row.setting, title), _origin(line, of, title))
+        if table.name not in entry["tables"]:
+            entry["tables"].append(table.name)
+    return list(found.values())
+
+
+def _origin(line: Line, of: Evaluated, title: str) -> dict[str, Any]:
+    """Return where the numbers of an evaluation come from: what was evaluated, its cost and its hashes."""
+    record, parameters = of.record, of.record.get("parameters") or {}
+    weights, recipe = of.metrics["final"].get("weights_sha256"), record.get("recipe")
+    facts = {
+        "Images": _count(record.get("images")),
+        "Seconds": _count(record.get("seconds")),
+        "Peak memory": _count(record.get("peak_memory_mib"), " MiB"),
+        "Parameters": _count(parameters.get("total")),
+        "Trainable": _count(parameters.get("trainable")),
+        "Frozen": _count(parameters.get("frozen")),
+        "Frozen tensors": len(record["frozen"]) if "frozen" in record else None,
+        "Recipe hash": record.get("recipe_hash"),
+        "Folder": of.run.folder if of.run else None,
+        "Weights or images": weights if line.row.external else None,
+        "Licence": of.metrics.get("licence"),
+    }
+    return {
+        "title": title,
+        "setting": line.row.setting,
+        "tables": [],
+        "facts": {key: value for key, value in facts.items() if value is not None},
+        "sessions": [_flat(session) for session in record.get("sessions") or []],
+        "provenance": _flat(of.metrics.get("provenance") or {}),
+        "recipe": yaml.safe_dump(recipe, sort_keys=False, width=90, allow_unicode=True) if recipe else "",
+    }
+
+
+def _references(experiments: Experiments, tables: Iterable[Table]) -> list[dict[str, Any]]:
+    """Return how far every reference of the tables lies from the one that others published."""
+    files = {path: table.name for table in tables for path in reference_distances(experiments, table.name)}
+    contents = [read_json(require(path, name)) for path, name in files.items()]
+    return [
+        {
+            "title": f"{data['dataset']}, {data['extractor']}",
+            "distance": data["frechet_distance"],
+            "differs": data["frechet_distance"] > SAME,
+            "facts": _flat(data),
+        }
+        for data in contents
+    ]
+
+
+def _count(value: float | None, unit: str = "") -> str | None:
+    return None if value is None else f"{value:,.0f}{unit}"
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, str]:
+    """Write values as text, inner mappings and lists as JSON."""
+    return {
+        key.replace("_", " "): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in data.items()
+        if value is not None
+    }

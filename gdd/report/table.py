@@ -1,43 +1,42 @@
-"""From the numbers of single evaluations to the cells of a table, with both spreads kept apart."""
+"""From metrics.json and run.json to the cells of a table, with both spreads kept apart."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from gdd.config.metrics import columns
-from gdd.config.tables import Claim, Reported
-from gdd.experiments import Experiments, TableRow
-from gdd.report.numbers import Evaluated, Key, long_frame, paired, read_rows, run_columns
+from gdd.config.metrics import METRICS, columns
+from gdd.config.records import Setting
+from gdd.config.tables import Ablation, Reported
+from gdd.errors import UserError
+from gdd.experiments import Experiments, Run, TableRow
+from gdd.files import read_json
 
 REPORTED = {"reported_fid": "fid", "reported_recall": "recall", "reported_clip_fid": "clip_fid"}
+ENTRY = ["line", "entry"]  # a row of the table, and one of the evaluations it averages over
+
+Key = tuple[str | None, int | None]  # teacher and seed
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number of a table; what is not known of it is NaN.
+class Evaluated:
+    """One evaluation in a row: of a run, of a teacher, of what others published, or of real images."""
 
-    `training_std` is the sample standard deviation of the runs' means over all runs of the row, seeds and
-    teachers. `sampling_std` is the standard deviation over blocks of latents within a run, pooled over runs
-    as the root of the mean variance. They answer different questions and are never combined.
-    `standard_error` is that of a difference between two rows.
-    """
+    metrics: Mapping[str, Any]  # of metrics.json
+    teacher: str | None = None
+    run: Run | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)  # of run.json
 
-    mean: float
-    training_std: float = math.nan
-    sampling_std: float = math.nan
-    standard_error: float = math.nan
-    runs: int = 1  # or teachers, or pairs of runs
-
-
-def without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values for JSON, which has no NaN."""
-    return {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in values.items()}
+    @property
+    def key(self) -> Key:
+        return self.teacher, self.run.seed if self.run else None
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,26 @@ class Line:
     """A row: a student over its runs, a teacher at some number of steps, others' work, or real images."""
 
     number: int  # counts the rows; `line` in a table's frames
-    kind: str  # teacher, external, floor, or of a student: distributional, instance, both
+    row: TableRow
     evaluated: Sequence[Evaluated]
-
-    @property
-    def row(self) -> TableRow:
-        return self.evaluated[0].row
-
-    @property
-    def title(self) -> str:
-        return self.row.title
+    reported: Reported | None  # what others report of it
 
     @property
     def trained(self) -> bool:
         """Whether it is a student, trained here."""
         return bool(self.row.runs)
+
+    @property
+    def kind(self) -> str:
+        """Of a student `distributional`, `instance` or `both`; `teacher`, `external` or `floor`."""
+        if self.row.runs:
+            objective = self.row.runs[0].recipe.objective
+            if objective.distributional:
+                return "both" if objective.instance else "distributional"
+            return "instance"
+        if self.row.teacher_steps is not None:
+            return "teacher"
+        return "floor" if self.row.external is None else "external"
 
     @property
     def keys(self) -> list[Key]:
@@ -76,160 +80,220 @@ class Line:
         """How many parameters the first run has, under total, trainable and frozen."""
         return self.evaluated[0].record.get("parameters") or {}
 
+    def shown(self, of: Evaluated) -> tuple[str, Mapping[str, Any]]:
+        """Return the snapshot that the row shows, and its name: `end`, `best` or an image count.
+
+        Raises:
+            UserError: the snapshot was not evaluated on every block.
+        """
+        final, at = of.metrics["final"], self.row.at
+        if at in ("end", final.get("images")):
+            return "end", final
+        found = of.metrics.get("best") if at == "best" else (of.metrics.get("also_at") or {}).get(str(at))
+        if found is None:
+            raise UserError(
+                f"A run of '{self.row.title}' was not evaluated at {at} images; add the count to "
+                "'evaluation.also_at' of its setting and evaluate it again."
+            )
+        return str(at), found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table; what is not known of it is NaN.
+
+    The two spreads answer different questions and are never combined.
+    """
+
+    mean: float
+    training_std: float = math.nan  # of the runs' means, over all runs of the row, seeds and teachers
+    sampling_std: float = math.nan  # over blocks of latents within a run: the root of the mean variance
+    standard_error: float = math.nan  # of a difference between two rows
+    runs: int = 1  # or teachers, or pairs of runs
+
 
 @dataclass(frozen=True)
 class Table:
-    """All that is known about a table; files, figures, claims and the page are made from it."""
+    """All that is known about a table, from which files, figures, claims and the page are made."""
 
     name: str
-    title: str
-    caption: str
-    columns: tuple[str, ...]
-    settings: dict[str, str]  # name -> title
-    lines: list[Line]  # setting by setting
-    numbers: pd.DataFrame  # `long_frame`
-    runs: pd.DataFrame  # `run_columns`
+    ablation: Ablation
+    settings: dict[str, Setting]
+    lines: list[Line]  # setting by setting, real images at the end of each
+    numbers: pd.DataFrame  # see `_numbers_of`
+    runs: pd.DataFrame  # see `_by_run`
     cells: dict[tuple[int, str], Cell]  # by line and column
-    definitions: dict[str, str]
-    claims: tuple[Claim, ...]
-    notes: tuple[str, ...]
-    samples: int | None  # images in a block of latents
 
     def cell(self, line: Line, column: str) -> Cell | None:
         """Return a cell, None where nothing is known."""
         return self.cells.get((line.number, column))
 
     def students(self) -> list[Line]:
-        """Return the lines that were trained here."""
         return [line for line in self.lines if line.trained]
 
 
 def build_table(experiments: Experiments, name: str) -> Table:
-    """Gather a table's numbers from the snapshots of its runs.
+    """Gather the numbers of a table.
 
     Raises:
-        UserError: an input file is missing (names it and the target that makes it), or belongs to another
-            recipe than the configuration's.
+        UserError: a file is missing, or belongs to another recipe than the configuration's.
     """
     config, ablation = experiments.config, experiments.config.ablations[name]
-    settings = {setting: config.settings[setting].title for setting in ablation.setting_names()}
-    rows = read_rows(experiments, name)
-    lines = [Line(number, _kind(row[0].row), row) for number, row in enumerate(rows)]
-    evaluated = [of for row in rows for of in row]
-    numbers = long_frame(name, rows)
-    runs = run_columns(numbers)
-    cells = _over_runs(runs) | _reported_cells(lines, config.reported)
-    samples = (of.metrics.get("provenance", {}).get("samples") for of in evaluated)
-    return Table(
-        name=name,
-        title=ablation.title,
-        caption=ablation.caption,
-        columns=ablation.columns,
-        settings=settings,
-        lines=lines,
-        numbers=numbers,
-        runs=runs,
-        cells=cells | _differences(lines, runs, cells),
-        definitions=_definitions(evaluated, ablation.columns, config.reported, settings),
-        claims=ablation.claims,
-        notes=tuple(dict.fromkeys(note for setting in settings for note in config.settings[setting].notes)),
-        samples=next(filter(None, samples), None),
+    settings = {setting: config.settings[setting] for setting in ablation.setting_names()}
+    lines: list[Line] = []
+    for setting in settings:
+        rows = [(row, _read(row, name)) for row in experiments.rows(name) if row.setting == setting]
+        if floor := next(filter(None, (found[0].metrics.get("floor") for _, found in rows)), None):
+            real = TableRow("Real against real (floor)", setting, None)
+            rows.append((real, [Evaluated({"final": {"mean": floor}})]))
+        for row, evaluated in rows:
+            lines.append(Line(len(lines), row, evaluated, _reported(row, config.reported)))
+    numbers = _numbers_of(lines)
+    runs = _by_run(numbers)
+    cells = _over_runs(runs)
+    cells |= _differences(lines, runs, cells)
+    for line in lines:
+        values = {column: getattr(line.reported, key, None) for column, key in REPORTED.items()}
+        cells |= {(line.number, column): Cell(value) for column, value in values.items() if value is not None}
+    return Table(name, ablation, settings, lines, numbers, runs, cells)
+
+
+def require(path: Path, target: str) -> Path:
+    """Return the path of a file, or raise a UserError with the Snakemake target that makes it."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with `snakemake --cores 2 {target}`.")
+    return path
+
+
+def _read(row: TableRow, target: str) -> list[Evaluated]:
+    metrics = [read_json(require(path, target)) for path in row.metrics()]
+    if not row.runs:
+        return list(map(Evaluated, metrics, row.teachers or (None,)))
+    records = [read_json(require(run.folder / "run.json", target)) for run in row.runs]
+    for run, record in zip(row.runs, records, strict=True):
+        if record.get("recipe") != run.recipe.model_dump(mode="json"):
+            raise UserError(
+                f"{run.folder}/run.json was trained with another recipe than the configuration now gives; "
+                f"delete it and run `snakemake --cores 2 {target}`."
+            )
+    return list(map(Evaluated, metrics, (run.recipe.teacher for run in row.runs), row.runs, records))
+
+
+def _numbers_of(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return every number of a table, one a row, without those that are missing or not finite.
+
+    Columns: line, entry, teacher, seed, shown (whether the line shows this snapshot), snapshot (`end`, `best`
+    or an image count), block of latents (missing for the mean over blocks and for what has no blocks),
+    metric, value, and for means over blocks their sampling standard deviation.
+    """
+    frame = pd.DataFrame(
+        [
+            (line.number, entry, *of.key, snapshot == line.shown(of)[0], snapshot, *number)
+            for line in lines
+            for entry, of in enumerate(line.evaluated)
+            for snapshot, *number in _numbers(line, of)
+        ],
+        columns=[*ENTRY, "teacher", "seed", "shown", "snapshot", "block", "metric", "value", "sampling_std"],
     )
+    types: Any = {"seed": "Int64", "block": "Int64", "value": float, "sampling_std": float}
+    frame = frame.astype(types)
+    return frame[np.isfinite(frame["value"])]
 
 
-def _kind(row: TableRow) -> str:
-    if row.runs:
-        objective = row.runs[0].recipe.objective
-        if objective.distributional and objective.instance:
-            return "both"
-        return "distributional" if objective.distributional else "instance"
-    if row.teacher_steps is not None:
-        return "teacher"
-    return "floor" if row.external is None else "external"
+def _numbers(line: Line, of: Evaluated) -> Iterator[tuple[str, int | None, str, float | None, float | None]]:
+    """Yield the numbers of one evaluation: snapshot, block, metric, value, sampling_std."""
+    found = of.metrics
+    snapshots = {"end": found["final"], "best": found.get("best"), **(found.get("also_at") or {})}
+    for snapshot, content in snapshots.items():
+        if content:
+            stds = content.get("sampling_std") or {}
+            for metric in METRICS:
+                yield snapshot, None, metric, content["mean"].get(metric), stds.get(metric)
+                for block, values in enumerate(content.get("blocks") or ()):
+                    yield snapshot, block, metric, values.get(metric), None
+    for point in found.get("curve") or ():
+        if (images := str(point["images"])) not in snapshots:
+            for metric in point.keys() & METRICS.keys():
+                yield images, 0, metric, point[metric], None
+    shown, content = line.shown(of)
+    facts = {
+        "evaluations": found.get("evaluations"),
+        "trainable": (of.record.get("parameters") or {}).get("trainable"),
+        "images": of.record.get("images") if shown == "end" else content.get("images"),
+        "seconds": of.record.get("seconds"),
+    }
+    for column, value in facts.items():
+        yield shown, None, column, value, None
+
+
+def _by_run(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return one number per evaluation and column, with its standard deviation over blocks of latents."""
+    shown = numbers[numbers["shown"] & numbers["block"].isna()].rename(columns={"metric": "column"})
+    fid = numbers[(numbers["metric"] == "fid") & numbers["block"].notna()]
+    best, end = (fid[fid["snapshot"] == snapshot] for snapshot in ("best", "end"))
+    # The best snapshot is chosen by its FID on block 0, which is therefore too low. The other blocks had
+    # no part in the choice, and the last snapshot on the same blocks is what they compare with.
+    parts = [
+        shown[[*ENTRY, "column", "value", "sampling_std"]],
+        _over_blocks(fid[fid["shown"]], "fid_minimum", "min"),
+        _over_blocks(best[best["block"] == 0], "best_fid", "min"),
+        _over_blocks(best[best["block"] > 0], "best_fid_fresh", "mean"),
+        _over_blocks(end[end["block"] > 0], "final_fid_fresh", "mean"),
+    ]
+    keys = numbers[[*ENTRY, "teacher", "seed"]].drop_duplicates()
+    return pd.concat([part for part in parts if len(part)]).merge(keys, on=ENTRY)
+
+
+def _over_blocks(blocks: pd.DataFrame, column: str, how: str) -> pd.DataFrame:
+    values = blocks.groupby(ENTRY)["value"]
+    std = values.std() if how == "mean" else np.nan
+    return pd.DataFrame({"column": column, "value": values.agg(how), "sampling_std": std}).reset_index()
 
 
 def _over_runs(runs: pd.DataFrame) -> dict[tuple[int, str], Cell]:
     """Average every column over the evaluations of a line that have it."""
     known = columns()
     by_cell = runs.assign(variance=runs["sampling_std"] ** 2).groupby(["line", "column"])
-    cells = pd.DataFrame(
-        {
-            "mean": by_cell["value"].mean(),
-            "training_std": by_cell["value"].std(),
-            "sampling_std": by_cell["variance"].mean() ** 0.5,
-            "runs": by_cell["value"].count(),
-        }
-    )
+    cells = by_cell["value"].agg(["mean", "std", "count"])
+    cells["sampling_std"] = by_cell["variance"].mean() ** 0.5
     return {
         (line, column): Cell(mean, std if known[column].spread else math.nan, sampling_std, runs=count)
-        for (line, column), mean, std, sampling_std, count in cells.itertuples(name=None)
+        for (line, column), mean, std, count, sampling_std in cells.itertuples(name=None)
     }
 
 
-def _reported_cells(lines: Sequence[Line], reported: Sequence[Reported]) -> dict[tuple[int, str], Cell]:
-    return {
-        (line.number, column): Cell(value)
-        for line in lines
-        for of in reported_of(line.row, reported)[:1]
-        for column, key in REPORTED.items()
-        if (value := getattr(of, key)) is not None
-    }
+def paired(runs: pd.DataFrame, first: Line, second: Line, column: str) -> pd.DataFrame:
+    """Return the values of two rows in pairs of equal teacher and seed, as `value_first` and `value_second`.
 
-
-def reported_of(row: TableRow, reported: Sequence[Reported]) -> list[Reported]:
-    """Return what others report of a row: a method's best snapshot, a teacher's steps, or their own work."""
-    if row.changes:
-        return []
-    return [
-        of
-        for of in reported
-        if of.setting == row.setting
-        and (of.method, of.external) == (row.method, row.external)
-        and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best")
-    ]
+    A teacher itself has no seed and pairs with every run from it; what others published has neither, and
+    pairs with all. `entry_first` and `entry_second` tell which runs they are of.
+    """
+    inside = runs[runs["column"] == column]
+    left, right = (inside[inside["line"] == line.number] for line in (first, second))
+    on = [key for key in ("teacher", "seed") if left[key].notna().all() and right[key].notna().all()]
+    how: Any = {"on": on} if on else {"how": "cross"}
+    return left.merge(right, **how, suffixes=("_first", "_second"))
 
 
 def _differences(
-    lines: Sequence[Line], runs: pd.DataFrame, cells: dict[tuple[int, str], Cell]
+    lines: Sequence[Line], runs: pd.DataFrame, cells: Mapping[tuple[int, str], Cell]
 ) -> dict[tuple[int, str], Cell]:
     """Return for every student the change of its mean FID from the student above it in its setting."""
     found = {}
     for above, line in pairwise(line for line in lines if line.trained):
-        fids = [cells.get((of.number, "fid")) for of in (above, line)]
-        if above.row.setting == line.row.setting and fids[0] and fids[1]:
-            pairs = paired(runs, line.number, above.number, "fid")
-            error: Any = (pairs["first"] - pairs["second"]).sem()  # NaN with one pair
-            found[line.number, "fid_difference"] = Cell(
-                fids[1].mean - fids[0].mean,
-                standard_error=float(error),
-                runs=max(len(pairs), 1),
-            )
+        before, after = (cells.get((of.number, "fid")) for of in (above, line))
+        if above.row.setting == line.row.setting and before and after:
+            pairs = paired(runs, line, above, "fid")
+            error: Any = (pairs["value_first"] - pairs["value_second"]).sem()  # NaN with one pair
+            cell = Cell(after.mean - before.mean, standard_error=float(error), runs=max(len(pairs), 1))
+            found[line.number, "fid_difference"] = cell
     return found
 
 
-def _definitions(
-    evaluated: Sequence[Evaluated],
-    shown: Sequence[str],
-    reported: Sequence[Reported],
-    settings: dict[str, str],
-) -> dict[str, str]:
-    """Return what every column means; where that differs between settings, it says so of each."""
-    known = columns()
-    definitions = {column: known[column].meaning for column in shown if known[column].meaning}
-    meanings = pd.DataFrame(
-        [
-            (column, text, settings[of.row.setting])
-            for of in evaluated
-            for column, text in (of.metrics.get("definitions") or {}).items()
-        ],
-        columns=["column", "text", "setting"],
-    ).drop_duplicates()
-    for column, found in meanings.groupby("column", sort=False):
-        by_text = found.groupby("text", sort=False)["setting"].agg(", ".join)
-        several = (f"{titles}: {text}" for text, titles in by_text.items())
-        definitions[str(column)] = str(by_text.index[0]) if len(by_text) == 1 else "; ".join(several)
-    sources = dict.fromkeys(one.source for of in evaluated for one in reported_of(of.row, reported))
-    if sources:
-        for column in REPORTED:
-            definitions[column] = f"{known[column].meaning} Sources: {'; '.join(sources)}."
-    return definitions
+def _reported(row: TableRow, reported: Sequence[Reported]) -> Reported | None:
+    """Return what others report of a row: a method's best snapshot, a teacher's steps, or their own work."""
+    for of in reported if not row.changes else ():
+        same = (of.setting, of.method, of.external) == (row.setting, row.method, row.external)
+        if same and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best"):
+            return of
+    return None
