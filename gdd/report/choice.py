@@ -16,6 +16,7 @@ from gdd.paths import choice_files
 from gdd.report.claims import compare
 from gdd.report.notes import designs
 from gdd.report.table import Line, Table, build_table
+from gdd.report.table_files import markdown
 
 WITHIN = "Within the spread: apart by at most twice the pooled standard deviation over runs."
 
@@ -123,10 +124,9 @@ def to_yaml(table: Table, found: Sequence[Choice]) -> str:
 def to_markdown(table: Table, found: Sequence[Choice], titles: Mapping[str, str]) -> str:
     """Return a matrix of methods and values tried with the mean FID and every run's, the chosen one bold."""
     values = pd.concat([choice.tried["name"] for choice in found]).unique()
-    matrix = [["Method", *values], ["---"] + ["---:"] * len(values)]
-    remarks = []
+    matrix, remarks = [["Method", *values]], []
     for choice in found:
-        title = titles[choice.method].replace("|", r"\|")
+        title = titles[choice.method]
         best = choice.chosen.number if choice.chosen else None
         cells = {row["name"]: _cell(row, number == best) for number, row in choice.tried.iterrows()}
         matrix.append([title, *(cells.get(value, "") for value in values)])
@@ -135,11 +135,10 @@ def to_markdown(table: Table, found: Sequence[Choice], titles: Mapping[str, str]
         if choice.chosen is None:
             weak = ["no row has an FID in every run, so none is chosen"]
         remarks += [f"- {title}: {'; '.join(weak)}."] if weak else []
-    body = "\n".join(f"| {' | '.join(row)} |" for row in matrix)
     note = f"The numbers are the {_over(table)} In brackets: every run's. Bold: the lowest of the method."
     note += f" {WITHIN}" if remarks else ""
     of = table.ablation
-    parts = [f"# {of.title}: what is chosen", of.caption, body, note, "\n".join(remarks)]
+    parts = [f"# {of.title}: what is chosen", of.caption, markdown(matrix, 1), note, "\n".join(remarks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

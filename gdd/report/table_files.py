@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,21 +149,19 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table, found: Iterable[Verdict]) -> str:
     """Return a Markdown table under its title, with its note and claims."""
+    of, notes = table.ablation, [f"- {text}" for text in setting_notes(table)]
     titles = headings(table)
-    names = len(titles) - len(table.ablation.columns)
-    rows = [titles, ["---"] * names + ["---:"] * len(table.ablation.columns), *_text_rows(table)]
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    body = "\n".join(f"| {' | '.join(row)} |" for row in escaped)
-    notes = "\n".join(f"- {text}" for text in setting_notes(table))
-    parts = [
-        f"# {table.ablation.title}",
-        table.ablation.caption,
-        body,
-        note(table),
-        claims_in_markdown(found),
-        f"## Notes\n\n{notes}" if notes else "",
-    ]
+    body = markdown([titles, *_text_rows(table)], len(titles) - len(of.columns))
+    parts = [f"# {of.title}", of.caption, body, note(table), claims_in_markdown(found)]
+    parts += ["## Notes", "\n".join(notes)] if notes else []
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int) -> str:
+    """Return rows, the first of them titles, as a Markdown table; columns after `left` are aligned right."""
+    titles, *others = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    rule = ["---"] * left + ["---:"] * (len(titles) - left)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, rule, *others))
 
 
 def to_latex(table: Table) -> str:

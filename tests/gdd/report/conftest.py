@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ training: {{images: 1_280, batch: 128, lr: 2e-3, ema: {{half_life: 20_000}}}}
 """
 NETWORK = "{{title: {0}, dataset: digits, architecture: plain, width: 32, steps: {1}, seed: 1}}"
 METHOD = "{{title: {0}, colour: '{1}', marker: {2}, objective: {3}, freeze: {4}}}"
+TABLES = ("objectives", "frozen-layers")
 TARGET = "{title: One-step generators in miniature, page: index, tables: [objectives, frozen-layers]}"
 # Two teachers and three seeds a row: what has a training spread. The FIDs are those of the first teacher's
 # seeds, then of the second's.
@@ -96,13 +98,9 @@ claims:
   - {better: [GDD, GDD-I], than: Direct imitation, in: fid}
   - {better: GDD, than: GDD-I, in: fid}
 """,
-    "ablations/frozen-layers": """
-title: Frozen layers
-setting: digits
-rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}}
-columns: [trainable, fid, precision, recall, pixel_fid, seconds]
-curve: {y: fid}
-""",
+    "ablations/frozen-layers": "{title: Frozen layers, setting: digits, curve: {y: fid}, "
+    "rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}}, "
+    "columns: [trainable, fid, precision, recall, pixel_fid, seconds]}",
 }
 # FID, precision, recall, pixel FID, pixel precision, pixel recall, nearest; the spread of FID over latents
 NUMBERS: dict[str, tuple[float, ...]] = {
@@ -126,62 +124,56 @@ PROVENANCE = {
 
 
 @pytest.fixture(scope="session")
-def make_experiments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Experiments]:
-    """Load the configuration above with some seeds, other files, and further ablations."""
+def make_project() -> Callable[..., Experiments]:
+    """Write the configuration above, with further ablations and other files, and the results of some tables.
+
+    These are all further ablations, or `objectives` and `frozen-layers`. `numbers` replaces those of a method
+    or a teacher; `fids` has the FID of every run of a row, by its title, and of every teacher in a teacher's.
+    """
 
     def make(
-        seeds: Sequence[int] = (0,), other: Mapping[str, str] | None = None, **ablations: str
+        folder: Path,
+        *,
+        seeds: Sequence[int] = (0,),
+        other: Mapping[str, str] | None = None,
+        numbers: Mapping[str, tuple[float, ...]] | None = None,
+        blocks: int = 3,
+        fids: Mapping[str, Sequence[float]] | None = None,
+        **ablations: str,
     ) -> Experiments:
-        folder = tmp_path_factory.mktemp("config")
+        ablations = {name.replace("_", "-"): text for name, text in ablations.items()}
         files = CONFIG | {f"ablations/{name}": text for name, text in ablations.items()} | dict(other or {})
         files["config"] = f"seeds: {list(seeds)}\ntargets: {{demo: {TARGET}}}\n"
         for name, text in files.items():
-            path = folder / f"{name}.yaml"
-            path.parent.mkdir(exist_ok=True)
+            path = folder / "config" / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return Experiments(load_config(folder))
+        experiments, known = Experiments(load_config(folder / "config")), {**NUMBERS, **(numbers or {})}
+        rng = np.random.default_rng(0)
+        for row in (row for name in ablations or TABLES for row in experiments.rows(name)):
+            wanted = (fids or {}).get(row.title)
+            for index, teacher in enumerate(row.teachers):
+                steps = row.teacher_steps or 0
+                given = known[f"steps{steps}"]
+                metrics = evaluated(given, blocks, wanted[index] - given[0] if wanted else 0.0)
+                metrics |= {"kind": "teacher", "evaluations": 2 * steps - 1}
+                put(folder / paths.teacher_metrics(teacher, row.setting, steps), metrics)
+                images(folder / paths.teacher_samples(teacher, row.setting, steps), rng)
+            for index, run in enumerate(row.runs):
+                given = known.get(run.id) or known[row.method or ""]
+                write_run(folder, run, given, blocks, rng, wanted[index] if wanted else None)
+        return experiments
 
     return make
 
 
-@pytest.fixture(autouse=True)
-def _in_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def project(
+    make_project: Callable[..., Experiments], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Experiments]:
+    """Return `make_project` for the current folder."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def write_results() -> Callable[..., None]:
-    """Write every input file of some tables.
-
-    `numbers` replaces those of a run or of the teacher; `fids` has the FID of every run of a row, by its
-    title, and of every teacher in a teacher's row.
-    """
-
-    def write(
-        experiments: Experiments,
-        folder: Path,
-        names: Sequence[str] = ("objectives", "frozen-layers"),
-        numbers: Mapping[str, tuple[float, ...]] | None = None,
-        blocks: int = 3,
-        fids: Mapping[str, Sequence[float]] | None = None,
-    ) -> None:
-        known = {**NUMBERS, **(numbers or {})}
-        rng = np.random.default_rng(0)
-        for name in names:
-            for row in experiments.rows(name):
-                wanted = (fids or {}).get(row.title)
-                for index, teacher in enumerate(row.teachers):
-                    steps = row.teacher_steps or 0
-                    given = known[f"steps{steps}"]
-                    metrics = evaluated(given, blocks, wanted[index] - given[0] if wanted else 0.0)
-                    metrics |= {"kind": "teacher", "evaluations": 2 * steps - 1}
-                    put(folder / paths.teacher_metrics(teacher, row.setting, steps), metrics)
-                    images(folder / paths.teacher_samples(teacher, row.setting, steps), rng)
-                for index, run in enumerate(row.runs):
-                    given = known.get(run.id) or known[row.method or ""]
-                    write_run(folder, run, given, blocks, rng, wanted[index] if wanted else None)
-
-    return write
+    return partial(make_project, tmp_path)
 
 
 @pytest.fixture
@@ -191,16 +183,27 @@ def setting() -> Callable[[str], str]:
 
 
 @pytest.fixture
-def repeat(make_experiments, write_results, tmp_path) -> Callable[..., Table]:
+def repeat(project: Callable[..., Experiments]) -> Callable[..., Table]:
     """Return a function that makes the repeated table, with claims and with other FIDs of some rows."""
 
     def make(claims: str = "", **fids: Sequence[float]) -> Table:
-        experiments = make_experiments(repeated=REPEATED + claims)
         given = {title.replace("_", "-"): values for title, values in fids.items()}
-        write_results(experiments, tmp_path, names=["repeated"], fids=FIDS | given)
-        return build_table(experiments, "repeated")
+        return build_table(project(repeated=REPEATED + claims, fids=FIDS | given), "repeated")
 
     return make
+
+
+@pytest.fixture
+def change() -> Callable[..., None]:
+    """Return a function that changes metrics.json of some runs: the last snapshot's means, or at the top."""
+
+    def change(runs: str, mean: Mapping[str, Any] | None = None, **top: Any) -> None:
+        for path in Path("results/runs").glob(f"{runs}/metrics.json"):
+            metrics = json.loads(path.read_text()) | top
+            metrics["final"]["mean"] |= mean or {}
+            path.write_text(json.dumps(metrics))
+
+    return change
 
 
 def write_run(

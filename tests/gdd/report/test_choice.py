@@ -1,7 +1,6 @@
-from __future__ import annotations
+"""What a search chooses, for a setting's file and for reading."""
 
-import json
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 import yaml
@@ -33,98 +32,64 @@ FIDS = {
 }
 
 
-@pytest.fixture
-def searched(make_experiments, write_results, tmp_path):
-    """Return a function from FIDs to the experiments and their folder of results."""
-
-    def make(text=SEARCH, **fids):
-        experiments = make_experiments(search=text)
-        write_results(experiments, tmp_path, names=["search"], fids=FIDS | fids)
-        return experiments
-
-    return make
+def written(experiments):
+    return [path.read_text() for path in write_choice(experiments, "search")]
 
 
-def test_the_lowest_mean_of_every_method_is_chosen(searched):
-    experiments = searched()
-    gdd, direct = choices(build_table(experiments, "search"))
-    assert (gdd.method, gdd.chosen.title, gdd.chosen.row.changes["lr"]) == (
-        "gdd",
-        "gdd, 0.0003",
-        {"generator": 3e-4},
-    )
+def test_the_lowest_mean_of_every_method_is_chosen(project):
+    gdd, direct = choices(build_table(project(search=SEARCH, fids=FIDS), "search"))
+    assert (gdd.method, gdd.chosen.row.title) == ("gdd", "gdd, 0.0003")
+    assert gdd.chosen.row.changes["lr"] == {"generator": 3e-4}
     assert (gdd.edges, gdd.doubt, gdd.following) == ([], "", "next: lr.generator 0.001 with 0.61")
-    assert (direct.chosen.title, direct.edges) == ("direct, 0.001", ["the largest lr.generator tried"])
+    assert (direct.chosen.row.title, direct.edges) == ("direct, 0.001", ["the largest lr.generator tried"])
     assert direct.doubt == "within the spread (2 × 0.14)"
 
 
-def test_the_yaml_is_the_methods_of_a_setting(searched):
-    experiments = searched()
-    text = write_choice(experiments, "search")[0].read_text()
-    assert (
-        "gdd: {lr: {generator: 0.0003}}  # FID 0.51 (2 runs: 0.50, 0.52); next: lr.generator 0.001 with 0.61\n"
-        in text
-    )
+def test_the_yaml_is_the_methods_of_a_setting_and_the_matrix_for_reading(project):
+    experiments = project(search=SEARCH, fids=FIDS)
+    text, markdown = written(experiments)
+    chosen = "gdd: {lr: {generator: 0.0003}}  # FID 0.51 (2 runs: 0.50, 0.52); next: lr.generator 0.001 with 0.61\n"
+    assert chosen in text
     (direct,) = [row for row in text.splitlines() if row.startswith("  direct:")]
     assert direct.endswith(
         "next: lr.generator 0.0003 with 1.60, within the spread (2 × 0.14); the largest lr.generator tried"
     )
-    block = yaml.safe_load(text)
     base = experiments.config.settings["digits"].model_dump(mode="json", exclude_unset=True)
-    setting = parse(Setting, base | block, "here")
+    setting = parse(Setting, base | yaml.safe_load(text), "here")
     assert setting.methods["gdd"].lr.generator == 3e-4
 
-
-def test_the_matrix_for_reading(searched):
-    experiments = searched()
-    text = write_choice(experiments, "search")[1].read_text()
-    assert "| Method | lr.generator 0.0001 | lr.generator 0.0003 | lr.generator 0.001 |" in text
-    assert "| GDD | 0.81 (0.80, 0.82) | **0.51 (0.50, 0.52)** | 0.61 (0.60, 0.62) |" in text
-    assert "2 runs: 2 seeds, one teacher" in text
-    assert "- Direct imitation: next: lr.generator 0.0003 with 1.60, within the spread" in text
-    assert "- GDD:" not in text
-    assert len({row.count("|") for row in text.splitlines() if row.startswith("|")}) == 1
+    assert "| Method | lr.generator 0.0001 | lr.generator 0.0003 | lr.generator 0.001 |" in markdown
+    assert "| GDD | 0.81 (0.80, 0.82) | **0.51 (0.50, 0.52)** | 0.61 (0.60, 0.62) |" in markdown
+    assert "2 runs: 2 seeds, one teacher" in markdown
+    assert "- Direct imitation: next: lr.generator 0.0003 with 1.60, within the spread" in markdown
+    assert "- GDD:" not in markdown
+    assert len({row.count("|") for row in markdown.splitlines() if row.startswith("|")}) == 1
 
 
-def test_a_row_that_failed_once_is_not_chosen_for_the_rest(searched):
-    experiments = searched()
-    path = Path("results/runs/digits/gdd.lr.generator-0.0003/seed1/metrics.json")
-    metrics = json.loads(path.read_text())
-    metrics["final"]["mean"]["fid"] = None
-    path.write_text(json.dumps(metrics))
+def test_a_row_that_failed_once_is_not_chosen_for_the_rest(project, change):
+    experiments = project(search=SEARCH, fids=FIDS)
+    change("digits/gdd.lr.generator-0.0003/seed1", {"fid": None})
     gdd, _ = choices(build_table(experiments, "search"))
-    assert (gdd.chosen.title, gdd.edges) == ("gdd, 0.001", ["the largest lr.generator tried"])
-    text = write_choice(experiments, "search")[1].read_text()
-    assert "– (0.50, none)" in text
+    assert (gdd.chosen.row.title, gdd.edges) == ("gdd, 0.001", ["the largest lr.generator tried"])
+    assert "– (0.50, none)" in written(experiments)[1]
 
 
-def test_one_run_a_row_leaves_the_spread_unknown(searched):
-    experiments = searched(SEARCH.replace("[0, 1]", "[0]"))
-    text = write_choice(experiments, "search")[0].read_text()
+def test_one_run_a_row_leaves_the_spread_unknown(project):
+    text, _ = written(project(search=SEARCH.replace("[0, 1]", "[0]"), fids=FIDS))
     assert "# FID 0.50; next: lr.generator 0.001 with 0.60, the spread is unknown with one run a row" in text
 
 
-def test_a_table_that_chooses_nothing_says_so(make_experiments, tmp_path):
-    with pytest.raises(UserError, match="chooses nothing"):
-        write_choice(make_experiments(), "objectives")
+def test_two_keys_are_named_and_a_method_without_any_number_says_so(project, change):
+    experiments = project(search=SEARCH.replace("seeds: [0, 1]", "  batch: [64, 128]\nseeds: [0]"))
+    change("digits/direct*/seed0", {"fid": None})
+    text, markdown = written(experiments)
+    assert "  # direct: no row has an FID in every run\n" in text
+    assert "| batch 64, lr.generator 0.0001 |" in markdown
+    assert "- Direct imitation: no row has an FID in every run, so none is chosen." in markdown
 
 
-def test_one_setting_only(make_experiments):
-    text = SEARCH.replace("setting: digits", "settings: [digits, other]")
+def test_a_table_that_chooses_nothing_says_so(project):
+    with pytest.raises(UserError, match=r"objectives.yaml chooses nothing; add `choose:"):
+        write_choice(project(), "objectives")
     with pytest.raises(UserError, match="'choose' chooses for one setting"):
-        make_experiments(search=text).rows("search")
-
-
-def test_two_keys_are_named_and_a_method_without_any_number_says_so(
-    make_experiments, write_results, tmp_path
-):
-    experiments = make_experiments(search=SEARCH.replace("seeds: [0, 1]", "  batch: [64, 128]\nseeds: [0]"))
-    write_results(experiments, tmp_path, names=["search"])
-    for path in tmp_path.glob("results/runs/digits/direct*/seed0/metrics.json"):
-        metrics = json.loads(path.read_text())
-        metrics["final"]["mean"]["fid"] = None
-        path.write_text(json.dumps(metrics))
-    yaml_file, markdown = write_choice(experiments, "search")
-    assert "  # direct: no row has an FID in every run\n" in yaml_file.read_text()
-    assert "| batch 64, lr.generator 0.0001 |" in markdown.read_text()
-    assert "- Direct imitation: no row has an FID in every run, so none is chosen." in markdown.read_text()
+        project(search=SEARCH.replace("setting: digits", "settings: [digits, other]"))

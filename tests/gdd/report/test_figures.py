@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from gdd.errors import UserError
-from gdd.report.curves import curve_of, plot_curve
-from gdd.report.samples import plot_samples, strip
-from gdd.report.spread import plot_spread
-from gdd.report.style import looks, near, pictured_lines
+from gdd.report.charts import curve_of, levels, lines_by_setting, plot_curve, plot_spread
+from gdd.report.figures import looks, plot_samples, strip
 from gdd.report.table import build_table
 
 pytestmark = pytest.mark.slow
@@ -35,31 +34,24 @@ columns: [fid]
 curve: {y: fid}
 rows: {GDD: {method: gdd}, T1: {teacher_steps: 1}}
 """
+BLUE, ORANGE, GREEN = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)
 
 
 @pytest.fixture(scope="module")
-def project(make_experiments, write_results, tmp_path_factory):
+def folder(make_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
-    plain = "{title: P, setting: digits, rows: {G: {method: gdd}}, columns: [fid]}"
-    experiments = make_experiments(seeds=(0, 1), plain=plain, again=AGAIN, both=BOTH)
-    far = {"steps1": (9e4, 0, 0, 0, 0, 0, 1, 1)}
-    write_results(experiments, folder, names=["both"], numbers=far)
-    write_results(experiments, folder, names=["objectives", "again"])
-    return experiments, folder
+    return make_project(folder, seeds=(0, 1)), folder
 
 
 @pytest.fixture
-def made(project, monkeypatch):
-    monkeypatch.chdir(project[1])
-    return project[0]
+def made(folder, monkeypatch):
+    monkeypatch.chdir(folder[1])
+    return folder[0]
 
 
 def colours(path):
     with Image.open(path) as image:
         return image.size, {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-
-
-BLUE, ORANGE, GREEN = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)
 
 
 @pytest.mark.parametrize("plot", [plot_curve, plot_spread])
@@ -76,59 +68,56 @@ def test_files(made, plot):
     assert again.read_bytes() == before
 
 
-def test_curves_are_means_over_runs_where_every_run_has_a_value(
-    made, make_experiments, write_results, tmp_path, monkeypatch
-):
-    table = build_table(made, "objectives")
-    curve = curve_of(table, table.lines[2], "fid")
-    runs = [
-        json.loads(path.read_text())
-        for path in sorted(Path("results").glob("runs/digits/direct/*/metrics.json"))
-    ]
-    ends = [run["curve"][-1]["fid"] for run in runs]
-    assert list(curve.index) == list(range(3_200, 28_801, 3_200))
-    assert curve.iloc[-1].tolist() == pytest.approx([np.mean(ends), np.std(ends, ddof=1)])
-    experiments = make_experiments(seeds=(0, 1))
-    monkeypatch.chdir(tmp_path)
-    write_results(experiments, tmp_path, names=["frozen-layers"])
-    path = tmp_path / "results/runs/digits/gdd/seed1/metrics.json"
-    metrics = json.loads(path.read_text())
-    path.write_text(json.dumps(metrics | {"also_at": {}, "curve": metrics["curve"][:2]}))
-    table = build_table(experiments, "frozen-layers")
-    assert list(curve_of(table, table.lines[0], "fid").index) == [3_200, 6_400]
-    path.write_text(json.dumps(metrics | {"also_at": {}, "curve": []}))
-    table = build_table(experiments, "frozen-layers")
-    assert curve_of(table, table.lines[0], "fid").empty
+def test_curves_are_means_over_runs_where_every_run_has_a_value(project, change):
+    experiments = project(seeds=(0, 1))
+
+    def curve():
+        table = build_table(experiments, "frozen-layers")
+        return curve_of(table, table.lines[0], "fid")
+
+    files = sorted(Path("results").glob("runs/digits/gdd/*/metrics.json"))
+    runs = [json.loads(file.read_text())["curve"] for file in files]
+    ends = [run[-1]["fid"] for run in runs]
+    assert list(curve().index) == list(range(3_200, 28_801, 3_200))
+    assert curve().iloc[-1].tolist() == pytest.approx([np.mean(ends), np.std(ends, ddof=1)])
+    change("digits/gdd/seed1", also_at={}, curve=runs[1][:2])
+    assert list(curve().index) == [3_200, 6_400]
+    change("digits/gdd/seed1", curve=[])
+    assert curve().empty
 
 
-def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(made):
+def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(project):
+    experiments = project(seeds=(0, 1), both=BOTH, numbers={"steps1": (9e4, 0, 0, 0, 0, 0, 1, 1)})
     for plot, height in ((plot_curve, 1760), (plot_spread, 1080)):
-        png, _ = plot(made, "both")
+        png, _ = plot(experiments, "both")
         assert colours(png)[0] == (1600, height)
-    assert near(5, 0.6, 6)
-    assert not near(9e4, 0.6, 6)
+    table = build_table(experiments, "both")
+    lines = lines_by_setting(table, experiments.config)["digits"]
+    found = levels(table, lines, "fid", pd.Series([0.3, 0.6]))
+    assert [(line.row.title, shown) for line, *_, shown in found] == [
+        ("T1", False),
+        ("Real against real (floor)", True),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("plain", "asks for no curve"), ("none", "has a curve of 'pixel_fid'")]
+    ("curve", "sentence"),
+    [("", "asks for no curve"), ("curve: {y: pixel_fid}", "has a curve of 'pixel_fid'")],
 )
-def test_a_table_without_a_curve_says_so(make_experiments, write_results, tmp_path, name, sentence):
-    text = AGAIN.replace("  Early: {method: gdd, at: 9_600}\n", "")
-    text = text if name == "none" else text.replace("curve: {y: pixel_fid}\n", "")
-    experiments = make_experiments(**{name: text})
-    write_results(experiments, tmp_path, names=[name])
-    for path in tmp_path.glob("results/runs/*/*/*/metrics.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"curve": [], "also_at": {}}))
+def test_a_table_without_a_curve_says_so(project, change, curve, sentence):
+    text = AGAIN.replace("  Early: {method: gdd, at: 9_600}\n", "").replace("curve: {y: pixel_fid}", curve)
+    experiments = project(again=text)
+    change("*/*/*", curve=[], also_at={})
     with pytest.raises(UserError, match=sentence):
-        plot_curve(experiments, name)
+        plot_curve(experiments, "again")
 
 
-def test_a_method_keeps_its_colour_and_its_second_row_gets_dashes(made):
-    experiments = made
+def test_a_method_keeps_its_colour_and_its_second_row_gets_dashes(project):
+    experiments = project(again=AGAIN)
     objectives = looks(experiments.rows("objectives"), experiments.config)
     # Of two snapshots of one run the last is drawn.
-    lines = pictured_lines(build_table(experiments, "again"), experiments.config)
-    assert [line.title for line, _ in lines] == ["G", "Hinge", "Real against real (floor)"]
+    lines = lines_by_setting(build_table(experiments, "again"), experiments.config)["digits"]
+    assert [line.row.title for line, _ in lines] == ["G", "Hinge", "Real against real (floor)"]
     first, second = (look for _, look in lines[:2])
     assert first == objectives[3]
     assert first.colour == second.colour == "#0072b2"
@@ -158,9 +147,8 @@ def test_strip_enlarges_by_whole_pixels():
     assert strip(np.zeros((3, 128, 128, 3), np.uint8)).shape == (128, 3 * 128 + 2 * 10, 3)
 
 
-def test_missing_samples_are_named(make_experiments, write_results, tmp_path):
-    experiments = make_experiments()
-    write_results(experiments, tmp_path, names=["frozen-layers"])
-    (tmp_path / "results/runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()
+def test_missing_samples_are_named(project):
+    experiments = project()
+    Path("results/runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()
     with pytest.raises(UserError, match=r"000028800.npz does not exist.*frozen-layers"):
         plot_samples(experiments, "frozen-layers")

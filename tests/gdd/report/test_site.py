@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from gdd.errors import UserError
-from gdd.report.curves import plot_curve
-from gdd.report.samples import plot_samples
+from gdd.report.charts import plot_curve
+from gdd.report.figures import plot_samples
 from gdd.report.site import write_site
 from gdd.report.table import build_table
 from gdd.report.table_files import write_table
@@ -52,10 +52,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(make_experiments, write_results, tmp_path_factory):
+def made(make_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    experiments = make_experiments()
-    write_results(experiments, folder)
+    experiments = make_project(folder)
     with contextlib.chdir(folder):
         for name in ("objectives", "frozen-layers"):
             write_table(build_table(experiments, name))
@@ -70,18 +69,22 @@ def page(made):
     return Page((made[1] / "site/index.html").read_text())
 
 
-def test_every_tag_is_closed_and_ids_are_unique(page):
-    assert page.open == []
-    assert len(set(page.ids)) == len(page.ids)
-    local = [a["href"][1:] for a in page.all("a") if a["href"].startswith("#")]
-    assert set(local) <= set(page.ids)
-
-
-def test_nothing_is_loaded_from_elsewhere(made, page):
+def test_the_page_is_whole_and_loads_nothing(made, page):
     text = (made[1] / "site/index.html").read_text()
+    assert page.open == []  # every tag is closed
+    assert len(set(page.ids)) == len(page.ids)
     assert not re.search(r"https?://", text)
     assert not page.all("script")
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+
+
+def test_links_lead_somewhere(made, page):
+    links = [a["href"] for a in page.all("a")]
+    local = [link for link in links if link.startswith("#")]
+    files = [link for link in links if not link.startswith("#")]
+    assert {link[1:] for link in local} <= set(page.ids)
+    assert {"../tables/objectives.csv", "../figures/frozen-layers-curve.pdf"} <= set(files)
+    assert all((made[1] / "site" / link).is_file() for link in files)
 
 
 def test_images_and_tables_can_be_read_out(page):
@@ -90,13 +93,6 @@ def test_images_and_tables_can_be_read_out(page):
     assert any("GDD-I 0.31" in image["alt"] for image in page.all("img"))
     assert len(page.all("table")) == len(page.all("caption")) == 2
     assert {cell.get("scope") for cell in page.all("th")} == {"col", "row"}
-
-
-def test_links_lead_to_files(made, page):
-    links = [a["href"] for a in page.all("a") if not a["href"].startswith("#")]
-    assert "../tables/objectives.csv" in links
-    assert "../figures/frozen-layers-curve.pdf" in links
-    assert all((made[1] / "site" / link).is_file() for link in links)
 
 
 def test_content(page):
@@ -121,34 +117,26 @@ def test_content(page):
     assert "nan" not in text.lower().split()
 
 
-def test_a_single_table_is_a_target_too(made, monkeypatch):
+def test_a_single_table_is_a_target_too_and_a_missing_figure_is_named(made, monkeypatch):
     experiments, results = made
     monkeypatch.chdir(results.parent)
     out = write_site(experiments, "frozen-layers")
-    page = Page(out.read_text())
-    assert len(page.all("table")) == 1
-    assert page.open == []
-
-
-def test_a_missing_figure_is_named(made, monkeypatch):
-    experiments, results = made
-    monkeypatch.chdir(results.parent)
-    before = (results / "site/index.html").read_bytes()
+    before = out.read_bytes()
+    assert len(Page(before.decode()).all("table")) == 1
     figure = results / "figures/frozen-layers-samples.png"
     moved = figure.rename(figure.with_suffix(".away"))
     try:
         with pytest.raises(UserError, match=r"samples.png does not exist.*snakemake --cores 2 frozen"):
-            write_site(experiments, "demo")
+            write_site(experiments, "frozen-layers")
     finally:
         moved.rename(figure)
-    assert (results / "site/index.html").read_bytes() == before
+    assert out.read_bytes() == before
 
 
 def test_the_report_needs_no_torch():
     code = (
         "import sys; import gdd.report.site, gdd.report.choice; matplotlib = 'matplotlib' in sys.modules; "
-        "import gdd.report.curves, gdd.report.samples, gdd.report.spread; "
-        "sys.exit(matplotlib or 'torch' in sys.modules)"
+        "import gdd.report.charts; sys.exit(matplotlib or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import statistics
 from pathlib import Path
@@ -11,38 +9,22 @@ from pathlib import Path
 import pytest
 
 from gdd.errors import UserError
-from gdd.report.numbers import paired
-from gdd.report.table import build_table
-from gdd.report.wording import cell_text, note
+from gdd.report.notes import definitions, note
+from gdd.report.table import build_table, paired
+from gdd.report.table_files import cell_text
 
 
-@pytest.fixture(scope="module")
-def two_seeds(make_experiments, write_results, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    experiments = make_experiments(seeds=(0, 1))
-    write_results(experiments, folder)
-    with contextlib.chdir(folder):
-        return build_table(experiments, "objectives")
-
-
-@pytest.fixture(scope="module")
-def one_block(make_experiments, write_results, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one")
-    experiments = make_experiments()
-    write_results(experiments, folder, blocks=1)
-    with contextlib.chdir(folder):
-        return build_table(experiments, "objectives")
+def line(table, title):
+    return next(line for line in table.lines if line.row.title == title)
 
 
 def of(table, title):
     """Return a function from a column to the cell of a row."""
-    (line,) = (line for line in table.lines if line.title == title)
-    return lambda column: table.cell(line, column)
+    return lambda column: table.cell(line(table, title), column)
 
 
 def text(table, title, column):
-    (line,) = (line for line in table.lines if line.title == title)
-    return str(cell_text(table, line, column))
+    return str(cell_text(table, line(table, title), column))
 
 
 def known(cell):
@@ -50,18 +32,19 @@ def known(cell):
     return {key for key in spreads if not math.isnan(getattr(cell, key))}
 
 
-def test_mean_and_both_spreads_are_kept_apart(two_seeds):
-    cell = of(two_seeds, "GDD")("fid")
+def test_mean_and_both_spreads_are_kept_apart(project):
+    table = build_table(project(seeds=(0, 1)), "objectives")
+    cell = of(table, "GDD")("fid")
     seeds = [0.50, 0.50 + 0.1 * 0.5 * 0.50]
     assert cell.mean == pytest.approx(statistics.mean(seeds))
     assert cell.training_std == pytest.approx(statistics.stdev(seeds))
     assert cell.sampling_std == pytest.approx(0.05)
     assert cell.runs == 2
-    assert known(of(two_seeds, "Teacher, 18 steps")("fid")) == {"sampling_std"}
+    assert known(of(table, "Teacher, 18 steps")("fid")) == {"sampling_std"}
     kinds = ["teacher", "teacher", "instance", "distributional", "distributional", "floor"]
-    assert [line.kind for line in two_seeds.lines] == kinds
+    assert [line.kind for line in table.lines] == kinds
     # Known without being columns.
-    found = [of(two_seeds, "GDD-I")(column).mean for column in ("images", "seconds", "trainable")]
+    found = [of(table, "GDD-I")(column).mean for column in ("images", "seconds", "trainable")]
     assert found == [28_800, pytest.approx(54.4), 159_000]
 
 
@@ -105,22 +88,22 @@ def test_best_and_fresh_blocks(repeat):
 
 def test_only_runs_of_equal_teacher_and_seed_are_paired(repeat):
     table = repeat()
-    numbers = [line.number for line in table.lines]
-    teacher, direct, gdd = numbers[:3]
+    teacher, direct, gdd = table.lines[:3]
     pairs = paired(table.runs, gdd, direct, "fid")
     assert list(zip(pairs["teacher"], pairs["seed"], strict=True))[3:] == [("digits-b", s) for s in range(3)]
-    assert list(pairs["first"] - pairs["second"]) == pytest.approx([-1.0, -1.1, -0.9] * 2)
-    alone = table.runs[~((table.runs["line"] == direct) & (table.runs["entry"] > 0))]
-    assert paired(alone, gdd, direct, "fid")["first"].tolist() == [0.5]
+    assert list(pairs["value_first"] - pairs["value_second"]) == pytest.approx([-1.0, -1.1, -0.9] * 2)
+    alone = table.runs[~((table.runs["line"] == direct.number) & (table.runs["entry"] > 0))]
+    assert paired(alone, gdd, direct, "fid")["value_first"].tolist() == [0.5]
     # A teacher pairs with every run from it.
-    assert paired(table.runs, gdd, teacher, "fid")["second"].tolist() == [0.7] * 3 + [0.8] * 3
+    assert paired(table.runs, gdd, teacher, "fid")["value_second"].tolist() == [0.7] * 3 + [0.8] * 3
 
 
-def test_one_run_and_one_block_have_no_spread(one_block):
-    assert known(of(one_block, "GDD")("fid")) == set()
-    assert text(one_block, "GDD", "fid") == "0.50"
-    assert "sampling spread is unknown" in note(one_block)
-    assert "training spread is unknown" in note(one_block)
+def test_one_run_and_one_block_have_no_spread(project):
+    table = build_table(project(blocks=1), "objectives")
+    assert known(of(table, "GDD")("fid")) == set()
+    assert text(table, "GDD", "fid") == "0.50"
+    assert "sampling spread is unknown" in note(table)
+    assert "training spread is unknown" in note(table)
 
 
 @pytest.mark.parametrize(
@@ -131,24 +114,16 @@ def test_one_run_and_one_block_have_no_spread(one_block):
         "teachers/digits/metrics/digits-steps1.json",
     ],
 )
-def test_a_missing_file_is_named_with_the_target_that_makes_it(
-    make_experiments, write_results, tmp_path: Path, missing
-):
-    experiments = make_experiments()
-    write_results(experiments, tmp_path)
-    (tmp_path / "results" / missing).unlink()
-    with pytest.raises(UserError, match=r"does not exist.*snakemake --cores 2 objectives") as error:
+def test_a_missing_file_is_named_with_the_target_that_makes_it(project, missing):
+    experiments = project()
+    (Path("results") / missing).unlink()
+    with pytest.raises(UserError, match=rf"{missing} does not exist.*snakemake --cores 2 objectives"):
         build_table(experiments, "objectives")
-    assert missing in str(error.value)
 
 
-def test_a_run_of_another_recipe_is_refused(make_experiments, write_results, tmp_path: Path):
-    experiments = make_experiments()
-    write_results(experiments, tmp_path)
-    path = tmp_path / "results/runs/digits/gdd/seed0/run.json"
-    data = json.loads(path.read_text())
-    data["recipe"]["batch"] = 128
-    path.write_text(json.dumps(data))
+def test_a_run_of_another_recipe_is_refused(project):
+    experiments, path = project(), Path("results/runs/digits/gdd/seed0/run.json")
+    path.write_text(path.read_text().replace('"batch": 64', '"batch": 128'))
     with pytest.raises(UserError, match="another recipe"):
         build_table(experiments, "objectives")
 
@@ -173,12 +148,11 @@ reported:
 """
 
 
-def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments, write_results, tmp_path):
-    experiments = make_experiments(other={"reported": REPORTED}, snapshots=SNAPSHOTS)
-    write_results(experiments, tmp_path, names=["snapshots"])
+def test_rows_show_their_snapshot_and_what_others_report_of_it(project, change):
+    experiments = project(other={"reported": REPORTED}, snapshots=SNAPSHOTS)
     table = build_table(experiments, "snapshots")
     found = {
-        line.title: [cell and cell.mean for column in table.columns for cell in [table.cell(line, column)]]
+        line.row.title: [getattr(table.cell(line, key), "mean", None) for key in table.ablation.columns]
         for line in table.lines
         if line.kind != "floor"
     }
@@ -189,10 +163,8 @@ def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments,
         "GDD, best": [0.4, pytest.approx(0.3), 16_000],
         "GDD, other rate": [None, pytest.approx(0.3), 16_000],  # not the papers' method any more
     }
-    assert table.definitions["reported_fid"].endswith("Sources: another paper; a paper.")
-    path = tmp_path / "results/runs/digits/gdd/seed0/metrics.json"
-    metrics = json.loads(path.read_text())
-    path.write_text(json.dumps({**metrics, "also_at": {}}))
+    assert definitions(table)["reported_fid"].endswith("Sources: another paper; a paper.")
+    change("digits/gdd/seed0", also_at={})
     with pytest.raises(
         UserError, match=r"not evaluated at 9600 images; add the count to 'evaluation.also_at'"
     ):
@@ -206,8 +178,9 @@ def test_rows_show_their_snapshot_and_what_others_report_of_it(make_experiments,
         ("last", "'rows.GDD.at' is 'last': input should be"),
     ],
 )
-def test_counts_that_no_snapshot_has(make_experiments, at, sentence):
-    table = f"{{title: T, setting: digits, rows: {{GDD: {{method: gdd, at: {at}}}}}, columns: [fid]}}"
+def test_counts_that_no_snapshot_has(project, at, sentence):
     with pytest.raises(UserError) as caught:
-        assert make_experiments(late=table).tables
+        project(
+            late=f"{{title: T, setting: digits, rows: {{GDD: {{method: gdd, at: {at}}}}}, columns: [fid]}}"
+        )
     assert sentence in str(caught.value)

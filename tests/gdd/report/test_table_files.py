@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from gdd.config.metrics import METRICS, Metric
-from gdd.report.samples import plot_samples
+from gdd.report.figures import plot_samples
+from gdd.report.notes import runs_in_words
 from gdd.report.site import write_site
 from gdd.report.table import Cell, build_table
-from gdd.report.table_files import latex, write_table
-from gdd.report.wording import CellText, cell_text, runs_in_words
+from gdd.report.table_files import CellText, cell_text, latex, write_table
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,8 @@ def test_runs_in_words(keys, words):
     assert runs_in_words(keys) == words
 
 
-def test_files(make_experiments, write_results, tmp_path):
-    experiments = make_experiments(seeds=(0, 1))
-    write_results(experiments, tmp_path)
-    table = build_table(experiments, "objectives")
+def test_files(project):
+    table = build_table(project(seeds=(0, 1)), "objectives")
     paths = write_table(table)
     assert [path.name for path in paths] == [f"objectives.{end}" for end in ("csv", "md", "tex", "json")]
     rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
@@ -70,8 +68,10 @@ def test_files(make_experiments, write_results, tmp_path):
     assert (rows[0]["seconds"], rows[-1]["kind"]) == ("", "floor")
     data = json.loads(paths[3].read_text())
     assert data["lines"][3]["cells"]["fid"] == {**asdict(cell), "standard_error": None}
-    assert data["lines"][3]["runs"][1]["values"]["fid"] == pytest.approx(0.525)
-    assert data["floors"][0]["cells"]["fid"]["mean"] == 0.28
+    fids = [run for run in data["lines"][3]["runs"] if run["column"] == "fid"]
+    assert [(run["teacher"], run["seed"]) for run in fids] == [("digits", 0), ("digits", 1)]
+    assert fids[1]["value"] == pytest.approx(0.525)
+    assert data["lines"][-1]["cells"]["fid"]["mean"] == 0.28
     assert data["columns"][1] == {"key": "fid", "title": "FID ↓"}
     markdown = paths[1].read_text()
     assert len({row.count("|") for row in markdown.splitlines() if row.startswith("|")}) == 1
@@ -98,34 +98,25 @@ def test_latex_escapes(plain, escaped):
     assert latex(plain) == escaped
 
 
-def test_missing_null_and_nan_leave_cells_empty(make_experiments, write_results, tmp_path):
-    experiments = make_experiments()
-    write_results(experiments, tmp_path)
-    path = tmp_path / "results/runs/digits/gdd/seed0/metrics.json"
-    metrics = json.loads(path.read_text())
-    del metrics["final"]["mean"]["pixel_fid"]
-    metrics["final"]["mean"] |= {"recall": None, "precision": float("nan")}
-    path.write_text(json.dumps(metrics))
+def test_missing_null_and_nan_leave_cells_empty(project, change):
+    experiments = project()
+    change("digits/gdd/seed0", {"pixel_fid": None, "recall": None, "precision": float("nan")})
     paths = write_table(build_table(experiments, "frozen-layers"))
     assert "| GDD | 749 k (100.0 %) | 0.50 ± 0.05 |  |  |  | 54 |" in paths[1].read_text()
     assert not any("nan" in path.read_text().lower().split("distance")[0] for path in paths)
 
 
-def test_a_new_metric_becomes_a_column(make_experiments, setting, write_results, tmp_path, monkeypatch):
+def test_a_new_metric_becomes_a_column(project, change, setting, monkeypatch):
     new = Metric(
         title="Sharpness", needs="features", function=len, definition="", better="higher", decimals=1
     )
     monkeypatch.setitem(METRICS, "sharpness", new)
-    judged = setting("Sharp").replace("pixels: true", "metrics: [fid, sharpness]")
-    experiments = make_experiments(
-        other={"settings/sharp": judged},
+    evaluated = setting("Sharp").replace("pixels: true", "metrics: [fid, sharpness]")
+    experiments = project(
+        other={"settings/sharp": evaluated},
         sharp="{title: S, setting: sharp, rows: {GDD: {method: gdd}}, columns: [fid, sharpness]}",
     )
-    write_results(experiments, tmp_path, names=["sharp"])
-    path = tmp_path / "results/runs/sharp/gdd/seed0/metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["final"]["mean"]["sharpness"] = 7.25
-    path.write_text(json.dumps(metrics))
+    change("sharp/gdd/seed0", {"sharpness": 7.25})
     paths = write_table(build_table(experiments, "sharp"))
     assert "| Model | FID ↓ | Sharpness ↑ |" in paths[1].read_text()
     assert next(csv.DictReader(paths[0].open()))["sharpness"] == "7.25"
