@@ -40,19 +40,11 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _source(
-    file: Path,
-    world: World,
-    *,
-    steps: int | None,
-    churn: float,
-    only_class: int | None = None,
-    **options: int,
-) -> Source:
+def _source(file: Path, world: World, steps: int | None, churn: float, **options: Any) -> Source:
     from gdd.metrics.sources import open_source
 
     how = None if steps is None else Sampler(steps=steps, churn=churn)
-    return open_source(file, sampler=how, only_class=only_class, device=world.device, **options)
+    return open_source(file, sampler=how, device=world.device, **options)
 
 
 class FileOrStage(click.Group):
@@ -115,15 +107,11 @@ def run(here: Here, setting: str, run: str, seed: int, device: str, expect: str 
 @pass_here
 def teacher(here: Here, setting: str, teacher: str, steps: int, device: str, expect: str | None) -> None:
     """Evaluate TEACHER, sampled at some number of steps, as SETTING evaluates its runs."""
-    from gdd.metrics.sources import open_source
-    from gdd.training.world import join
-
     stage = here.stage("evaluate_teacher", expect, setting=setting, teacher=teacher, steps=steps)
     how = here.config.settings[setting].teacher_sampler.model_copy(update={"steps": steps})
     out, samples = (find(teacher, setting, steps) for find in (paths.teacher_metrics, paths.teacher_samples))
-    with join(device) as world:
-        source = open_source(stage.path("teacher"), sampler=how, device=world.device)
-        _in_setting(here, setting, stage, source, world, out, samples, sampler=how.model_dump(mode="json"))
+    facts = {"sampler": how.model_dump(mode="json")}
+    _in_setting(here, setting, stage, device, out, samples, facts, stage.path("teacher"), sampler=how)
 
 
 @evaluate.command()
@@ -134,42 +122,42 @@ def teacher(here: Here, setting: str, teacher: str, steps: int, device: str, exp
 @pass_here
 def external(here: Here, setting: str, name: str, device: str, expect: str | None) -> None:
     """Evaluate what others published as NAME, as SETTING evaluates its runs."""
-    from gdd.metrics.sources import open_source
-    from gdd.training.world import join
-
     stage = here.stage("evaluate_external", expect, setting=setting, external=name)
     record, folder = here.config.external[name], paths.external_folder(setting, name)
-    place = stage.find("generator") or external_place(here, setting, name)
     out, samples = folder / "metrics.json", folder / "samples.npz"
-    with join(device) as world:
-        source = open_source(place, device=world.device, evaluations=record.evaluations)
-        facts = {"kind": "external", "licence": record.licence}
-        _in_setting(here, setting, stage, source, world, out, samples, **facts)
+    facts = {"kind": "external", "licence": record.licence}
+    place = stage.find("generator") or external_place(here, setting, name)
+    _in_setting(here, setting, stage, device, out, samples, facts, place, evaluations=record.evaluations)
 
 
 def _in_setting(
     here: Here,
     setting: str,
     stage: Stage,
-    source: Source,
-    world: World,
+    device: str,
     out: Path,
     samples: Path,
-    **facts: Any,
+    facts: dict[str, Any],
+    place: Path,
+    **options: Any,
 ) -> None:
-    """Evaluate what has no snapshots as a setting evaluates its runs; the first images go to `samples`."""
+    """Evaluate the images of `place` as a setting evaluates its runs; the first ones go to `samples`."""
     from gdd.distill.generate import SAMPLES
     from gdd.files import write_json, write_npz
     from gdd.metrics.evaluate import evaluate_source
+    from gdd.metrics.sources import open_source
+    from gdd.training.world import join
 
     evaluation = here.config.settings[setting].evaluation
-    comparisons = _comparisons(here, setting, stage, world.device, source.shape)
-    metrics = evaluate_source(source, comparisons, out, evaluation.samples, evaluation.blocks, world)
-    if world.main:
-        first = source.images(0, min(SAMPLES, source.count or SAMPLES))
-        write_npz(samples, images=first.cpu().numpy())
-        write_json(out, {**metrics, **facts})
-        say(f"{out}: FID {metrics['final']['mean']['fid']:.3f}, {metrics['evaluations']} evaluations.")
+    with join(device) as world:
+        source = open_source(place, device=world.device, **options)
+        comparisons = _comparisons(here, setting, stage, world.device, source.shape)
+        metrics = evaluate_source(source, comparisons, out, evaluation.samples, evaluation.blocks, world)
+        if world.main:
+            first = source.images(0, min(SAMPLES, source.count or SAMPLES))
+            write_npz(samples, images=first.cpu().numpy())
+            write_json(out, {**metrics, **facts})
+            say(f"{out}: FID {metrics['final']['mean']['fid']:.3f}, {metrics['evaluations']} evaluations.")
 
 
 def _comparisons(

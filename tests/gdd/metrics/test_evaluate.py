@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,55 +153,6 @@ def test_order_and_batches_change_nothing(source: Source, folder: Path, out: Pat
         for of in (source, shuffled)
     )
     assert found == pytest.approx(expected, rel=1e-6)
-
-
-PROCESS = """
-import json, sys
-from pathlib import Path
-from gdd.config.metrics import by_extractor
-from gdd.metrics.evaluate import evaluate_source
-from gdd.metrics.export import export
-from gdd.metrics.reference import open_comparisons
-from gdd.metrics.sources import open_source
-from gdd.training.world import join
-
-fakes, references, out, *names = sys.argv[1:]
-with join("cpu") as world:
-    source, weights = open_source(fakes, batch=50), {"inception": Path(references) / "net.pt"}
-    comparisons = open_comparisons((3, 4, 4), references, by_extractor(names, "inception"), weights=weights)
-    found = evaluate_source(source, comparisons, Path(out), 180, 1, world)
-    export(source, Path(out).with_suffix(".npz"), start=0, count=180, world=world)
-    if world.main:
-        print(json.dumps(found))
-    evaluate_source(source, comparisons, Path("never.json"), 12, 1, world)
-"""
-
-
-def test_two_processes_give_the_numbers_of_one(source: Source, folder: Path, out: Path) -> None:
-    """Their batches are those of one process; bad input is named once."""
-    metrics = ("fid", "kid", "precision", "inception_score", "pixel_recall")
-    expected = evaluate_source(source, compared(folder, metrics), out, 180, 1)["final"]["mean"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, source.name, folder, out.with_name("two.json"), *metrics],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    (stdout, main), (_, other) = (process.communicate(timeout=240) for process in processes)
-    assert "12 images are too few" in main
-    assert (processes[1].returncode, "too few" in other) == (2, False)
-    found: dict[str, Any] = json.loads(stdout)
-    assert found["provenance"]["processes"] == 2
-    assert found["final"]["mean"] == pytest.approx(expected, rel=1e-6)
-    assert np.array_equal(np.load(out.with_name("two.npz"))["images"], source.images(0, 180).numpy())
 
 
 def test_a_block_that_is_done_is_not_done_again(source: Source, folder: Path, out: Path) -> None:

@@ -14,7 +14,6 @@ import torch
 from gdd.data.image_array import quantise
 from gdd.distill.distill import distill
 from gdd.distill.generate import generate
-from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.metrics.build_reference import build_reference
 from gdd.metrics.extractors import open_extractor
@@ -43,17 +42,6 @@ def monitor(world: Any, reference: Path) -> FidMonitor:
     return FidMonitor(IMAGES, world.backbones["one"], reference, every=12)
 
 
-def train(world: Any, folder: Path, monitor: FidMonitor | None) -> None:
-    recipe = world.recipe(snapshot_every=8)
-    distill(folder, recipe, SEED, world.inputs(), checkpoint_every=16, monitor=monitor)
-
-
-def measured(lines: list[dict[str, Any]]) -> dict[int, float]:
-    found = [line for line in lines if line.get("event") == "measurement"]
-    assert len({line["images"] for line in found}) == len(found)
-    return {line["images"]: line[NAME] for line in found}
-
-
 def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
     world: Any,
     tmp_path: Path,
@@ -62,36 +50,21 @@ def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
     published: Callable[[Path], dict[str, bytes]],
     logged: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
-    train(world, tmp_path / "with", monitor)
-    train(world, tmp_path / "without", None)
+    for name, by in (("with", monitor), ("without", None)):
+        distill(tmp_path / name, world.recipe(snapshot_every=8), SEED, world.inputs(), monitor=by)
     assert published(tmp_path / "with") == published(tmp_path / "without")
-    found = measured(logged(tmp_path / "with"))
-    assert list(found) == [16, 24, 32]  # the first steps at or after 12 and 24, and the end
+    lines = [line for line in logged(tmp_path / "with") if line.get("event") == "measurement"]
+    assert [line["images"] for line in lines] == [16, 24, 32]  # the first at or after 12 and 24, and the end
     extractor = open_extractor("one", world.backbones["one"], world.data.shape)
-    for images, value in found.items():
-        generator = load_generator(tmp_path / "with" / "snapshots" / f"{images:09d}.safetensors")
+    for line in lines:
+        generator = load_generator(tmp_path / "with" / "snapshots" / f"{line['images']:09d}.safetensors")
         features = extractor(quantise(generate(generator, 0, IMAGES)))
         gaussian = Moments.of(extractor.dimension, [features]).gaussian()
         expected = frechet_distance(load_reference(reference).gaussian, gaussian)
-        assert value == pytest.approx(expected, rel=1e-4)
+        assert line[NAME] == pytest.approx(expected, rel=1e-4)
     facts = json.loads((tmp_path / "with" / "run.json").read_text())["sessions"][0]["monitor"]
     assert (facts["name"], facts["images"], facts["dataset"]) == (NAME, IMAGES, "blobs")
     assert "not comparable with a distance of another number of images than 70" in facts["definition"]
-
-
-def test_after_a_crash_it_has_every_number_once(
-    world: Any,
-    tmp_path: Path,
-    monitor: FidMonitor,
-    interrupt: Callable[..., None],
-    logged: Callable[[Path], list[dict[str, Any]]],
-) -> None:
-    train(world, tmp_path / "whole", monitor)
-    interrupt(Student, 3, "crash")
-    with pytest.raises(Exception, match=r"^$"):
-        train(world, tmp_path / "run", monitor)
-    train(world, tmp_path / "run", monitor)
-    assert measured(logged(tmp_path / "run")) == measured(logged(tmp_path / "whole"))
 
 
 def test_neither_nan_nor_a_full_memory_ends_the_training(

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 
 from gdd.adversary.published_weights import WeightsProblem, fill
 from gdd.errors import UserError
-from gdd.metrics import extractors
 from gdd.metrics.vision_transformers import ClipExtractor, DinoExtractor, interpolate_positions
 
 pytestmark = pytest.mark.slow
-
-WIDTH, PATCH, SIDE, OUT = 16, 8, 16, 6
 
 
 class OpenAIBlock(nn.Module):
@@ -44,16 +41,16 @@ class OpenAIBlock(nn.Module):
 class OpenAITower(nn.Module):
     """CLIP's image tower (arXiv:2103.00020), small, under OpenAI's names."""
 
-    def __init__(self, width: int = WIDTH, depth: int = 2, patch: int = PATCH, side: int = SIDE) -> None:
+    def __init__(self, width: int, patch: int, side: int, out: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(width))
         self.positional_embedding = nn.Parameter(0.02 * torch.randn((side // patch) ** 2 + 1, width))
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = nn.ModuleDict(
-            {"resblocks": nn.ModuleList(OpenAIBlock(width) for _ in range(depth))}
+            {"resblocks": nn.ModuleList([OpenAIBlock(width), OpenAIBlock(width)])}
         )
-        self.proj = nn.Parameter(0.03 * torch.randn(width, OUT if width == WIDTH else 512))
+        self.proj = nn.Parameter(0.03 * torch.randn(width, out))
 
     def forward(self, x: Tensor) -> Tensor:
         patches = self.conv1(x).flatten(2).transpose(1, 2)
@@ -63,51 +60,39 @@ class OpenAITower(nn.Module):
             x = block(x)
         return self.ln_post(x[:, 0]) @ self.proj
 
-
-class Plain(nn.Module):
-    """A module's parameters without its code, which need not compile."""
-
-    def __init__(self, of: nn.Module) -> None:
-        super().__init__()
-        for name, parameter in of.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, child in of.named_children():
-            self.add_module(name, Plain(child))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
+    def named(self) -> dict[str, Tensor]:
+        return {f"visual.{name}": value for name, value in self.state_dict().items()}
 
 
-class Archive(nn.Module):
-    """What OpenAI publishes: the tower in half precision, as TorchScript."""
-
-    def __init__(self, tower: OpenAITower) -> None:
-        super().__init__()
-        self.visual = Plain(tower.half())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def write(self, path: Path) -> Path:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.script(self).save(path)
-        return path
+def write_archive(path: Path, state: dict[str, Tensor]) -> Path:
+    """Write weights as OpenAI does: in half precision, as TorchScript."""
+    root = nn.Module()
+    for name, value in state.items():
+        *parents, leaf = name.split(".")
+        module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.Module())
+            module = getattr(module, parent)
+        module.register_parameter(leaf, nn.Parameter(value.half()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(root).save(path)
+    return path
 
 
 @torch.no_grad()
 def test_openais_weights_in_timms_network_compute_the_same() -> None:
     torch.manual_seed(0)
-    theirs = OpenAITower().eval()
+    theirs = OpenAITower(16, 8, 16, 6).eval()
     for parameter in theirs.parameters():
         parameter += 0.1 * torch.randn_like(parameter)
     net = VisionTransformer(
-        img_size=SIDE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=2, num_classes=OUT,
+        img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=6,
         pre_norm=True, act_layer="quick_gelu", norm_layer=partial(nn.LayerNorm, eps=1e-5),
     )  # fmt: skip
-    state = {f"visual.{name}": value for name, value in theirs.state_dict().items()}
-    fill(net, checkpoint_filter_fn(state, net), ())
-    images = torch.randn(3, 3, SIDE, SIDE)
+    fill(net, checkpoint_filter_fn(theirs.named(), net), ())
+    images = torch.randn(3, 3, 16, 16)
     torch.testing.assert_close(net.eval()(images), theirs(images), rtol=1e-5, atol=1e-5)
 
 
@@ -115,14 +100,11 @@ def test_the_published_names_from_files(tmp_path: Path, monkeypatch: pytest.Monk
     """The networks have two blocks here instead of 12 and 24."""
     for kind in (ClipExtractor, DinoExtractor):
         monkeypatch.setitem(kind.options, "depth", 2)
-    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    clip = ClipExtractor(Archive(OpenAITower(768, 2, 32, 224)).write(tmp_path / "ViT-B-32.pt"))
-    assert (clip.name, clip.dimension, len(clip.sha256)) == ("clip", 512, 64)
     published = timm.create_model("vit_large_patch14_dinov2", img_size=518, num_classes=0, depth=2)
     torch.save({**published.state_dict(), "mask_token": torch.zeros(1, 1024)}, tmp_path / "dino.pth")
-    dino = DinoExtractor(tmp_path / "dino.pth")
-    for extractor in (clip, dino):
-        features = extractor(images)
+    clip = ClipExtractor(write_archive(tmp_path / "clip.pt", OpenAITower(768, 32, 224, 512).named()))
+    for extractor in (clip, DinoExtractor(tmp_path / "dino.pth")):
+        features = extractor(torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8))
         assert features.shape == (2, extractor.dimension)
         assert features.isfinite().all()
 
@@ -144,19 +126,14 @@ def test_positions_are_sampled_at_dinos_factor() -> None:
         interpolate_positions(positions[:, :-1], new)
 
 
-def test_images_are_resized_in_bytes_normalised_and_go_through_in_parts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(extractors, "BATCH", 2)
+def test_images_are_resized_in_bytes_and_normalised() -> None:
     extractor = ClipExtractor.__new__(ClipExtractor)
     extractor.device, extractor._net = torch.device("cpu"), nn.Flatten()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    found = extractor(images).view(3, 3, 224, 224)
-    for image, features in zip(images, found, strict=True):
-        resized = np.asarray(Image.fromarray(image.numpy()).resize((224, 224), Image.Resampling.BICUBIC))
-        expected = (resized / 255 - ClipExtractor.mean) / ClipExtractor.std
-        np.testing.assert_allclose(features.permute(1, 2, 0).numpy(), expected, rtol=1e-4, atol=1e-5)
+    image = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)
+    found = extractor(image[None]).view(3, 224, 224)
+    resized = np.asarray(Image.fromarray(image.numpy()).resize((224, 224), Image.Resampling.BICUBIC))
+    expected = (resized / 255 - ClipExtractor.mean) / ClipExtractor.std
+    np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [ClipExtractor, DinoExtractor])
@@ -164,9 +141,11 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path, kind: Any) ->
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     (tmp_path / "page.pth").write_text("<html>")
     # Patches of 16 pixels, which timm would resample.
-    torch.save({"patch_embed.proj.weight": torch.zeros(1024, 3, 16, 16)}, tmp_path / "patches.pth")
+    kernel = {kind.patches: torch.zeros(1024, 3, 16, 16)}
     if kind is ClipExtractor:
-        Archive(OpenAITower(768, 1, 16, 224)).write(tmp_path / "patches.pth")
+        write_archive(tmp_path / "patches.pth", kernel)
+    else:
+        torch.save(kernel, tmp_path / "patches.pth")
     for name in ("missing", "other", "page", "patches"):
         with pytest.raises(UserError, match=r"run `gdd fetch (clip-vit-b-32|dinov2-vit-l-14)`") as error:
             kind(tmp_path / f"{name}.pth")

@@ -127,8 +127,8 @@ PROVENANCE = {
 def make_project() -> Callable[..., Experiments]:
     """Write the configuration above, with further ablations and other files, and the results of some tables.
 
-    These are all further ablations, or `objectives` and `frozen-layers`. `numbers` replaces those of a method
-    or a teacher; `fids` has the FID of every run of a row, by its title, and of every teacher in a teacher's.
+    These are all further ablations, or `objectives` and `frozen-layers`. `fids` has the FID of every run of a
+    row, by its title, and of every teacher in a teacher's.
     """
 
     def make(
@@ -136,7 +136,6 @@ def make_project() -> Callable[..., Experiments]:
         *,
         seeds: Sequence[int] = (0,),
         other: Mapping[str, str] | None = None,
-        numbers: Mapping[str, tuple[float, ...]] | None = None,
         blocks: int = 3,
         fids: Mapping[str, Sequence[float]] | None = None,
         **ablations: str,
@@ -148,19 +147,18 @@ def make_project() -> Callable[..., Experiments]:
             path = folder / "config" / f"{name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        experiments, known = Experiments(load_config(folder / "config")), {**NUMBERS, **(numbers or {})}
-        rng = np.random.default_rng(0)
+        experiments, rng = Experiments(load_config(folder / "config")), np.random.default_rng(0)
         for row in (row for name in ablations or TABLES for row in experiments.rows(name)):
             wanted = (fids or {}).get(row.title)
             for index, teacher in enumerate(row.teachers):
                 steps = row.teacher_steps or 0
-                given = known[f"steps{steps}"]
+                given = NUMBERS[f"steps{steps}"]
                 metrics = evaluated(given, blocks, wanted[index] - given[0] if wanted else 0.0)
                 metrics |= {"kind": "teacher", "evaluations": 2 * steps - 1}
                 put(folder / paths.teacher_metrics(teacher, row.setting, steps), metrics)
                 images(folder / paths.teacher_samples(teacher, row.setting, steps), rng)
             for index, run in enumerate(row.runs):
-                given = known.get(run.id) or known[row.method or ""]
+                given = NUMBERS.get(run.id) or NUMBERS[row.method or ""]
                 write_run(folder, run, given, blocks, rng, wanted[index] if wanted else None)
         return experiments
 

@@ -87,7 +87,7 @@ def test_curves_are_means_over_runs_where_every_run_has_a_value(project, change)
 
 
 def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(project):
-    experiments = project(seeds=(0, 1), both=BOTH, numbers={"steps1": (9e4, 0, 0, 0, 0, 0, 1, 1)})
+    experiments = project(seeds=(0, 1), both=BOTH, fids={"T1": (9e4,)})
     for plot, height in ((plot_curve, 1760), (plot_spread, 1080)):
         png, _ = plot(experiments, "both")
         assert colours(png)[0] == (1600, height)
