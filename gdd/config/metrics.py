@@ -26,7 +26,7 @@ class Column:
     title: str
     better: Literal["lower", "higher"] | None = None
     decimals: int | None = None  # None: whole numbers
-    meaning: str = ""  # what metrics.json does not say of it
+    meaning: str = ""  # what metrics.json does not define
     spread: bool = True  # False: the same in every run of a row
     signed: bool = False  # a difference: written with its sign and its standard error
 

@@ -217,7 +217,7 @@ def _inputs(source: Source, comparisons: Comparisons, start: int, samples: int) 
 
 
 def _known_block(file: Path, inputs: Mapping[str, Any]) -> Block | None:
-    """Return what is asked for from a block's file, if that was made from the same inputs and holds it."""
+    """Return what is wanted from a block's file, if that was made from the same inputs and holds it."""
     if not file.exists():
         return None
     content, wanted = read_json(file), inputs["metrics"]
@@ -229,7 +229,7 @@ def _known_block(file: Path, inputs: Mapping[str, Any]) -> Block | None:
 
 
 def _removed(folder: Path, there: Mapping[str, Block], inputs: Mapping[str, Any]) -> dict[str, Block]:
-    """Return by name block 0 of snapshots that were evaluated and then removed, as a recipe's `keep` says."""
+    """Return by name block 0 of snapshots that were evaluated and removed, as a recipe's `keep` asks."""
     found = {}
     for file in (folder / BLOCKS).glob("*.block0.json"):
         name = file.name.removesuffix(".block0.json")
@@ -265,7 +265,7 @@ def _extract(
 def _context(
     source: Source, comparisons: Comparisons, samples: int, blocks: int, world: World
 ) -> dict[str, Any]:
-    """Return what the numbers mean and what they were made from."""
+    """Return what the metrics mean and what they were made from."""
     extractor, comparison = next(iter(comparisons.items()))  # the evaluation's own comes first
     of = comparison.reference.description
     return {

@@ -96,7 +96,7 @@ class ClassifierExtractor:
     distances have a scale. It stands as `feature_scale` in the description of the classifier's file.
 
     Raises:
-        UserError: the file is missing or broken, says no usable `feature_scale`, or is for other images.
+        UserError: the file is missing or broken, has no usable `feature_scale`, or is for other images.
     """
 
     name = "classifier"
@@ -105,7 +105,7 @@ class ClassifierExtractor:
         scale = load_weights(path)[1].get("feature_scale")
         if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
             raise UserError(
-                f"The classifier {path} says '{scale}' for feature_scale instead of a positive number; "
+                f"The classifier {path} has the feature_scale '{scale}' instead of a positive number; "
                 "train it again."
             )
         # In float64, features do not depend on the batch size beyond rounding that no metric shows.

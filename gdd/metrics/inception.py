@@ -62,7 +62,7 @@ class InceptionExtractor(PublishedNetwork):
 
         That is how the Inception Score was first computed (Salimans et al., arXiv:1606.03498).
         """
-        # In float64 because a matrix product in float32 may be TF32, whatever cuDNN is told.
+        # In float64 because a matrix product in float32 may be TF32, whatever cuDNN's flags.
         weight: Tensor = self._net.output.weight.double()
         return linear(features.to(weight), weight).softmax(dim=1)
 
@@ -112,7 +112,7 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:
 
 
 def _sentence(error: Exception) -> str:
-    """Return what a TorchScript error says: a sentence of its last line, before which stands a trace."""
+    """Return the first sentence of the last line of a TorchScript error, before which stands a trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split(". ")[0].rstrip(".") if lines else type(error).__name__
 

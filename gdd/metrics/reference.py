@@ -35,7 +35,7 @@ class Features:
 
 
 class ReferenceDescription(Record):
-    """What the numbers of a reference file were computed from; published files do not say all of it."""
+    """What a reference file was computed from; published files do not tell all of it."""
 
     dataset: str
     dataset_sha256: str
@@ -229,7 +229,7 @@ def only(comparisons: Comparisons, metrics: Collection[str]) -> dict[str, Compar
 
 
 def meaning(comparisons: Comparisons, samples: int) -> dict[str, Any]:
-    """Return what numbers of that many images mean, and what they are for real images."""
+    """Return what the metrics of that many images mean, and what they are for real images."""
     definitions: dict[str, str] = {}
     references: dict[str, Any] = {}
     floor: dict[str, float] = {}

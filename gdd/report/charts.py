@@ -110,12 +110,12 @@ def curve_of(table: Table, line: Line, metric: str) -> pd.DataFrame:
 
     Only counts at which every run has a value: elsewhere a step could come from a run dropping out.
     """
-    numbers = table.numbers
-    points = numbers[
-        (numbers["line"] == line.number)
-        & (numbers["metric"] == metric)
-        & (numbers["block"] == 0)
-        & numbers["snapshot"].str.isdigit()
+    values = table.values
+    points = values[
+        (values["line"] == line.number)
+        & (values["metric"] == metric)
+        & (values["block"] == 0)
+        & values["snapshot"].str.isdigit()
     ]
     points = points.assign(images=points["snapshot"].astype(int))
     runs = points.pivot(index="images", columns="entry", values="value")
@@ -153,7 +153,7 @@ def _draw_curves(axes: Axes, table: Table, lines: Lines, metric: str) -> None:
     means = pd.concat([curve["mean"] for _, _, curve in curves])
     beside = levels(table, lines, metric, means)
     for line, look, level, shown in beside:
-        # A line off the scale is not seen, but named with the others.
+        # A line off the scale is not drawn, but named with the others.
         off = "" if shown else f":\n{columns()[metric].write(level)}, off scale"
         style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash, "linewidth": 1.5}
         ends.append((level, axes.axhline(level, label=line.row.title + off, **style)))
@@ -209,7 +209,7 @@ def _fids(table: Table, lines: Lines) -> pd.DataFrame:
 
 
 def _explanations(axes: Axes, table: Table, known: dict[str, Lines], marks: dict[str, str]) -> list[Any]:
-    """Return what says below the axes of `plot_spread` what marks, bars and lines are."""
+    """Return the legend of `plot_spread`: what marks, bars and lines are."""
     handles: list[Any] = []
 
     def explain(words: str, **look: Any) -> None:

@@ -87,7 +87,7 @@ class Verdict:
         verb = "has" if len(better) == 1 else "have"
         return f"{self.where}{_listed(better)} {verb} a {column.better} {column.title} than {_listed(than)}"
 
-    def numbers(self, pair: Comparison) -> str:
+    def evidence(self, pair: Comparison) -> str:
         """Return what the verdict on a pair of rows rests on, in words."""
         if pair.verdict == "undecided":
             return (
@@ -192,10 +192,10 @@ def _listed(parts: list[str]) -> str:
 
 
 def claims_in_markdown(found: Iterable[Verdict]) -> str:
-    """Return a list of claims with their verdicts and numbers, and the rules they follow."""
+    """Return a list of claims with their verdicts and means, and the rules they follow."""
     lines: list[str] = []
     for verdict in found:
         lines.append(f"- **{verdict.verdict.capitalize()}:** {verdict.text}.")
-        lines += [f"  - {verdict.numbers(pair)}: {pair.verdict}" for pair in verdict.pairs]
+        lines += [f"  - {verdict.evidence(pair)}: {pair.verdict}" for pair in verdict.pairs]
     rules = dict.fromkeys(verdict.rule for verdict in found)
     return "\n".join(["## Claims", "", *lines, "", *rules]) if lines else ""

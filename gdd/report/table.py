@@ -120,7 +120,7 @@ class Table:
     ablation: Ablation
     settings: dict[str, Setting]
     lines: list[Line]  # setting by setting, real images at the end of each
-    numbers: pd.DataFrame  # see `_numbers_of`
+    values: pd.DataFrame  # see `_long`
     runs: pd.DataFrame  # see `_by_run`
     cells: dict[tuple[int, str], Cell]  # by line and column
 
@@ -133,7 +133,7 @@ class Table:
 
 
 def build_table(experiments: Experiments, name: str) -> Table:
-    """Gather the numbers of a table.
+    """Gather the values of a table.
 
     Raises:
         UserError: a file is missing, or belongs to another recipe than the configuration's.
@@ -148,14 +148,14 @@ def build_table(experiments: Experiments, name: str) -> Table:
             rows.append((real, [Evaluated({"final": {"mean": floor}})]))
         for row, evaluated in rows:
             lines.append(Line(len(lines), row, evaluated, _reported(row, config.reported)))
-    numbers = _numbers_of(lines)
-    runs = _by_run(numbers)
+    values = _long(lines)
+    runs = _by_run(values)
     cells = _over_runs(runs)
     cells |= _differences(lines, runs, cells)
     for line in lines:
-        values = {column: getattr(line.reported, key, None) for column, key in REPORTED.items()}
-        cells |= {(line.number, column): Cell(value) for column, value in values.items() if value is not None}
-    return Table(name, ablation, settings, lines, numbers, runs, cells)
+        known = {column: getattr(line.reported, key, None) for column, key in REPORTED.items()}
+        cells |= {(line.number, column): Cell(value) for column, value in known.items() if value is not None}
+    return Table(name, ablation, settings, lines, values, runs, cells)
 
 
 def require(path: Path, target: str) -> Path:
@@ -179,8 +179,8 @@ def _read(row: TableRow, target: str) -> list[Evaluated]:
     return list(map(Evaluated, metrics, (run.recipe.teacher for run in row.runs), row.runs, records))
 
 
-def _numbers_of(lines: Sequence[Line]) -> pd.DataFrame:
-    """Return every number of a table, one a row, without those that are missing or not finite.
+def _long(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return every value of a table, one a row, without those that are missing or not finite.
 
     Columns: line, entry, teacher, seed, shown (whether the line shows this snapshot), snapshot (`end`, `best`
     or an image count), block of latents (missing for the mean over blocks and for what has no blocks),
@@ -188,10 +188,10 @@ def _numbers_of(lines: Sequence[Line]) -> pd.DataFrame:
     """
     frame = pd.DataFrame(
         [
-            (line.number, entry, *of.key, snapshot == line.shown(of)[0], snapshot, *number)
+            (line.number, entry, *of.key, snapshot == line.shown(of)[0], snapshot, *value)
             for line in lines
             for entry, of in enumerate(line.evaluated)
-            for snapshot, *number in _numbers(line, of)
+            for snapshot, *value in _values(line, of)
         ],
         columns=[*ENTRY, "teacher", "seed", "shown", "snapshot", "block", "metric", "value", "sampling_std"],
     )
@@ -200,8 +200,8 @@ def _numbers_of(lines: Sequence[Line]) -> pd.DataFrame:
     return frame[np.isfinite(frame["value"])]
 
 
-def _numbers(line: Line, of: Evaluated) -> Iterator[tuple[str, int | None, str, float | None, float | None]]:
-    """Yield the numbers of one evaluation: snapshot, block, metric, value, sampling_std."""
+def _values(line: Line, of: Evaluated) -> Iterator[tuple[str, int | None, str, float | None, float | None]]:
+    """Yield the values of one evaluation: snapshot, block, metric, value, sampling_std."""
     found = of.metrics
     snapshots = {"end": found["final"], "best": found.get("best"), **(found.get("also_at") or {})}
     for snapshot, content in snapshots.items():
@@ -226,10 +226,10 @@ def _numbers(line: Line, of: Evaluated) -> Iterator[tuple[str, int | None, str, 
         yield shown, None, column, value, None
 
 
-def _by_run(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return one number per evaluation and column, with its standard deviation over blocks of latents."""
-    shown = numbers[numbers["shown"] & numbers["block"].isna()].rename(columns={"metric": "column"})
-    fid = numbers[(numbers["metric"] == "fid") & numbers["block"].notna()]
+def _by_run(values: pd.DataFrame) -> pd.DataFrame:
+    """Return one value per evaluation and column, with its standard deviation over blocks of latents."""
+    shown = values[values["shown"] & values["block"].isna()].rename(columns={"metric": "column"})
+    fid = values[(values["metric"] == "fid") & values["block"].notna()]
     best, end = (fid[fid["snapshot"] == snapshot] for snapshot in ("best", "end"))
     # The best snapshot is chosen by its FID on block 0, which is therefore too low. The other blocks had
     # no part in the choice, and the last snapshot on the same blocks is what they compare with.
@@ -240,7 +240,7 @@ def _by_run(numbers: pd.DataFrame) -> pd.DataFrame:
         _over_blocks(best[best["block"] > 0], "best_fid_fresh", "mean"),
         _over_blocks(end[end["block"] > 0], "final_fid_fresh", "mean"),
     ]
-    keys = numbers[[*ENTRY, "teacher", "seed"]].drop_duplicates()
+    keys = values[[*ENTRY, "teacher", "seed"]].drop_duplicates()
     return pd.concat([part for part in parts if len(part)]).merge(keys, on=ENTRY)
 
 

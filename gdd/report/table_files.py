@@ -194,7 +194,7 @@ def _text_rows(table: Table) -> list[list[str]]:
 
 
 def to_json(table: Table, found: Iterable[Verdict]) -> dict[str, Any]:
-    """Return the whole table as plain JSON values, the numbers of every single run included."""
+    """Return the whole table as plain JSON values, the values of every single run included."""
     return {
         "name": table.name,
         "title": table.ablation.title,

@@ -62,9 +62,9 @@ def test_classifier_features_are_scaled_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scale", "shape", "sentence"),
     [
-        (None, SHAPE, "says 'None' for feature_scale instead of a positive number"),
-        (-1.0, SHAPE, "says '-1.0' for feature_scale"),
-        ("big", SHAPE, "says 'big' for feature_scale"),
+        (None, SHAPE, "has the feature_scale 'None' instead of a positive number"),
+        (-1.0, SHAPE, "has the feature_scale '-1.0'"),
+        ("big", SHAPE, "has the feature_scale 'big'"),
         (1.0, (3, 8, 8), r"takes images of \(1, 8, 8\) \(channels, height, width\), not of \(3, 8, 8\)"),
     ],
 )

@@ -43,13 +43,13 @@ def test_repeated_training(repeat, better, than, fids, verdict, agree):
     )
 
 
-def test_the_numbers_of_a_pair(repeat):
+def test_the_evidence_of_a_pair(repeat):
     (found,) = verdicts(repeat(claim("GDD", "Direct")))
     (pair,) = found.pairs
     assert (pair.better_mean, pair.than_mean) == (pytest.approx(0.65), pytest.approx(1.65))
     assert pair.spread == pytest.approx(0.011**0.5)
     assert found.text == "GDD has a lower FID than Direct"
-    assert found.numbers(pair) == "GDD: 0.65; Direct: 1.65; pooled training spread 0.10; 6 of 6 pairs agree"
+    assert found.evidence(pair) == "GDD: 0.65; Direct: 1.65; pooled training spread 0.10; 6 of 6 pairs agree"
 
 
 def test_every_pair_of_rows_has_to_hold(repeat):
