@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from gdd.adversary.discriminator import build_discriminator
 from gdd.config.load import load_config
-from gdd.distill.freeze import freeze
+from gdd.distill.distill import freeze
 from gdd.networks.preconditioning import OneStepGenerator
 
 Trainer = PlainTrainer | OwnTrainer
@@ -57,15 +57,9 @@ def make_trainers(
             if parameter.ndim > 1:
                 parameter.normal_().mul_(parameter[0].numel() ** -0.5)
     pairs = {name: random_backbone(name) for name in recipe.backbones}
-    discriminator = build_discriminator(
-        {name: own for name, (own, _) in pairs.items()},
-        head="downsampling",
-        projection_channels=recipe.heads.projection_channels,
-        head_channels=recipe.heads.channels,
-        group=options.batch,
-        seed=0,
-        label_dim=arch.label_dim,
-    ).to(device)
+    heads = recipe.heads.model_copy(update={"norm_group": options.batch})
+    backbones = {name: own for name, (own, _) in pairs.items()}
+    discriminator = build_discriminator(backbones, heads, 0, arch.label_dim).to(device)
     frozen = copy.deepcopy(generator)
     freeze(frozen, "conv")
     shape = (options.batch, arch.img_channels, arch.img_resolution, arch.img_resolution)
@@ -136,7 +130,7 @@ def precision_effects(makers: dict[str, Callable[[], Trainer]], batch: Batch) ->
         trainer = makers[name]()
         assert isinstance(trainer, OwnTrainer)
         trainer.allow_tf32()
-        trainer.discriminator.requires_grad_(False)
+        trainer.discriminator.heads.requires_grad_(False)
         fakes = trainer.generator(batch.noise, batch.labels)
         logits = torch.cat(trainer.discriminator.logits(trainer.features(fakes), batch.labels), dim=1)
         gradients = torch.autograd.grad(functional.softplus(-logits).mean(), trainer.trainable)

@@ -9,11 +9,13 @@ from stages import Batch, Losses, Stopwatch
 from torch import Tensor
 
 from gdd.adversary.discriminator import ProjectedDiscriminator
-from gdd.adversary.losses import softplus_discriminator_loss, softplus_generator_loss
+from gdd.adversary.losses import LOSSES
 from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.update import averaged_copy, replace_nonfinite, update_average
+
+SOFTPLUS = LOSSES["softplus"]
 
 
 class OwnTrainer:
@@ -49,7 +51,7 @@ class OwnTrainer:
         if channels_last:
             self.discriminator.to(memory_format=layout)
         self.trainable = [p for p in self.generator.parameters() if p.requires_grad]
-        self.judging = list(self.discriminator.trainable_parameters())
+        self.judging = list(self.discriminator.heads.parameters())
         betas, ratio = (recipe.adam.beta1, recipe.adam.beta2), recipe.r1.every / (recipe.r1.every + 1)
         self.optimizer = torch.optim.Adam(self.trainable, recipe.lr.generator, betas, fused=True)
         self.discriminator_optimizer = torch.optim.Adam(
@@ -66,7 +68,7 @@ class OwnTrainer:
 
     def iteration(self, batch: Batch, clock: Stopwatch) -> Losses:
         self.allow_tf32()
-        self.discriminator.requires_grad_(False)
+        self.discriminator.heads.requires_grad_(False)
         self.optimizer.zero_grad(set_to_none=True)
         with clock("generator forward"):
             fakes = self.generator(batch.noise, batch.labels)
@@ -75,7 +77,7 @@ class OwnTrainer:
             fake_features = self.features(leaf)
         with clock("heads forward"):
             logits = self.discriminator.logits(fake_features, batch.labels)
-            generator_loss = softplus_generator_loss(logits).mean()
+            generator_loss = SOFTPLUS.generator(logits).mean()
         with clock("backward to the images"):
             (gradient,) = torch.autograd.grad(generator_loss, leaf)
             del logits
@@ -88,7 +90,7 @@ class OwnTrainer:
             replace_nonfinite(self.trainable)
             self.optimizer.step()
 
-        self.discriminator.requires_grad_(True)
+        self.discriminator.heads.requires_grad_(True)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             if not self.reuse_fakes:
@@ -101,7 +103,7 @@ class OwnTrainer:
         with clock("heads forward and backward"):
             fake_logits = self.discriminator.logits(fake_features, batch.labels)
             real_logits = self.discriminator.logits(real_features, batch.labels)
-            discriminator_loss = softplus_discriminator_loss(real_logits, fake_logits).mean()
+            discriminator_loss = SOFTPLUS.discriminator(real_logits, fake_logits).mean()
             discriminator_loss.backward()
         with clock("optimizers"):
             replace_nonfinite(self.judging)

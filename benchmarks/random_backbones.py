@@ -12,8 +12,7 @@ import torch
 from plain_iteration import PlainBackbone, PlainStages
 from torch import Tensor, nn
 
-from gdd.adversary.backbones import published_backbone
-from gdd.adversary.feature_network import FeatureNetwork
+from gdd.adversary.backbones import FeatureNetwork, published_backbone
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_STARTS = (0, 13, 23, 33, 43)  # layers of torchvision's `features`

@@ -1,53 +1,50 @@
-"""The discriminator's backbones by name: published networks by timm, small ones, the teacher's encoder."""
+"""What the discriminator sees images through (Projected GAN, arXiv:2111.01007): frozen feature networks.
+
+They are published networks by timm, small classifiers made here, and the teacher's own encoder.
+"""
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone, TeacherEncoder, fold_batch_norms
 from gdd.adversary.published_weights import WeightsProblem, fill, read_augreg, read_state
 from gdd.config.pretrained import BACKBONES
 from gdd.config.recipe import TEACHER_ENCODER
 from gdd.errors import UserError
-from gdd.networks.classifier import load_classifier
-from gdd.networks.preconditioning import Denoiser
+from gdd.networks.classifier import SmallClassifier, load_classifier
+from gdd.networks.preconditioning import Denoiser, denoiser_coefficients
 from gdd.networks.seeded import derived_seed, seeded_weights
+from gdd.networks.unet import UNet
 
 STAGES = (1, 2, 3, 4)  # of a convolutional network: the last features of a half (VGG) or a quarter, and so on
 BLOCKS = (2, 5, 8, 11)  # of a transformer, from 0
 PYRAMID = (96, 192, 384, 768)  # channels that a transformer's tokens are brought to
+TEACHER_SIGMA = 0.1  # the images are clean; the lowest noise level that the encoder was much trained on
 
 
-@dataclass(frozen=True)
-class Published:
-    """A network as timm has it.
+class Published(NamedTuple):
+    """A network as timm has it."""
 
-    Args:
-        timm: its name and the tag of its weights, which say how images are normalised.
-        taps: after which stages or blocks features are taken.
-        unused: how the names of the file's tensors begin that come after the last tap.
-    """
-
-    timm: str
-    taps: tuple[int, ...]
-    unused: tuple[str, ...]
+    timm: str  # its name and the tag of its weights, which say how images are normalised
+    taps: tuple[int, ...]  # after which stages or blocks features are taken
+    unused: tuple[str, ...]  # how the names of the file's tensors begin that come after the last tap
 
 
+EFFICIENTNET_HEAD = ("conv_head.", "bn2.", "classifier.")
 # By the names of `gdd.config.pretrained.BACKBONES`, which says where the files are.
 PUBLISHED = {
     "vgg16_bn": Published("vgg16_bn.tv_in1k", STAGES, ("classifier.",)),
-    "tf_efficientnet_lite0": Published(
-        "tf_efficientnet_lite0.in1k", STAGES, ("conv_head.", "bn2.", "classifier.")
-    ),
-    "tf_efficientnet_b0_ns": Published(
-        "tf_efficientnet_b0.ns_jft_in1k", STAGES, ("conv_head.", "bn2.", "classifier.")
-    ),
+    "tf_efficientnet_lite0": Published("tf_efficientnet_lite0.in1k", STAGES, EFFICIENTNET_HEAD),
+    "tf_efficientnet_b0_ns": Published("tf_efficientnet_b0.ns_jft_in1k", STAGES, EFFICIENTNET_HEAD),
     "deit_base_distilled_patch16_224": Published(
         "deit_base_distilled_patch16_224.fb_in1k", BLOCKS, ("norm.", "head.", "head_dist.")
     ),
@@ -69,29 +66,28 @@ def load_backbones(
         seed: of the discriminator; what is random in a published backbone depends on it and on the name.
 
     Raises:
-        UserError: a file is not given, missing, broken, or holds something else.
+        UserError: a file is missing, broken, or holds something else; or a network takes images of other
+            channels than the teacher's.
     """
     backbones: dict[str, FeatureNetwork] = {}
     for name in names:
         if name == TEACHER_ENCODER:
-            backbones[name] = TeacherEncoder(teacher)
-        elif name not in files:
-            get = f"run `gdd fetch {BACKBONES[name]}`" if name in BACKBONES else "make it first"
-            raise UserError(f"The backbone '{name}' was given no file; {get}.")
+            backbone: FeatureNetwork = TeacherEncoder(teacher)
         elif name in PUBLISHED:
-            backbones[name] = load_published(name, files[name], derived_seed(seed, name, "backbone"))
+            backbone = load_published(name, files[name], derived_seed(seed, name, "backbone"))
         else:
-            backbones[name] = SmallBackbone(load_classifier(files[name]))
+            backbone = SmallBackbone(load_classifier(files[name]))
+        if backbone.img_channels != teacher.arch.img_channels:
+            raise UserError(
+                f"The backbone '{name}' takes images of {backbone.img_channels} channels, the teacher makes "
+                f"images of {teacher.arch.img_channels}; choose backbones that fit the data set."
+            )
+        backbones[name] = backbone
     return backbones
 
 
 def load_published(name: str, path: Path, seed: int) -> FeatureNetwork:
-    """Return a published backbone from its publisher's file, as `gdd fetch` gets it.
-
-    Args:
-        name: a key of `PUBLISHED`.
-        path: only numbers are read from it.
-        seed: of the random convolutions that go with a vision transformer; the others have none.
+    """Return a published backbone from its publisher's file, of which only numbers are read.
 
     Raises:
         UserError: the file cannot be read, or is another network's.
@@ -109,6 +105,8 @@ def load_published(name: str, path: Path, seed: int) -> FeatureNetwork:
 def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> FeatureNetwork:
     """Return a published backbone with the weights of its publisher's state dict.
 
+    `seed` is that of the random convolutions that go with a vision transformer; the others have none.
+
     Raises:
         WeightsProblem: the weights are another network's.
     """
@@ -118,11 +116,12 @@ def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> Fea
     options = {"resolution": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
     if published.taps == BLOCKS:
         fill(net.model, state, published.unused)
-        return TransformerBackbone(net, seed=seed, **options)
+        return TransformerBackbone(net, seed, **options)
     # timm's extractor of a VGG has the layers side by side, the publisher's file has them under `features`.
     state = {key.replace("features.", "features_"): value for key, value in state.items()}
     fill(net, state, published.unused)
-    return ConvolutionalBackbone(fold_batch_norms(net), **options)
+    folded = fold_batch_norms(net)
+    return FeatureNetwork(folded, net.feature_info.channels(), channels_last=True, **options)
 
 
 def _timm(published: Published, **options: Any) -> Any:
@@ -133,17 +132,69 @@ def _timm(published: Published, **options: Any) -> Any:
         return timm.create_model(published.timm, pretrained=False, **options)
 
 
-class ConvolutionalBackbone(FeatureNetwork):
-    """timm's extractor of the features of a convolutional network."""
+class FeatureNetwork(nn.Module):
+    """The interface of every backbone: images in [-1, 1] to features at several depths, the taps.
 
-    def __init__(self, frozen: Any, **options: Any) -> None:
-        channels = frozen.feature_info.channels()
-        super().__init__(frozen, channels, img_channels=3, channels_last=True, **options)
+    It stays in eval mode whatever mode its owner is put into, and its parameters take no gradient; the
+    gradient still flows to the images.
+
+    Args:
+        frozen: everything with weights from a file; gives the taps, unless a subclass says otherwise. Random
+            weights beside it belong to the discriminator's own state.
+        channels: of the taps, shallow to deep.
+        resolution: to which images are resized (bilinear).
+        img_channels: that the backbone takes.
+        mean: per channel, of images in [0, 1], which the backbone wants subtracted.
+        std: per channel, by which it wants the result divided. The defaults leave images as they are.
+        channels_last: whether it computes in that memory format, which suits large convolutions.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        frozen: nn.Module,
+        channels: Sequence[int],
+        *,
+        resolution: int,
+        img_channels: int = 3,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.channels = tuple(channels)
+        self.img_channels = img_channels
+        self.resolution = resolution
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        frozen.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        # With u = (x + 1) / 2 in [0, 1]: (u - mean) / std = x / (2 std) + (1/2 - mean) / std.
+        means, stds = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+        self.register_buffer("scale", 0.5 / stds, persistent=False)
+        self.register_buffer("shift", (0.5 - means) / stds, persistent=False)
+        self.eval().requires_grad_(False)
 
     def taps(self, prepared: Tensor) -> list[Tensor]:
-        """Return the last features of four stages."""
-        features: list[Tensor] = self.frozen(prepared)
-        return features
+        """Return features [B, channels[i], H_i, W_i], shallow to deep, of images as `prepare` makes them."""
+        return self.frozen(prepared)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalise and resize images [B, C, H, W] in [-1, 1] to what the backbone was trained on."""
+        images = images * self.scale + self.shift
+        size = (self.resolution, self.resolution)
+        if images.shape[2:] != size:
+            images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        return images.to(memory_format=self.memory_format)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return features [B, channels[i], H_i, W_i], shallow to deep, of images [B, C, H, W] in [-1, 1]."""
+        return self.taps(self.prepare(images))
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in eval mode."""
+        return super().train(False)
 
 
 class TransformerBackbone(FeatureNetwork):
@@ -151,34 +202,75 @@ class TransformerBackbone(FeatureNetwork):
 
     A vision transformer (arXiv:2010.11929) keeps one resolution (14x14 for 224 pixels and patches of 16), the
     discriminator wants four (56, 28, 14 and 7), as DPT's reassembly makes them (arXiv:2103.13413, Section 3).
-    Projected GAN leaves those convolutions as they are initialised.
+    Projected GAN leaves those convolutions as PyTorch initialises them.
 
-    Args:
-        frozen: timm's extractor of the tokens, without those of class and distillation.
-        seed: of the convolutions, which have PyTorch's default initialisation.
-        options: of `FeatureNetwork`.
+    `frozen` is timm's extractor of the tokens, without those of class and distillation.
     """
 
-    def __init__(self, frozen: Any, *, seed: int, **options: Any) -> None:
-        super().__init__(frozen, PYRAMID, img_channels=3, **options)
+    def __init__(self, frozen: Any, seed: int, **options: Any) -> None:
+        super().__init__(frozen, PYRAMID, **options)
         width = frozen.feature_info.channels()[0]
         first, second, third, fourth = PYRAMID
         with seeded_weights(seed):
-            self.reassembly = nn.ModuleList(
-                [
-                    nn.Sequential(nn.Conv2d(width, first, 1), nn.ConvTranspose2d(first, first, 4, stride=4)),
-                    nn.Sequential(
-                        nn.Conv2d(width, second, 1), nn.ConvTranspose2d(second, second, 2, stride=2)
-                    ),
-                    nn.Conv2d(width, third, 1),
-                    nn.Sequential(
-                        nn.Conv2d(width, fourth, 1), nn.Conv2d(fourth, fourth, 3, stride=2, padding=1)
-                    ),
-                ]
-            )
-        self.requires_grad_(False)
+            reassembly = [
+                nn.Sequential(nn.Conv2d(width, first, 1), nn.ConvTranspose2d(first, first, 4, stride=4)),
+                nn.Sequential(nn.Conv2d(width, second, 1), nn.ConvTranspose2d(second, second, 2, stride=2)),
+                nn.Conv2d(width, third, 1),
+                nn.Sequential(nn.Conv2d(width, fourth, 1), nn.Conv2d(fourth, fourth, 3, stride=2, padding=1)),
+            ]
+        self.reassembly = nn.ModuleList(reassembly).requires_grad_(False)
 
     def taps(self, prepared: Tensor) -> list[Tensor]:
         """Return features of 96, 192, 384 and 768 channels."""
         pairs = zip(self.reassembly, self.frozen(prepared), strict=True)
         return [reassemble(grid) for reassemble, grid in pairs]
+
+
+class SmallBackbone(FeatureNetwork):
+    """The three stages of a small classifier, trained or random (then with calibrated batch norms)."""
+
+    def __init__(self, net: SmallClassifier) -> None:
+        stages = fold_batch_norms(copy.deepcopy(net.stages))
+        super().__init__(stages, net.channels, img_channels=net.img_channels, resolution=net.img_resolution)
+
+    def taps(self, prepared: Tensor) -> list[Tensor]:
+        """Return what each stage makes of the last one's output."""
+        taps = []
+        for stage in self.frozen.children():
+            prepared = stage(prepared)
+            taps.append(prepared)
+        return taps
+
+
+class TeacherEncoder(FeatureNetwork):
+    """The last features of each resolution of a teacher's encoder, fine to coarse.
+
+    Class-conditional teachers are given no class (a zero vector).
+    """
+
+    def __init__(self, teacher: Denoiser) -> None:
+        arch, model = teacher.arch, copy.deepcopy(teacher.model)
+        super().__init__(model, arch.widths, img_channels=arch.img_channels, resolution=arch.img_resolution)
+        self.sigma = torch.tensor(TEACHER_SIGMA)
+        self.label_dim = arch.label_dim
+
+    def taps(self, prepared: Tensor) -> list[Tensor]:
+        """Return the encoder's features, one a resolution."""
+        coefficients = denoiser_coefficients(self.sigma.to(prepared.device))
+        labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
+        unet = cast(UNet, self.frozen)
+        return unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)
+
+
+def fold_batch_norms(net: nn.Module) -> nn.Module:
+    """Fold each batch norm that comes right after a convolution into it, in place.
+
+    In eval mode it is an affine map per channel, so the result is the same up to rounding, and saves a pass
+    over the activations. Where a batch norm holds an activation (timm's do), that takes its place.
+    """
+    for parent in list(net.modules()):
+        for (before, conv), (name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                parent.add_module(before, fuse_conv_bn_eval(conv.eval(), norm.eval()))
+                parent.add_module(name, getattr(norm, "act", nn.Identity()))
+    return net

@@ -1,23 +1,72 @@
-"""The projected discriminator (arXiv:2111.01007): frozen features, fixed projections, trained heads."""
+"""The projected discriminator (arXiv:2111.01007): frozen features, random projections, trained heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from gdd.adversary.feature_network import FeatureNetwork
+from gdd.adversary.backbones import FeatureNetwork
 from gdd.adversary.heads import Head, downsampling_head, local_head
-from gdd.adversary.projection import RandomProjection
+from gdd.config.recipe import Heads
 from gdd.errors import UserError
-from gdd.networks.seeded import derived_seed
+from gdd.networks.seeded import derived_seed, seeded_weights
 
 Features = list[list[Tensor]]  # projected, [B, C, H, W] by backbone and tap
-HeadKind = Literal["downsampling", "local"]
 START_SIZES = (128, 64, 32, 16)
 END_SIZE = 8
+
+
+class RandomProjection(nn.Module):
+    """Mixes the taps of one backbone across channels, then across scales (Section 3.2); never trained.
+
+    Tap i is mixed to `channels` * 2^i channels. From the deepest tap on, what comes from below is added, and
+    the sum is mixed to half its channels (the shallowest keeps its own) and upsampled.
+
+    Args:
+        tap_channels: channels of the taps, shallow to deep.
+        channels: of the shallowest output.
+        upsampled: whether the outputs are upsampled, as published. If not, each has the size of its own tap
+            and only what is passed on to the next shallower level is upsampled: no information is lost, and
+            heads that keep the resolution have a quarter of the pixels to go over.
+    """
+
+    def __init__(self, tap_channels: Sequence[int], channels: int, *, upsampled: bool = True) -> None:
+        super().__init__()
+        self.upsampled = upsampled
+        depths = range(len(tap_channels))
+        mixed = [channels * 2**depth for depth in depths]
+        self.out_channels = tuple(max(channels, count // 2) for count in mixed)
+        for depth in depths:
+            self.add_module(f"layer{depth}_ccm", nn.Conv2d(tap_channels[depth], mixed[depth], 1))
+        for depth in reversed(depths):
+            mixing = nn.ModuleDict({"out_conv": nn.Conv2d(mixed[depth], self.out_channels[depth], 1)})
+            self.add_module(f"layer{depth}_csm", mixing)
+        self.requires_grad_(False)
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """Project features [B, C_i, H_i, W_i] to [B, out_channels[i], ...], shallow to deep.
+
+        Upsampled outputs have the size of the next shallower tap, the shallowest twice its own tap's size.
+        """
+        outputs: list[Tensor] = []
+        below: Tensor | None = None  # the deeper output, upsampled
+        for depth in reversed(range(len(taps))):
+            x = self.get_submodule(f"layer{depth}_ccm")(taps[depth])
+            if below is not None:
+                x = x + below
+            # As published, upsampling comes first. Interpolation weights sum to one, so the order does not
+            # matter, and before it there is a quarter of the pixels to mix.
+            x = self.get_submodule(f"layer{depth}_csm.out_conv")(x)
+            outputs.append(x)
+            if depth or self.upsampled:
+                size = taps[depth - 1].shape[2:] if depth else [2 * side for side in taps[0].shape[2:]]
+                below = functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+                if self.upsampled:
+                    outputs[-1] = below
+        return outputs[::-1]
 
 
 class MultiScaleHeads(nn.Module):
@@ -34,10 +83,7 @@ class MultiScaleHeads(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """Backbones, projections and heads, each by the backbone's name.
-
-    Only the heads are trained: they are all that `requires_grad_` switches and `trainable_parameters` gives.
-    """
+    """Backbones, projections and heads, each by the backbone's name. Only the heads take gradients."""
 
     def __init__(
         self,
@@ -49,7 +95,6 @@ class ProjectedDiscriminator(nn.Module):
         self.backbones = nn.ModuleDict(backbones)
         self.projections = nn.ModuleDict(projections)
         self.heads = nn.ModuleDict(heads)
-        self.requires_grad_(True)
 
     def extract(self, images: Tensor) -> Features:
         """Return the projected features of images [B, C, H, W] in [-1, 1].
@@ -59,27 +104,16 @@ class ProjectedDiscriminator(nn.Module):
         return [self.projections[name](backbone(images)) for name, backbone in self.backbones.items()]
 
     def logits(self, features: Features, class_labels: Tensor | None = None) -> list[Tensor]:
-        """Return logits [B, n] per backbone for what `extract` gave; high means real."""
+        """Return logits [B, n] per backbone for what `extract` gave; high means real.
+
+        `class_labels` are one-hot, [B, label_dim]; None for an unconditional discriminator.
+        """
         pairs = zip(self.heads.values(), features, strict=True)
         return [heads(of_backbone, class_labels) for heads, of_backbone in pairs]
 
     def forward(self, images: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
-        """Return logits [B, n] per backbone for images [B, C, H, W] in [-1, 1].
-
-        `class_labels` are one-hot [B, label_dim] or indices [B]; None for an unconditional discriminator.
-        """
+        """Return the logits of images [B, C, H, W] in [-1, 1]."""
         return self.logits(self.extract(images), class_labels)
-
-    def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over the heads' parameters."""
-        return self.heads.parameters()
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Switch the heads' gradients; backbones and projections never take one."""
-        self.backbones.requires_grad_(False)
-        self.projections.requires_grad_(False)
-        self.heads.requires_grad_(requires_grad)
-        return self
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state of all that is trained or random; the rest of the backbones has its own files."""
@@ -95,14 +129,11 @@ class ProjectedDiscriminator(nn.Module):
 
 def build_discriminator(
     backbones: Mapping[str, FeatureNetwork],
-    *,
-    head: HeadKind,
-    projection_channels: int,
-    head_channels: int,
-    group: int,
+    recipe: Heads,
     seed: int,
     label_dim: int = 0,
     embedding: Tensor | None = None,
+    *,
     start_sizes: Sequence[int] = START_SIZES,
     end_size: int = END_SIZE,
 ) -> ProjectedDiscriminator:
@@ -110,10 +141,7 @@ def build_discriminator(
 
     Args:
         backbones: by name.
-        head: `downsampling` (GDD, StyleGAN-XL) or `local` (tiny images; features are not upsampled).
-        projection_channels: of the shallowest projected features (published: 64).
-        head_channels: 64 gives the published downsampling heads; the hidden channels of local ones.
-        group: images per group of batch norm (GDD's release: 64).
+        recipe: which heads, and how wide.
         seed: of projections and heads.
         label_dim: number of classes; 0 is unconditional.
         embedding: [rows >= label_dim, width], from which every head's class embedding starts; None is random.
@@ -123,33 +151,26 @@ def build_discriminator(
     Raises:
         UserError: a backbone does not have a tap for every downsampling head.
     """
+    downsampling = recipe.kind == "downsampling"
     projections, heads = {}, {}
     for name, backbone in backbones.items():
-        projections[name] = RandomProjection(
-            backbone.channels,
-            projection_channels,
-            seed=derived_seed(seed, name, "projection"),
-            upsampled=head == "downsampling",
-        )
+        with seeded_weights(derived_seed(seed, name, "projection")):
+            projections[name] = RandomProjection(
+                backbone.channels, recipe.projection_channels, upsampled=downsampling
+            )
         channels = projections[name].out_channels
-        if head == "downsampling" and len(start_sizes) != len(channels):
+        if downsampling and len(start_sizes) != len(channels):
             raise UserError(
                 f"The backbone '{name}' gives features at {len(channels)} depths, but heads of the kind "
                 f"'downsampling' need {len(start_sizes)}; choose 'local' heads or another backbone."
             )
-        made = []
+        of_taps = []
         for tap, count in enumerate(channels):
-            options: dict[str, Any] = {
-                "head_channels": head_channels,
-                "group": group,
-                "seed": derived_seed(seed, name, "head", tap),
-                "label_dim": label_dim,
-                "embedding": embedding,
-            }
-            made.append(
-                local_head(count, **options)
-                if head == "local"
-                else downsampling_head(count, start_sizes[tap], end_size, **options)
-            )
-        heads[name] = MultiScaleHeads(made)
+            with seeded_weights(derived_seed(seed, name, "head", tap)):
+                of_taps.append(
+                    downsampling_head(recipe, count, start_sizes[tap], end_size, label_dim, embedding)
+                    if downsampling
+                    else local_head(recipe, count, label_dim, embedding)
+                )
+        heads[name] = MultiScaleHeads(of_taps)
     return ProjectedDiscriminator(backbones, projections, heads)

@@ -1,21 +1,26 @@
-"""The trained part of the discriminator: one small network per tap (StyleGAN-XL's use of Projected GAN)."""
+"""The trained part of the discriminator: one small network per tap (StyleGAN-XL's use of Projected GAN).
+
+Its batch norms and spectral norms do not depend on how a batch is split over passes or processes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
-from gdd.adversary.normalisation import GroupedBatchNorm2d
-from gdd.errors import UserError
-from gdd.networks.seeded import seeded_weights
+from gdd.config.recipe import Heads
 
-# Channels by nominal size, for head_channels = 64 (Projected GAN's multi-scale discriminator).
+# Channels by nominal size, for 64 channels (Projected GAN's multi-scale discriminator).
 CHANNELS_BY_SIZE = {128: 64, 64: 64, 32: 128, 16: 256, 8: 512, 4: 512}
 CLASS_CHANNELS = 64
 EMBEDDING_CHANNELS = 320  # EfficientNet-lite0's last stage, whose class means StyleGAN-XL starts from
@@ -59,45 +64,34 @@ class Head(nn.Module):
         self.embed_proj = EqualisedLinear(width, CLASS_CHANNELS)
 
     def forward(self, features: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return logits [B, n] for projected features [B, C, H, W].
-
-        `class_labels` are one-hot [B, label_dim] or indices [B]; unconditional heads ignore them.
-
-        Raises:
-            UserError: a class-conditional head gets no labels.
-        """
+        """Return logits [B, n] for projected features [B, C, H, W] and one-hot labels [B, label_dim]."""
         x = self.main(features)
         if self.label_dim:
-            if class_labels is None:
-                raise UserError("A class-conditional discriminator needs class labels.")
-            indices = class_labels.argmax(1) if class_labels.ndim == 2 else class_labels
-            embedded = self.embed_proj(self.embed(indices))
+            assert class_labels is not None
+            embedded = self.embed_proj(self.embed(class_labels.argmax(1)))
             x = (self.cls(x) * embedded[:, :, None, None]).sum(1) / math.sqrt(CLASS_CHANNELS)
         return x.flatten(1)
 
 
 def downsampling_head(
+    recipe: Heads,
     in_channels: int,
     start_size: int,
     end_size: int,
-    *,
-    group: int,
-    seed: int,
-    head_channels: int = 64,
     label_dim: int = 0,
     embedding: Tensor | None = None,
 ) -> Head:
     """Return a head that halves features by 4x4 convolutions of stride 2.
 
     The nominal sizes of its input and output fix the number of halvings and the channels, of which there are
-    as many as published for `head_channels` 64, and in proportion for other values.
+    as many as published for `channels: 64`, and in proportion for other values.
     """
     sizes = [size for size in CHANNELS_BY_SIZE if end_size <= size < start_size]
-    channels = [in_channels, *(CHANNELS_BY_SIZE[size] * head_channels // 64 for size in sizes)]
+    channels = [in_channels, *(CHANNELS_BY_SIZE[size] * recipe.channels // 64 for size in sizes)]
     kernel = 4 if end_size >= 8 else end_size // 2
-    with seeded_weights(seed):
-        blocks = [_Downsampling(inputs, outputs, group) for inputs, outputs in itertools.pairwise(channels)]
-        return Head(blocks, channels[-1], kernel, label_dim, embedding)
+    pairs = itertools.pairwise(channels)
+    blocks = [_Downsampling(inputs, outputs, recipe.norm_group) for inputs, outputs in pairs]
+    return Head(blocks, channels[-1], kernel, label_dim, embedding)
 
 
 class _Downsampling(nn.Module):
@@ -113,26 +107,16 @@ class _Downsampling(nn.Module):
         return self.main(x)
 
 
-def local_head(
-    in_channels: int,
-    head_channels: int,
-    *,
-    group: int,
-    seed: int,
-    label_dim: int = 0,
-    embedding: Tensor | None = None,
-) -> Head:
+def local_head(recipe: Heads, in_channels: int, label_dim: int = 0, embedding: Tensor | None = None) -> Head:
     """Return a head of two 3x3 convolutions at the features' resolution, for images too tiny to halve."""
-
-    def layer(inputs: int) -> list[nn.Module]:
+    channels = recipe.channels
+    blocks: list[nn.Module] = []
+    for inputs in (in_channels, channels):
         # No bias: batch norm would take it out again.
-        convolution = nn.Conv2d(inputs, head_channels, 3, padding=1, bias=False)
-        norm = GroupedBatchNorm2d(head_channels, group)
-        return [spectral_norm(convolution), norm, nn.LeakyReLU(0.2, inplace=True)]
-
-    with seeded_weights(seed):
-        blocks = [*layer(in_channels), *layer(head_channels)]
-        return Head(blocks, head_channels, 1, label_dim, embedding)
+        convolution = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
+        norm = GroupedBatchNorm2d(channels, recipe.norm_group)
+        blocks += [spectral_norm(convolution), norm, nn.LeakyReLU(0.2, inplace=True)]
+    return Head(blocks, channels, 1, label_dim, embedding)
 
 
 class EqualisedLinear(nn.Module):
@@ -147,3 +131,90 @@ class EqualisedLinear(nn.Module):
         """Map [B, inputs] to [B, outputs]."""
         x = functional.linear(x, self.weight / math.sqrt(self.weight.shape[1]), self.bias)
         return functional.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over consecutive groups of `group` images.
+
+    How many images a discriminator is normalised over is part of the recipe (64 in GDD's release, one GPU's
+    share). A training pass over several groups is, to the bit, one pass per group, the running statistics
+    included; so the number of devices does not matter. Where `span_processes` has been called, a group is
+    spread over several processes, each of which passes an equal piece of it.
+    """
+
+    def __init__(self, channels: int, group: int) -> None:
+        super().__init__(channels)
+        self.group = group
+        self.span = 1  # processes that hold one group
+        self.processes: dist.ProcessGroup | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]; B is a multiple of the group in training, anything in eval mode."""
+        if self.training and self.span > 1:
+            return self._over_processes(x)
+        if not self.training or len(x) == self.group:
+            return super().forward(x)
+        assert len(x) % self.group == 0
+        return torch.cat([super(GroupedBatchNorm2d, self).forward(part) for part in x.split(self.group)])
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        """Normalise by sums that can be differentiated twice, as R1 needs; torch's `SyncBatchNorm` cannot."""
+        mean = self._mean(x)
+        centred = x - mean
+        variance = self._mean(centred.square())
+        self._track(mean.flatten(), variance.flatten(), count=x[:, 0].numel() * self.span)
+        scale = self.weight[:, None, None] * (variance + self.eps).rsqrt()
+        return centred * scale + self.bias[:, None, None]
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return all_reduce(x.mean(dim=(0, 2, 3), keepdim=True) / self.span, group=self.processes)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.momentum is not None
+        self.get_buffer("running_mean").lerp_(mean, self.momentum)
+        self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), self.momentum)
+        self.get_buffer("num_batches_tracked").add_(1)
+
+
+def span_processes(network: nn.Module, processes: dist.ProcessGroup | None, span: int) -> None:
+    """Let every grouped batch norm of `network` normalise over the pieces that `span` processes hold."""
+    for module in network.modules():
+        if isinstance(module, GroupedBatchNorm2d):
+            module.processes, module.span = processes, span
+
+
+class PowerIterations:
+    """Makes every spectral norm of `network` iterate once in a pass over a batch, in however many parts.
+
+    The later parts of a pass use the singular vectors that its first part ended with. So these depend on the
+    weights and on the number of passes alone, and agree in all processes.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.layers: list[Any] = [module for module in network.modules() if hasattr(module, "weight_u")]
+        self._vectors: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._many = False
+
+    def begin(self, parts: int) -> None:
+        """Begin an optimizer step whose passes are worked through in so many parts."""
+        self._vectors.clear()
+        self._many = parts > 1
+
+    @contextlib.contextmanager
+    def of_pass(self, name: str) -> Iterator[None]:
+        """Enter the next part of the pass `name`."""
+        if not self._many:
+            yield
+        elif name not in self._vectors:
+            yield
+            # Copies, because the next pass iterates in place.
+            self._vectors[name] = [(layer.weight_u.clone(), layer.weight_v.clone()) for layer in self.layers]
+        else:
+            for layer, (u, v) in zip(self.layers, self._vectors[name], strict=True):
+                # Other tensors in their place, because the backward pass still needs the old ones unchanged.
+                layer.weight_u, layer.weight_v = u, v
+                layer.training = False  # to a convolution's spectral norm: no iteration
+            yield
+            for layer in self.layers:
+                layer.training = True

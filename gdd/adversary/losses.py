@@ -1,4 +1,7 @@
-"""Adversarial losses, per image, on logits as a projected discriminator gives them: one [B, n] a backbone."""
+"""Adversarial losses, per image, on logits as a projected discriminator gives them: one [B, n] a backbone.
+
+A new one is an entry of `LOSSES`, and its name in `gdd.config.recipe.Distributional`.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +10,36 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import relu, softplus
 
 Logits = Sequence[Tensor]
-
-
-def softplus_generator_loss(fake: Logits) -> Tensor:
-    """Return the non-saturating loss softplus(-D(G(z))), [B] (GAN, arXiv:1406.2661, Section 3)."""
-    return _per_image([functional.softplus(-logits) for logits in fake])
-
-
-def softplus_discriminator_loss(real: Logits, fake: Logits) -> Tensor:
-    """Return softplus(D(G(z))) + softplus(-D(x)), [B] (GAN, arXiv:1406.2661, Eq. 1, negated)."""
-    return _per_image([functional.softplus(-logits) for logits in real]) + _per_image(
-        [functional.softplus(logits) for logits in fake]
-    )
-
-
-def hinge_generator_loss(fake: Logits) -> Tensor:
-    """Return -D(G(z)), [B] (geometric GAN, arXiv:1705.02894)."""
-    return _per_image([-logits for logits in fake])
-
-
-def hinge_discriminator_loss(real: Logits, fake: Logits) -> Tensor:
-    """Return max(0, 1 - D(x)) + max(0, 1 + D(G(z))), [B] (geometric GAN, arXiv:1705.02894)."""
-    return _per_image([functional.relu(1 - logits) for logits in real]) + _per_image(
-        [functional.relu(1 + logits) for logits in fake]
-    )
-
-
-def _per_image(values: Logits) -> Tensor:
-    """Average over the logits of one image and backbone, then sum over the backbones."""
-    return torch.stack([of_backbone.mean(dim=1) for of_backbone in values]).sum(dim=0)
+OfALogit = Callable[[Tensor], Tensor]
 
 
 class AdversarialLoss(NamedTuple):
-    """Both sides of a loss: on logits of fakes, and on those of reals and fakes."""
+    """What a single logit costs: a fake's the generator, a fake's and a real's the discriminator."""
 
-    generator: Callable[[Logits], Tensor]
-    discriminator: Callable[[Logits, Logits], Tensor]
+    of_generator: OfALogit
+    of_fake: OfALogit
+    of_real: OfALogit
+
+    def generator(self, fake: Logits) -> Tensor:
+        """Return the generator's loss of each image, [B]."""
+        return _per_image(self.of_generator, fake)
+
+    def discriminator(self, real: Logits, fake: Logits) -> Tensor:
+        """Return the discriminator's loss of each pair of a real and a fake image, [B]."""
+        return _per_image(self.of_real, real) + _per_image(self.of_fake, fake)
+
+
+def _per_image(loss: OfALogit, logits: Logits) -> Tensor:
+    """Average over the logits of one image and backbone, then sum over the backbones."""
+    return torch.stack([loss(of_backbone).mean(dim=1) for of_backbone in logits]).sum(dim=0)
 
 
 LOSSES = {
-    "softplus": AdversarialLoss(softplus_generator_loss, softplus_discriminator_loss),
-    "hinge": AdversarialLoss(hinge_generator_loss, hinge_discriminator_loss),
+    # GAN, arXiv:1406.2661: the non-saturating loss of Section 3, and Eq. 1 negated.
+    "softplus": AdversarialLoss(lambda fake: softplus(-fake), softplus, lambda real: softplus(-real)),
+    # Geometric GAN, arXiv:1705.02894.
+    "hinge": AdversarialLoss(lambda fake: -fake, lambda fake: relu(1 + fake), lambda real: relu(1 - real)),
 }

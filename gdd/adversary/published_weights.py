@@ -1,4 +1,4 @@
-"""Published weights out of their files, into networks that were built without any."""
+"""Published weights out of their files, into networks built without any; no code in a file is run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdd.config.pretrained import CLASS_EMBEDDINGS
+from gdd.errors import UserError
+from gdd.foreign.read import read_foreign
+
 COUNTER = "num_batches_tracked"  # of batch norm in training; files from before torch 0.4.1 have none
+EMBEDDING_WIDTH = 320  # features of EfficientNet-lite0
 
 
 class WeightsProblem(Exception):
@@ -18,7 +23,7 @@ class WeightsProblem(Exception):
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict saved by torch, also one that lies under `model` (DeiT), without running code in it.
+    """Read a state dict saved by torch, also one that lies under `model` (DeiT).
 
     Raises:
         WeightsProblem: the file is damaged or holds something else.
@@ -37,9 +42,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def read_augreg(path: Path, whole: Any) -> dict[str, Tensor]:
     """Read a vision transformer's .npz in JAX's names (AugReg, arXiv:2106.10270) by timm's loader.
 
-    Args:
-        path: the file.
-        whole: timm's network of this architecture; its weights are replaced.
+    `whole` is timm's network of this architecture on the meta device; it takes the weights.
 
     Raises:
         WeightsProblem: the file is damaged or holds something else.
@@ -48,12 +51,10 @@ def read_augreg(path: Path, whole: Any) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             positions = arrays["Transformer/posembed_input/pos_embedding"].shape
-        # timm would interpolate positions and patches of another size.
-        if positions == net.pos_embed.shape:
-            net.load_pretrained(str(path))
+        net.load_pretrained(str(path))
     except Exception as error:  # numpy's readers fail in every way on a stream of nonsense
         raise WeightsProblem(f"cannot be read as a vision transformer ({type(error).__name__})") from None
-    if positions != net.pos_embed.shape:
+    if positions != net.pos_embed.shape:  # timm has interpolated them
         raise WeightsProblem(f"is another network's (its position embedding has the shape {positions})")
     return dict(net.state_dict())
 
@@ -61,10 +62,8 @@ def read_augreg(path: Path, whole: Any) -> dict[str, Tensor]:
 def fill(net: nn.Module, state: Mapping[str, Tensor], unneeded: tuple[str, ...]) -> None:
     """Give every parameter and buffer of `net`, which may be on the meta device, its weights in float32.
 
-    Args:
-        net: counters of batch norm stay as they are.
-        state: tensors by the network's own names.
-        unneeded: how the names begin that `net` has no use for; all others must be there and fit.
+    All of `state` has to be there and to fit, but for names that begin with one of `unneeded`. Counters of
+    batch norm stay as they are.
 
     Raises:
         WeightsProblem: a tensor is missing, too many, or of another shape.
@@ -80,3 +79,27 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], unneeded: tuple[str, ...])
         first = ascii(wrong[0][:80])
         raise WeightsProblem(f"is another network's ({len(wrong)} tensors differ, the first is {first})")
     net.load_state_dict(given, strict=False, assign=True)
+
+
+def load_class_embedding(path: Path, label_dim: int) -> Tensor:
+    """Return the first rows of StyleGAN-XL's table (arXiv:2202.00273), [label_dim, 320] in float32.
+
+    Row k is the mean of EfficientNet-lite0's last features over ImageNet's class k. For another data set the
+    rows mean nothing, but GDD's release starts its class embeddings from them there too (CIFAR-10: the first
+    ten).
+
+    Raises:
+        UserError: the file is missing, damaged or something else, or has fewer rows than there are classes.
+    """
+    table = read_foreign(path, "embedding", "embed")[1].get("weight")
+    if (
+        table is None
+        or table.shape[1:] != (EMBEDDING_WIDTH,)
+        or len(table) < label_dim
+        or not table.isfinite().all()
+    ):
+        raise UserError(
+            f"{path} holds no {label_dim} rows of {EMBEDDING_WIDTH} finite numbers under 'embed'; run "
+            f"`gdd fetch {CLASS_EMBEDDINGS['stylegan-xl']}` or set 'heads.class_embedding' to 'random'."
+        )
+    return table[:label_dim].float().clone()

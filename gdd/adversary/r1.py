@@ -24,10 +24,7 @@ from gdd.adversary.discriminator import Features, ProjectedDiscriminator
 
 
 def r1_backward(
-    discriminator: ProjectedDiscriminator,
-    images: Tensor,
-    class_labels: Tensor | None,
-    weight: float,
+    discriminator: ProjectedDiscriminator, images: Tensor, class_labels: Tensor | None, weight: float
 ) -> Tensor:
     """Add the gradient of `weight` times the mean penalty to that of the heads; return the penalties [B].
 
@@ -37,7 +34,7 @@ def r1_backward(
     Args:
         discriminator: whose heads take gradients.
         images: real ones, [B, C, H, W] in [-1, 1].
-        class_labels: as the discriminator takes them.
+        class_labels: one-hot, or None.
         weight: gamma / 2, times the interval if R1 is lazy (StyleGAN2, arXiv:1912.04958, Appendix B).
     """
     images = images.detach().requires_grad_(True)
@@ -54,8 +51,8 @@ def r1_backward(
         dual = forward_ad.make_dual(images.detach(), g)
         u = [forward_ad.unpack_dual(tap).tangent for tap in _flat(discriminator.extract(dual))]
     product = torch.stack([(a * b).sum() for a, b in zip(u, v, strict=True)]).sum()
-    parameters = list(discriminator.trainable_parameters())
-    torch.autograd.backward(2 * weight / len(images) * product, inputs=parameters)
+    heads = list(discriminator.heads.parameters())
+    torch.autograd.backward(2 * weight / len(images) * product, inputs=heads)
     return g.square().sum(dim=(1, 2, 3))
 
 

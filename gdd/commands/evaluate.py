@@ -78,7 +78,7 @@ def evaluate() -> None:
 @pass_here
 def run(here: Here, setting: str, run: str, seed: int, device: str, expect: str | None) -> None:
     """Evaluate the snapshots of RUN of SETTING, by its folder's name."""
-    from gdd.distill.snapshots import keep_only
+    from gdd.distill.generate import keep_only
     from gdd.files import write_json
     from gdd.metrics.evaluate import evaluate_run
     from gdd.training.world import join

@@ -10,7 +10,6 @@ import click
 from gdd import paths
 from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, FILE, Here, pass_here, say
 from gdd.config.architecture import Architecture
-from gdd.config.recipe import Sampler
 from gdd.errors import UserError
 from gdd.stages.inputs import external_path
 
@@ -110,12 +109,12 @@ def external_place(here: Here, setting: str, name: str) -> Path:
 @pass_here
 def pairs(here: Here, teacher: str, steps: int, count: int, device: str) -> None:
     """Solve the ODE of TEACHER from COUNT noises, for students that imitate it directly."""
-    from gdd.diffusion.sampling import make_pairs
+    from gdd.diffusion.sampler import make_pairs
     from gdd.training.world import own_device
 
     stage = here.stage("pairs", teacher=teacher, steps=steps, pairs=count)
     out = paths.pairs_file(teacher, steps, count)
-    make_pairs(out, stage.path("teacher"), Sampler(steps=steps), count, device=own_device(device))
+    make_pairs(out, stage.path("teacher"), steps, count, own_device(device))
 
 
 def _in_words(kind: str, made: Architecture) -> str:

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
+from gdd.config.freeze import PolicyName
 from gdd.config.record import Distinct, Record
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 
-NamedPolicy = Literal["none", "conv", "conv+qkv", "conv+qkv+skip", "norms-only"]
 Distributional = Literal["softplus", "hinge"]
 Instance = Literal["direct", "progressive", "consistency", "consistency-trajectory", "reverse-consistency"]
 Distance = Literal["squared", "lpips"]
@@ -23,11 +23,7 @@ AUGMENT_POLICIES: tuple[AugmentPolicy, ...] = ("color", "translation", "cutout")
 # A backbone that comes from the run's own teacher instead of a file.
 TEACHER_ENCODER = "teacher-encoder"
 
-
 GRID = 18  # steps of the teacher's sampler on CIFAR-10 (EDM)
-
-# Instance-based objectives whose student is also told the noise level it is to reach.
-TWO_TIMES = ("progressive", "consistency-trajectory", "reverse-consistency")
 
 
 class LearningRates(Record):
@@ -98,11 +94,6 @@ class Objective(Record):
     grid: Count = GRID  # all but direct: steps of the noise grid from 0.002 to 80
     distance: Distance = "squared"  # of an instance-based loss: mean squared error, or LPIPS (VGG)
 
-    @property
-    def two_times(self) -> bool:
-        """Whether the student is also told which noise level to reach."""
-        return self.instance in TWO_TIMES
-
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
         if self.distributional is None and self.instance is None:
@@ -160,7 +151,7 @@ class Recipe(Record):
     teacher: str
     teacher_sampler: Sampler
     objective: Objective
-    freeze: NamedPolicy | tuple[str, ...] = "none"
+    freeze: PolicyName | tuple[str, ...] = "none"
     init: Literal["teacher", "random"] = "teacher"
     generator_steps: Count = 1  # evaluations of the network per image, with fresh noise before each
     images: Count

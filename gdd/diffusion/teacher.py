@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,15 +20,15 @@ from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
 from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.provenance import environment
 from gdd.randomness import stream
-from gdd.training.execution import PLAIN, Execution
+from gdd.training.execution import PLAIN
 from gdd.training.loop import train
 from gdd.training.run_directory import RunDirectory
 from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, update_average
-from gdd.training.world import join
+from gdd.training.world import CPU, join
 
 
 class TeacherTraining:
-    """A denoiser, its average and its optimizer (see `gdd.training.loop.Trainee`)."""
+    """A denoiser, its average and optimizer (a `gdd.training.loop.Trainee`); `weights` is the snapshot."""
 
     def __init__(
         self,
@@ -38,12 +36,12 @@ class TeacherTraining:
         arch: Architecture,
         data: ImageArray,
         weights: Path,
-        device: torch.device | str = "cpu",
+        device: torch.device = CPU,
     ) -> None:
         self.recipe = recipe
         self.data = data
         self.weights = weights
-        self.device = torch.device(device)
+        self.device = device
         self.images = 0
         self.order = EpochOrder(len(data), recipe.seed)
         with seeded_weights(derived_seed(recipe.seed, "teacher weights")):
@@ -54,20 +52,17 @@ class TeacherTraining:
 
     def step(self) -> dict[str, float]:
         """Train on one batch."""
-        recipe = self.recipe
+        recipe, classes = self.recipe, self.denoiser.arch.label_dim
         chosen = self.order.indices(self.images, recipe.batch)
-        images = to_signed(self.data.images[chosen]).to(self.device)
+        images, one_hot = to_signed(self.data.images[chosen]).to(self.device), None
+        if classes:
+            indices = torch.from_numpy(self.data.labels[chosen])
+            one_hot = functional.one_hot(indices, classes).float().to(self.device)
+        source = stream(recipe.seed, "teacher noise", self.images)
         # Dropout only knows the device's default generator.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(derived_seed(recipe.seed, "dropout", self.images))
-            loss = edm_loss(
-                self.denoiser,
-                images,
-                self._class_labels(chosen),
-                generator=stream(recipe.seed, "teacher noise", self.images),
-                p_mean=recipe.p_mean,
-                p_std=recipe.p_std,
-            ).mean()
+            loss = edm_loss(self.denoiser, images, one_hot, source, recipe.p_mean, recipe.p_std).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         replaced = replace_nonfinite(self.denoiser.parameters())
@@ -76,12 +71,6 @@ class TeacherTraining:
         update_average(self.average, self.denoiser, ema_decay(recipe.ema, self.images, recipe.batch))
         self.images += recipe.batch
         return {"loss": loss.item(), "replaced_gradients": replaced}
-
-    def _class_labels(self, chosen: NDArray[np.int64]) -> Tensor | None:
-        classes = self.denoiser.arch.label_dim
-        if not classes:
-            return None
-        return functional.one_hot(torch.from_numpy(self.data.labels[chosen]), classes).float().to(self.device)
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights."""
@@ -113,11 +102,10 @@ class TeacherTraining:
 def edm_loss(
     denoiser: DenoiserFunction,
     images: Tensor,
-    class_labels: Tensor | None = None,
-    *,
-    generator: torch.Generator,
-    p_mean: float = -1.2,
-    p_std: float = 1.2,
+    class_labels: Tensor | None,
+    source: torch.Generator,
+    p_mean: float,
+    p_std: float,
 ) -> Tensor:
     """Return EDM's denoising loss of each image, [B], as a mean over its C*H*W values (EDM Eq. 8, Table 1).
 
@@ -127,13 +115,13 @@ def edm_loss(
     Args:
         denoiser: D(x, sigma [B], class_labels).
         images: [B, C, H, W] in [-1, 1].
-        class_labels: [B, label_dim], one-hot.
-        generator: source of noise levels and noise, on the CPU.
+        class_labels: one-hot, [B, label_dim].
+        source: of noise levels and noise, on the CPU.
         p_mean: mean of ln(sigma).
         p_std: standard deviation of ln(sigma).
     """
-    sigma = (p_mean + p_std * torch.randn(len(images), generator=generator)).exp().to(images.device)
-    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    sigma = (p_mean + p_std * torch.randn(len(images), generator=source)).exp().to(images.device)
+    noise = torch.randn(images.shape, generator=source).to(images.device)
     denoised = denoiser(images + sigma.reshape(-1, 1, 1, 1) * noise, sigma, class_labels)
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
     return weight * (denoised - images).square().flatten(1).mean(1)
@@ -154,7 +142,6 @@ def train_teacher(
     data: ImageArray,
     *,
     checkpoint_every: int | None = None,
-    execution: Execution = PLAIN,
 ) -> None:
     """Train a teacher in `folder` and publish model.safetensors, model.json, teacher.json and log.jsonl.
 
@@ -162,14 +149,13 @@ def train_teacher(
 
     Raises:
         Stopped: somebody asked for a stop.
-        DivergedError: there has been no finite loss for `execution.patience` steps.
+        DivergedError: there has been no finite loss for hundreds of steps.
     """
     folder = Path(folder)
     # The data's content, not its time stamp, is part of what decides the weights.
     fingerprint = f"{recipe.fingerprint()}-{arch.fingerprint()}-{data.sha256[:16]}"
-    with join(execution.device, training=True) as world, RunDirectory(folder, fingerprint) as run:
+    with join(training=True) as world, RunDirectory(folder, fingerprint) as run:
         if not run.finished:
-            execution.set_up(world.device)
             teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors", world.device)
             trained = train(
                 teacher,
@@ -179,7 +165,6 @@ def train_teacher(
                 snapshots=[recipe.images],
                 checkpoint_every=checkpoint_every or max(recipe.images // 10, 1),
                 log_every=max(recipe.images // 100, recipe.batch),
-                patience=execution.patience,
             )
             facts = {
                 "recipe": recipe.model_dump(mode="json"),
@@ -189,7 +174,7 @@ def train_teacher(
                 "dataset_sha256": data.sha256,
                 "images": teacher.images,
                 "seconds": round(trained.seconds, 1),
-                "environment": {**environment(), **execution.describe(world)},
+                "environment": {**environment(), **PLAIN.describe(world)},
             }
             write_json(run.state / "teacher.json", facts)
             # Small, and equal whenever the weights are: what depends on the teacher watches this file.

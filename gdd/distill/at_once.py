@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from gdd.distill.student import Student
+from gdd.distill.student import Scalars, Student
 from gdd.errors import UserError
 from gdd.training.world import World
 
 log = logging.getLogger(__name__)
 
-FULL = 0.92  # of a GPU's memory; the rest is for what the trial does not see, fragmentation above all
+FULL = 0.92  # of a GPU's memory; the rest is for what a trial does not see, fragmentation above all
 
 
 def images_at_once(student: Student, wanted: int | None = None) -> int:
     """Return how many images go through the networks at once, the same number in every process.
 
-    On a CPU that is one group. On a GPU the student trains a step, with the whole share of a
-    process, half of it, and so on, until the step fits; then it is put back as it was.
-
-    Args:
-        student: before its first step.
-        wanted: takes the place of the search.
+    On a CPU that is one group. On a GPU the student, before its first step, trains a step with the whole
+    share of a process, half of it, and so on, until the step fits; then it is put back as it was. `wanted`
+    takes the place of the search.
 
     Raises:
         UserError: not even one group fits, or `wanted` is no multiple of a group.
@@ -63,22 +59,23 @@ def most_that_fit(piece: int, share: int, try_out: Callable[[int], bool]) -> int
 
 def fits(student: Student, count: int) -> bool:
     """Return whether a step with `count` images at once fits into the GPU; the student stays as it is."""
-    device = student.world.device
-    before = _on_cpu(student.state())  # a second copy on the GPU would take room from the trial
+    before = io.BytesIO()  # a second copy on the GPU would take room from the trial
+    torch.save(student.state(), before)
+    torch.cuda.set_per_process_memory_fraction(FULL)
     try:
         rehearse(student, count)
-        free, total = torch.cuda.mem_get_info(device)
-        others = total - free - torch.cuda.memory_reserved(device)  # this process's CUDA itself is among them
-        return torch.cuda.max_memory_reserved(device) + others < FULL * total
+        return True
     except torch.OutOfMemoryError:
         return False
     finally:
-        student.load(before)
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        before.seek(0)
+        student.load(torch.load(before, map_location="cpu", weights_only=True))
         if student.discriminator:
             student.discriminator.train()  # a pass that ran out of memory had power iterations switched off
         gc.collect()
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.reset_peak_memory_stats()
 
 
 def rehearse(student: Student, count: int) -> None:
@@ -88,20 +85,10 @@ def rehearse(student: Student, count: int) -> None:
         parts = student.shares.parts(0, count)
         if not student.recipe.reuse_fakes:
             parts = parts[:1]  # fakes that are used again stay in memory for all of a step
-        fakes, _ = student.generator_step(parts, {})
+        scalars = Scalars(float)
+        fakes, _ = student.generator_step(parts, scalars)
         if student.discriminator:
-            student.discriminator_step(parts, fakes, {})
+            student.discriminator_step(parts, fakes, scalars)
             student.r1_step(parts)
     finally:
         student.world = world
-
-
-def _on_cpu(value: Any) -> Any:
-    """Copy every tensor of a nested state to the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _on_cpu(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_on_cpu(inner) for inner in value)
-    return value

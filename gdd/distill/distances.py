@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gdd.adversary.published_weights import WeightsProblem, fill, read_state
+from gdd.config.pretrained import LPIPS
 from gdd.errors import UserError
 
 # (output, target), each [B, C, H, W] in about [-1, 1] -> [B]
@@ -20,46 +20,42 @@ LPIPS_SIDE = 224  # pixels; the papers resize to what VGG was trained on
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared difference of each image, `[B]`."""
+    """Return the mean squared difference of each image, [B]."""
     return (output - target).square().flatten(1).mean(1)
 
 
-class Lpips:
-    """LPIPS with VGG (arXiv:1801.03924, version 0.1) on images resized bilinearly to 224 x 224.
+def load_lpips(trunk: Path) -> Distance:
+    """Return LPIPS with VGG (arXiv:1801.03924, version 0.1) on images resized bilinearly to 224 x 224.
 
     All its weights are fixed: gradients go to the images alone. An image of one channel is shown as grey.
-
-    Args:
-        trunk: torchvision's weights of `vgg16` (a `.pth`). The linear layers come with the package `lpips`.
+    `trunk` has torchvision's weights of `vgg16` (a `.pth`); the linear layers come with the package `lpips`.
 
     Raises:
-        UserError: the file is missing, broken, or holds something else.
+        UserError: the file is broken, or holds something else.
     """
+    import lpips  # takes seconds, and few runs need it
 
-    def __init__(self, trunk: Path) -> None:
-        import lpips  # takes seconds, and few runs need it
+    # The package draws a random trunk, for which torchvision warns of an old argument. With `pnet_rand=False`
+    # it would download the weights.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    # The trunk is cut into slices that keep torchvision's numbers: slice2.5.weight is features.5.weight.
+    own = {f"features.{name.partition('.')[2]}": name for name in network.net.state_dict()}
+    try:
+        state = {own.get(name, name): tensor for name, tensor in read_state(trunk).items()}
+        fill(network.net, state, unneeded=("classifier.",))
+    except WeightsProblem as problem:
+        raise UserError(
+            f"The VGG of LPIPS {trunk} {problem}; delete it and get it anew with `gdd fetch {LPIPS}`."
+        ) from None
+    network.eval().requires_grad_(False)
 
-        # The package draws a random trunk, for which torchvision warns of an old argument. With
-        # `pnet_rand=False` it would download the weights.
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        # The trunk is cut into slices that keep torchvision's numbers: slice2.5.weight is features.5.weight.
-        own = {f"features.{name.partition('.')[2]}": name for name in self.network.net.state_dict()}
-        try:
-            state = {own.get(name, name): tensor for name, tensor in read_state(trunk).items()}
-            fill(self.network.net, state, unneeded=("classifier.",))
-        except WeightsProblem as problem:
-            raise UserError(
-                f"The VGG of LPIPS {trunk} {problem}; fetch it again with 'gdd fetch lpips-vgg16'."
-            ) from None
-        self.network.eval().requires_grad_(False)
+    def distance(output: Tensor, target: Tensor) -> Tensor:
+        values: Tensor = network.to(output.device)(_resized(output), _resized(target))
+        return values.flatten()
 
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the distance of each image of `output` to that of `target`, `[B]`."""
-        self.network.to(output.device)
-        distances: Tensor = self.network(_resized(output), _resized(target))
-        return distances.flatten()
+    return distance
 
 
 def _resized(images: Tensor) -> Tensor:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from gdd.adversary.backbones import load_backbones
-from gdd.adversary.class_embedding import load_class_embedding
 from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
-from gdd.config.pretrained import CLASS_EMBEDDINGS
+from gdd.adversary.published_weights import load_class_embedding
+from gdd.config.freeze import frozen_names
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.distill.at_once import images_at_once
-from gdd.distill.freeze import freeze
-from gdd.distill.instance import build_instance_loss
+from gdd.distill.instance import KINDS, build_instance_loss
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
@@ -37,7 +37,7 @@ from gdd.training.world import ALONE, World, join
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files a run starts from."""
+    """The files a run starts from; those that its recipe does not need may be left out."""
 
     teacher: Path
     data: Path
@@ -70,20 +70,12 @@ class Inputs:
 
 
 class GeneratorMonitor(Protocol):
-    """Measures the average while it is trained, in the main process, without an effect on the run.
+    """Measures the average while it is trained, in the main process, without an effect on the run."""
 
-    Attributes:
-        every: images between two measurements; None is the snapshots' interval.
-    """
-
-    every: int | None
+    every: int | None  # images between two measurements; None is the snapshots' interval
 
     def open(self, data: ImageArray, device: torch.device) -> dict[str, Any]:
-        """Get ready before the training begins; return what the run's record says, as plain JSON values.
-
-        Raises:
-            UserError: a file is missing, or does not fit the data.
-        """
+        """Get ready before the training begins; return what the run's record says, as plain JSON values."""
         ...
 
     def measure(
@@ -94,7 +86,7 @@ class GeneratorMonitor(Protocol):
 
 
 def distill(
-    folder: str | Path,
+    folder: Path,
     recipe: Recipe,
     seed: int,
     inputs: Inputs,
@@ -124,7 +116,6 @@ def distill(
         DivergedError: there has been no finite loss for `execution.patience` steps.
         ProcessLost: another process of the run has ended.
     """
-    folder = Path(folder)
     data = ImageArray.open(inputs.data)
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(join(execution.device, training=True))
@@ -136,9 +127,11 @@ def distill(
             watched = {"monitor": monitor.open(data, world.device)} if run and monitor else {}
             session = {**execution.describe(world), **watched}
             sessions = _note_session(run.state / "sessions.json", session) if run else []
-            student, frozen = prepare(
-                recipe, seed, inputs, data, folder / "state", world=world, execution=execution
-            )
+            student = prepare(recipe, seed, inputs, data, folder / "state", world=world, execution=execution)
+            measured: Monitor | None = None
+            if monitor:
+                measure = functools.partial(monitor.measure, student.average)
+                measured = Monitor(monitor.every or recipe.snapshot_every, measure)
             trained = train(
                 student,
                 run,
@@ -149,7 +142,7 @@ def distill(
                 log_every=max(recipe.images // 100, recipe.batch),
                 world=world,
                 patience=execution.patience,
-                monitor=_monitor(monitor, student, recipe),
+                monitor=measured,
             )
             if run:
                 facts = {
@@ -157,7 +150,7 @@ def distill(
                     "recipe_hash": recipe.fingerprint(),
                     "seed": seed,
                     "inputs": hashes,
-                    **_parameters(student, frozen),
+                    **_parameters(student.generator),
                     "images": student.images,
                     "images_at_once": student.images_at_once,
                     "seconds": round(trained.seconds, 1),
@@ -172,19 +165,19 @@ def distill(
             run.publish(["snapshots", "samples", "log.jsonl", "run.json"])
 
 
-def _monitor(monitor: GeneratorMonitor | None, student: Student, recipe: Recipe) -> Monitor | None:
-    if monitor is None:
-        return None
-    return Monitor(
-        monitor.every or recipe.snapshot_every, functools.partial(monitor.measure, student.average)
-    )
+def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]:
+    """Add this start's code and machine to the list of all starts."""
+    sessions: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    sessions.append({**environment(), **execution})
+    write_json(path, sessions)
+    return sessions
 
 
-def _parameters(student: Student, frozen: list[str]) -> dict[str, Any]:
-    total = sum(parameter.numel() for parameter in student.generator.parameters())
-    trainable = sum(parameter.numel() for parameter in student.trainable)
-    counts = {"total": total, "trainable": trainable, "frozen": total - trainable}
-    return {"parameters": counts, "frozen": frozen}
+def _parameters(generator: nn.Module) -> dict[str, Any]:
+    """Return how many parameters there are and are trained, and the names of the frozen ones."""
+    frozen = {name: value.numel() for name, value in generator.named_parameters() if not value.requires_grad}
+    total, still = sum(value.numel() for value in generator.parameters()), sum(frozen.values())
+    return {"parameters": {"total": total, "trainable": total - still, "frozen": still}, "frozen": [*frozen]}
 
 
 def prepare(
@@ -196,8 +189,8 @@ def prepare(
     *,
     world: World = ALONE,
     execution: Execution = PLAIN,
-) -> tuple[Student, list[str]]:
-    """Return the student as it stands before its first step, and the names of its frozen parameters.
+) -> Student:
+    """Return the student as it stands before its first step.
 
     Raises:
         UserError: an input is missing or does not fit the recipe, or the machine does not.
@@ -210,28 +203,40 @@ def prepare(
             f"{data.shape[1]}; choose a teacher of this data set."
         )
     generator = _initial_generator(recipe, teacher, seed)
-    frozen = freeze(generator, recipe.freeze)
-    if len(frozen) == len(list(generator.parameters())):
-        raise UserError("The recipe's 'freeze' leaves nothing to train; except some names with '!'.")
+    freeze(generator, recipe.freeze)
     discriminator = _discriminator(recipe, seed, inputs, teacher)
     teacher.to(world.device)  # for the instance-based loss
     instance = build_instance_loss(
-        recipe.objective, recipe.teacher_sampler, teacher, seed, pairs=inputs.pairs, lpips=inputs.lpips
+        recipe.objective, recipe.teacher_sampler, teacher, seed, inputs.pairs, inputs.lpips
     )
     student = Student(
         recipe, generator, discriminator, instance, data, seed, state, world=world, execution=execution
     )
     student.images_at_once = images_at_once(student, execution.images_at_once)
-    return student, frozen
+    return student
 
 
 def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepGenerator:
     dtype = getattr(torch, recipe.precision)
-    kind = TwoTimeGenerator if recipe.objective.two_times else OneStepGenerator
+    kind = TwoTimeGenerator if recipe.objective.instance in KINDS else OneStepGenerator
     with seeded_weights(derived_seed(seed, "generator weights")):
         if recipe.init == "teacher":
             return kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
         return kind(teacher.arch, dtype, steps=recipe.generator_steps)
+
+
+def freeze(network: nn.Module, policy: str | tuple[str, ...]) -> None:
+    """Let exactly the parameters that `policy` does not freeze require gradients.
+
+    Raises:
+        UserError: a pattern matches no parameter, or nothing is left to train.
+    """
+    parameters = dict(network.named_parameters())
+    frozen = frozen_names(parameters, policy)
+    if len(frozen) == len(parameters):
+        raise UserError("The recipe's 'freeze' leaves nothing to train; except some names with '!'.")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name not in frozen)
 
 
 def _discriminator(
@@ -239,29 +244,9 @@ def _discriminator(
 ) -> ProjectedDiscriminator | None:
     if recipe.objective.distributional is None:
         return None
-    classes, embedding = teacher.arch.label_dim, None
-    if classes and recipe.heads.class_embedding != "random":
-        if inputs.class_embedding is None:
-            raise UserError(
-                f"The recipe's class embedding is {recipe.heads.class_embedding}'s; get it with `gdd fetch "
-                f"{CLASS_EMBEDDINGS[recipe.heads.class_embedding]}` and pass it as --class-embedding."
-            )
+    seed, classes, embedding = derived_seed(seed, "discriminator"), teacher.arch.label_dim, None
+    if classes and recipe.heads.class_embedding == "stylegan-xl":
+        assert inputs.class_embedding
         embedding = load_class_embedding(inputs.class_embedding, classes)
-    return build_discriminator(
-        load_backbones(recipe.backbones, inputs.backbones, teacher, derived_seed(seed, "discriminator")),
-        head=recipe.heads.kind,
-        projection_channels=recipe.heads.projection_channels,
-        head_channels=recipe.heads.channels,
-        group=recipe.heads.norm_group,
-        seed=derived_seed(seed, "discriminator"),
-        label_dim=classes,
-        embedding=embedding,
-    )
-
-
-def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]:
-    """Add this start's code and machine to the list of all starts."""
-    sessions: list[dict[str, Any]] = read_json(path) if path.exists() else []
-    sessions.append({**environment(), **execution})
-    write_json(path, sessions)
-    return sessions
+    backbones = load_backbones(recipe.backbones, inputs.backbones, teacher, seed)
+    return build_discriminator(backbones, recipe.heads, seed, classes, embedding)

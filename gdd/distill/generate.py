@@ -1,11 +1,18 @@
-"""A generator's images by their indices: the same however they are split over calls and processes."""
+"""A generator's images by their indices, and the snapshots of a run."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gdd.data.image_array import quantise
+from gdd.files import write_npz
+from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import labels, latents
 
@@ -22,9 +29,10 @@ def generate(
     seed: int = EVALUATION_SEED,
     only_class: int | None = None,
 ) -> Tensor:
-    """Return the generator's images `start` to `start + count`, `[count, C, H, W]`, on its device.
+    """Return the generator's images `start` to `start + count`, [count, C, H, W], on its device.
 
-    Latents and labels of image i come from (seed, i); `only_class` is the class of all images instead.
+    They are the same however they are split over calls: latents and labels of image i come from (seed, i);
+    `only_class` is the class of all images instead.
     """
     device = next(generator.parameters()).device
     z = latents(seed, start, count, generator.latent_shape)
@@ -36,3 +44,24 @@ def generate(
             indices = torch.full_like(indices, only_class)
         one_hot = functional.one_hot(indices.to(device), classes).float()
     return generator(z.to(device), one_hot)
+
+
+def write_snapshot(folder: Path, images: int, average: OneStepGenerator, description: dict[str, Any]) -> None:
+    """Write the weights, with `description` in their header, and `SAMPLES` images at an image count."""
+    path = folder / "snapshots" / f"{images:09d}.safetensors"
+    save_network(path, average, images=images, **description)
+    # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
+    samples = quantise(generate(average, 0, SAMPLES).nan_to_num())
+    write_npz(folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
+
+
+def keep_only(folder: Path, images: Collection[int]) -> None:
+    """Remove the snapshots of the run in `folder` but those at these image counts.
+
+    For recipes with `keep: reported`, once the run has been evaluated. Samples and metrics of the others
+    stay. Both links of a snapshot are removed; a call that was interrupted can be repeated.
+    """
+    for place in (folder / "snapshots", folder / "state" / "snapshots"):
+        for path in place.glob("*.safetensors"):
+            if int(path.stem) not in images:
+                path.unlink()

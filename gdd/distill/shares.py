@@ -21,35 +21,39 @@ from gdd.training.world import World
 
 
 @dataclass(frozen=True)
-class Group:
-    """Real images `[B, C, H, W]` in [-1, 1], one-hot labels or None, and the group's index in the run."""
-
-    images: Tensor
-    class_labels: Tensor | None
-    index: int
-
-
-@dataclass(frozen=True)
 class Part:
-    """Real images `[b, C, H, W]` in [-1, 1] with one-hot labels or None, and where in the run they stand."""
+    """Real images [b, C, H, W] in [-1, 1] with one-hot labels [b, n] or None, consecutive in a batch."""
 
     images: Tensor
     class_labels: Tensor | None
     position: int  # of the first image in the endless stream of images
-    weight: float  # of the part's mean in the mean over the batch
+    batch: int  # images in the whole batch
 
-    def groups(self, size: int) -> list[Group]:
-        """Return the whole groups of `size` images that the part consists of."""
+    @property
+    def weight(self) -> float:
+        """Of the part's mean in the mean over the batch."""
+        return len(self.images) / self.batch
+
+    @property
+    def index(self) -> int:
+        """Which group of the run the part is, if it is one."""
+        return self.position // len(self.images)
+
+    def split(self, size: int) -> list[Part]:
+        """Return its parts of `size` images each."""
         result = []
         for start in range(0, len(self.images), size):
             rows = slice(start, start + size)
             labels = None if self.class_labels is None else self.class_labels[rows]
-            result.append(Group(self.images[rows], labels, (self.position + start) // size))
+            result.append(Part(self.images[rows], labels, self.position + start, self.batch))
         return result
 
 
 class Shares:
-    """Gives the parts of one batch after the other, and the random numbers that belong to them."""
+    """Gives the parts of one batch after the other, and the random numbers that belong to them.
+
+    With `classes` 0 there are no labels; `flip` mirrors each image with probability 1/2.
+    """
 
     def __init__(
         self, data: ImageArray, seed: int, layout: Layout, world: World, *, classes: int, flip: bool
@@ -57,7 +61,7 @@ class Shares:
         self.seed = seed
         self.layout = layout
         self.device = world.device
-        self.classes = classes  # 0 leaves labels out
+        self.classes = classes
         self.batches = Batches(
             data, seed, layout.batch, world.rank, world.size, group=layout.piece, flip=flip
         )
@@ -77,23 +81,21 @@ class Shares:
         if self.classes:
             labels = batch.labels.to(self.device, non_blocking=True)
             one_hot = functional.one_hot(labels, self.classes).float()
-        result = []
-        for start in range(0, len(images), at_once):
-            rows = slice(start, start + at_once)
-            labels_of_part = None if one_hot is None else one_hot[rows]
-            weight = len(images[rows]) / self.layout.batch
-            result.append(Part(images[rows], labels_of_part, batch.position + start, weight))
-        return result
+        return Part(images, one_hot, batch.position, self.layout.batch).split(at_once)
 
     def noise(self, purpose: str, part: Part, shape: tuple[int, ...]) -> Tensor:
-        """Return unit noise `[b, *shape]` for a part, on the device."""
+        """Return unit noise [b, *shape] for a part, on the device."""
         size = (self.layout.group, *shape)
         return self._of_part(part, lambda index: noise(self.seed, purpose, index, size)).to(self.device)
 
-    def numbers(self, purpose: str, part: Part, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
-        """Return what `draw(count, generator)` gives for a part, on the CPU."""
-        size = self.layout.group
-        return self._of_part(part, lambda index: draw(size, stream(self.seed, purpose, index)))
+    def uniform(self, purpose: str, part: Part, width: int) -> Tensor:
+        """Return uniform numbers [b, width] in [0, 1) for a part, float64 on the CPU."""
+        size = (self.layout.group, width)
+
+        def of_group(index: int) -> Tensor:
+            return torch.rand(size, generator=stream(self.seed, purpose, index), dtype=torch.float64)
+
+        return self._of_part(part, of_group)
 
     def _of_part(self, part: Part, of_group: Callable[[int], Tensor]) -> Tensor:
         """Cut a part's rows out of those of the groups it lies in."""

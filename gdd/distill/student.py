@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gdd.adversary.augmentation import build_augmentation
-from gdd.adversary.discriminator import ProjectedDiscriminator
+from gdd.adversary.discriminator import Features, ProjectedDiscriminator
+from gdd.adversary.heads import PowerIterations, span_processes
 from gdd.adversary.losses import LOSSES
-from gdd.adversary.normalisation import PowerIterations, span_processes
 from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
+from gdd.distill.generate import write_snapshot
 from gdd.distill.instance import InstanceLoss
 from gdd.distill.shares import Part, Shares
-from gdd.distill.snapshots import write_snapshot
 from gdd.errors import UserError
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.execution import PLAIN, Execution
@@ -32,8 +33,7 @@ from gdd.training.update import (
 )
 from gdd.training.world import ALONE, World
 
-Features = list[list[Tensor]]  # projected, by backbone and tap
-Scalars = dict[str, Tensor]
+Scalars = defaultdict[str, Any]  # what is logged: this process's part of the batch's means and sums
 
 
 class Student:
@@ -43,20 +43,14 @@ class Student:
     discriminator's batch norms look at one group each, so the result does not depend on how groups are spread
     over processes, nor on how many go through the networks at once.
 
-    Args:
-        recipe: all that decides the weights, with `seed`.
-        generator: as it starts; what requires no gradient stays frozen.
-        discriminator: for a distributional objective.
-        instance: for an instance-based objective.
-        data: the real images.
-        seed: of data order, noise and draws.
-        folder: takes snapshots and samples.
-        world: the processes that train this student together.
-        execution: how on this machine.
+    `generator` is as it starts; what of it requires no gradient stays frozen. `discriminator` and `instance`
+    are for objectives with such a part. `folder` takes snapshots and samples.
 
     Raises:
         UserError: the batch cannot be spread over the processes.
     """
+
+    discriminator_optimizer: torch.optim.Adam  # where there is a discriminator
 
     def __init__(
         self,
@@ -88,17 +82,16 @@ class Student:
         self.shares = Shares(data, seed, self.layout, world, classes=classes, flip=recipe.flip)
         if self.layout.span > 1:
             self._span_groups()
-        self.trainable = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+        trainable = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         betas = (recipe.adam.beta1, recipe.adam.beta2)
-        self.optimizer = torch.optim.Adam(self.trainable, recipe.lr.generator, betas, fused=True)
-        self.discriminator_optimizer: torch.optim.Adam | None = None
+        self.optimizer = torch.optim.Adam(trainable, recipe.lr.generator, betas, fused=True)
         if self.discriminator:
             self.adversarial = LOSSES[str(recipe.objective.distributional)]
             self.iterations = PowerIterations(self.discriminator)
             # Lazy regularisation: the R1 step is an update of its own (StyleGAN2, App. B).
             ratio = recipe.r1.every / (recipe.r1.every + 1)
             self.discriminator_optimizer = torch.optim.Adam(
-                self.discriminator.trainable_parameters(),
+                self.discriminator.heads.parameters(),
                 lr=recipe.lr.discriminator * ratio,
                 betas=(recipe.adam.beta1**ratio, recipe.adam.beta2**ratio),
                 fused=True,
@@ -111,7 +104,7 @@ class Student:
         recipe = self.recipe
         iteration = self.images // recipe.batch
         parts = self.shares.parts(self.images, self.images_at_once)
-        scalars: Scalars = {}
+        scalars = Scalars(float)
         fakes, replaced = self.generator_step(parts, scalars)
         if self.discriminator:
             replaced += self.discriminator_step(parts, fakes, scalars)
@@ -121,20 +114,19 @@ class Student:
         self.images += recipe.batch
         found = self._over_the_batch(scalars)
         if self.augmentation:
-            self.augmentation.observe(found.pop("real_signs"), int(found.pop("real_logits")))
+            self.augmentation.observe(found.pop("real_signs"), found.pop("real_logits"))
             found["augment_p"] = self.augmentation.p
         return {**found, "replaced_gradients": float(replaced)}
 
     def generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
         """Update the generator.
 
-        Returns:
-            the features of its images, by part, if they are to be used again, and how many entries of the
-            gradients were not finite.
+        Returns the features of its images, by part, if they are to be used again, and how many entries of the
+        gradients were not finite.
         """
         kept: list[Features] = []
         if self.discriminator:
-            self.discriminator.requires_grad_(False)
+            self.discriminator.heads.requires_grad_(False)
             self.iterations.begin(len(parts))
         self.optimizer.zero_grad(set_to_none=True)
         for part in parts:
@@ -149,18 +141,17 @@ class Student:
                 if self.recipe.reuse_fakes:
                     kept.append([[tap.detach() for tap in taps] for taps in features])
             if self.instance:
-                groups = part.groups(self.layout.group)
+                groups = part.split(self.layout.group)
                 instance = torch.cat([self.instance(self.generator, self.average, group) for group in groups])
                 loss = loss + self.recipe.objective.instance_weight * instance
                 _add_means(scalars, part, loss_instance=instance)
             (loss.mean() * part.weight).backward()
-        return kept, self._update(self.optimizer, self.trainable)
+        return kept, self._update(self.optimizer)
 
     def discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Scalars) -> int:
         """Update the discriminator on the same real images, with fresh fakes unless they are used again."""
         assert self.discriminator
-        assert self.discriminator_optimizer
-        self.discriminator.requires_grad_(True)
+        self.discriminator.heads.requires_grad_(True)
         self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         for index, part in enumerate(parts):
@@ -177,14 +168,13 @@ class Student:
             real, fake = torch.cat(real_logits, dim=1), torch.cat(fake_logits, dim=1)
             _add_means(scalars, part, loss_discriminator=loss, logits_real=real, logits_fake=fake)
             if self.augmentation:  # whole numbers, so that no split of the batch changes their sums
-                _add(scalars, "real_signs", real.detach().sign().sum())
-                _add(scalars, "real_logits", real.new_tensor(real.numel()))
-        return self._update(self.discriminator_optimizer, list(self.discriminator.trainable_parameters()))
+                scalars["real_signs"] += real.detach().sign().sum()
+                scalars["real_logits"] += real.new_tensor(real.numel())
+        return self._update(self.discriminator_optimizer)
 
     def r1_step(self, parts: list[Part]) -> int:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
         assert self.discriminator
-        assert self.discriminator_optimizer
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
         self.iterations.begin(len(parts))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
@@ -192,7 +182,7 @@ class Student:
             with self.iterations.of_pass("reals"):
                 images = part.images.contiguous(memory_format=self.memory_format)
                 r1_backward(self.discriminator, images, part.class_labels, weight * part.weight)
-        return self._update(self.discriminator_optimizer, list(self.discriminator.trainable_parameters()))
+        return self._update(self.discriminator_optimizer)
 
     def _features_of_fakes(self, part: Part, player: str) -> Features:
         """Return what the discriminator sees of images that are generated for a part."""
@@ -204,15 +194,16 @@ class Student:
         """Change images as the discriminator is to see them; R1 takes real ones as they are."""
         if self.augmentation is None:
             return images
-        return self.augmentation.apply(images, self.shares.numbers(purpose, part, self.augmentation.draw))
+        return self.augmentation.apply(images, self.shares.uniform(purpose, part, self.augmentation.width))
 
     def extract(self, images: Tensor) -> Features:
         """Return the discriminator's features of images, whatever memory format these come in."""
         assert self.discriminator
         return self.discriminator.extract(images.contiguous(memory_format=self.memory_format))
 
-    def _update(self, optimizer: torch.optim.Adam, parameters: list[nn.Parameter]) -> int:
+    def _update(self, optimizer: torch.optim.Adam) -> int:
         """Make a step with the whole batch's gradients; return how many of their entries were not finite."""
+        parameters = optimizer.param_groups[0]["params"]
         sum_gradients(parameters, self.world)
         replaced = replace_nonfinite(parameters)
         optimizer.step()
@@ -234,14 +225,15 @@ class Student:
 
     def _span_groups(self) -> None:
         """Let several processes normalise over one group, because there are more of them than groups."""
+        layout = self.layout
         if self.instance:
             raise UserError(
-                f"{self.world.size} processes share a batch of {self.layout.batch} images in groups of "
-                f"{self.layout.group}; an instance-based objective needs whole groups, so use at most "
-                f"{self.layout.batch // self.layout.group} processes."
+                f"{self.world.size} processes share a batch of {layout.batch} images in groups of "
+                f"{layout.group}; an instance-based objective needs whole groups, so use at most "
+                f"{layout.batch // layout.group} processes."
             )
         if self.discriminator:
-            span_processes(self.discriminator, self.world.subgroup(self.layout.span), self.layout.span)
+            span_processes(self.discriminator, self.world.subgroup(layout.span), layout.span)
 
     # --- what is kept ---------------------------------------------------------------------------------
 
@@ -262,7 +254,7 @@ class Student:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        if self.discriminator and self.discriminator_optimizer:
+        if self.discriminator:
             state["discriminator"] = self.discriminator.trainable_state()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
         if self.augmentation:
@@ -275,7 +267,7 @@ class Student:
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
         load_optimizer(self.optimizer, state["optimizer"])
-        if self.discriminator and self.discriminator_optimizer:
+        if self.discriminator:
             self.discriminator.load_trainable_state(state["discriminator"])
             load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
         if self.augmentation:
@@ -285,8 +277,4 @@ class Student:
 def _add_means(scalars: Scalars, part: Part, **values: Tensor) -> None:
     """Add a part's means to the batch's means."""
     for key, value in values.items():
-        _add(scalars, key, value.detach().mean() * part.weight)
-
-
-def _add(scalars: Scalars, key: str, value: Tensor) -> None:
-    scalars[key] = scalars[key] + value if key in scalars else value
+        scalars[key] += value.detach().mean() * part.weight

@@ -20,7 +20,7 @@ from gdd.config.recipe import Sampler
 from gdd.data.image_array import quantise
 from gdd.data.listing import Listing, list_images, reader
 from gdd.data.transforms import Unusable, decode
-from gdd.diffusion.sampling import sample_range
+from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gdd.adversary.backbones import FeatureNetwork, fold_batch_norms
 from gdd.adversary.discriminator import build_discriminator
-from gdd.adversary.feature_network import FeatureNetwork, fold_batch_norms
 from gdd.config.architecture import Architecture
 from gdd.config.load import load_config
-from gdd.distill.freeze import freeze
+from gdd.config.recipe import Heads
+from gdd.distill.distill import freeze
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.networks.seeded import seeded_weights
 
@@ -113,15 +114,8 @@ def test_losses_and_gradients_agree(
         channels_last=True,
         **normalisation,
     )
-    discriminator = build_discriminator(
-        {"tiny": backbone},
-        head="downsampling",
-        projection_channels=8,
-        head_channels=8,
-        group=BATCH,
-        seed=0,
-        label_dim=classes,
-    ).double()
+    heads = Heads(channels=8, projection_channels=8, norm_group=BATCH)
+    discriminator = build_discriminator({"tiny": backbone}, heads, 0, classes).double()
     twin = plain_iteration.PlainStages(published, **normalisation, resolution=64).double()
     trainers = [
         plain_iteration.PlainTrainer(recipe, generator, {"tiny": twin}, discriminator),

@@ -1,4 +1,4 @@
-"""A world small enough to train in: images, teachers, feature networks and solved pairs."""
+"""A toy problem, small enough to train on: images, teachers, feature networks and solved pairs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import torch
 from edm_writer import TINY, TINY_ARGUMENTS, Foreign
 
 from gdd.config.architecture import Architecture
-from gdd.config.recipe import Recipe, Sampler
+from gdd.config.recipe import Recipe
 from gdd.config.record import parse
 from gdd.data.image_array import ImageArray, write
-from gdd.diffusion.sampling import make_pairs
+from gdd.diffusion.sampler import make_pairs
 from gdd.distill.distill import Inputs
 from gdd.networks.checkpoint import save_network
 from gdd.networks.classifier import SmallClassifier, save_classifier
@@ -54,7 +54,7 @@ RECIPE = {
 
 
 @dataclass(frozen=True)
-class World:
+class Toy:
     """The files a run starts from; `conditional` ones belong to a class-conditional teacher."""
 
     data: ImageArray
@@ -77,9 +77,9 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("toy")
     rng = np.random.default_rng(0)
     labels = np.arange(44) % CLASSES
     images = rng.integers(0, 90, (44, 8, 8, 1)) + 40 * labels[:, None, None, None]
@@ -96,7 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         teachers[conditional] = folder / f"teacher-{conditional}.safetensors"
         save_network(teachers[conditional], teacher)
         pairs[conditional] = folder / f"pairs-{conditional}.safetensors"
-        make_pairs(pairs[conditional], teachers[conditional], Sampler(steps=2), 10)
+        make_pairs(pairs[conditional], teachers[conditional], steps=2, count=10)
 
     backbones = {}
     for seed, name in enumerate(("one", "two")):
@@ -105,7 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             save_classifier(
                 backbones[name], SmallClassifier("plain", 4, 1, CLASSES, 8).eval(), feature_scale=1.0
             )
-    return World(data, folder / "data", teachers, pairs, backbones)
+    return Toy(data, folder / "data", teachers, pairs, backbones)
 
 
 class Crash(Exception):

@@ -1,4 +1,4 @@
-"""Published backbones by timm against an independent reading of the networks, with random weights."""
+"""Backbones: the published ones by timm against an independent reading of the networks, small ones, an encoder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from gdd.adversary.backbones import (
     BLOCKS,
     PUBLISHED,
+    SmallBackbone,
     TransformerBackbone,
     load_backbones,
     load_published,
@@ -27,8 +28,11 @@ from gdd.adversary.discriminator import build_discriminator
 from gdd.adversary.published_weights import WeightsProblem, read_augreg
 from gdd.config.architecture import Architecture
 from gdd.config.pretrained import BACKBONES
+from gdd.config.recipe import Heads
 from gdd.errors import UserError
+from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.preconditioning import Denoiser
+from gdd.networks.seeded import seeded_weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIGNED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -39,7 +43,14 @@ NORMALISATION = {  # what the networks were trained on
     "deit_base_distilled_patch16_224": IMAGENET,
     "vit_base_patch16_224": SIGNED,
 }
-CONVOLUTIONAL = ("vgg16_bn", "tf_efficientnet_lite0", "tf_efficientnet_b0_ns")
+CONVOLUTIONAL = (
+    "tf_efficientnet_lite0",
+    pytest.param("tf_efficientnet_b0_ns", marks=pytest.mark.slow),
+    pytest.param("vgg16_bn", marks=pytest.mark.slow),
+)
+
+
+# --- published networks ---------------------------------------------------------------------------------
 
 
 def assert_close(taps: list[Tensor], expected: list[Tensor]) -> None:
@@ -69,23 +80,14 @@ def stages(name: str, state: dict[str, Tensor]) -> list[nn.Sequential]:
 def test_a_convolutional_network_folded_gives_the_published_ones_taps(name: str) -> None:
     state = published_state(name)
     backbone = published_backbone(name, state, seed=0)
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(1, 3, 32, 32)
     taps = backbone.taps(x)
     expected = []
     for stage in stages(name, state):
         x = stage(x)
         expected.append(x.clone())  # the next stage may work in place
     assert_close(taps, expected)
-    assert backbone.channels == tuple(tap.shape[1] for tap in taps)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
-
-
-def test_lookalikes_are_told_apart() -> None:
-    lite = published_state("tf_efficientnet_lite0")
-    with pytest.raises(WeightsProblem, match=r"'blocks\.0\.0\.se\.conv_reduce\.weight'"):
-        published_backbone("tf_efficientnet_b0_ns", lite, 0)
-    with pytest.raises(WeightsProblem, match="another network's"):
-        published_backbone("tf_efficientnet_lite0", published_state("tf_efficientnet_b0_ns"), 0)
 
 
 TINY = {"embed_dim": 12, "num_heads": 2, "img_size": 32}
@@ -114,7 +116,7 @@ def test_a_transformers_taps_are_the_patches_tokens_after_four_blocks(name: str,
         if index in (2, 5, 8, 11):
             # Token t is the patch in row t // 2 and column t % 2.
             grids.append(x[:, leading:].transpose(1, 2).unflatten(2, (2, 2)))
-    backbone = TransformerBackbone(extractor, seed=3, resolution=32)
+    backbone = TransformerBackbone(extractor, 3, resolution=32)
     mix: Any = backbone.reassembly
     expected = [
         functional.conv_transpose2d(mix[0][0](grids[0]), mix[0][1].weight, mix[0][1].bias, stride=4),
@@ -127,39 +129,88 @@ def test_a_transformers_taps_are_the_patches_tokens_after_four_blocks(name: str,
 
 def test_a_transformers_random_convolutions_belong_to_the_discriminators_state() -> None:
     extractor = tiny("vit_base_patch16_224", features_only=True, out_indices=BLOCKS)
-    before = torch.get_rng_state()
-    first, same, other = (TransformerBackbone(extractor, seed=seed, resolution=32) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
-    weights = [nn.utils.parameters_to_vector(net.reassembly.parameters()) for net in (first, same, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-    one, two = (
-        build_discriminator(
-            {"vit": net}, head="local", projection_channels=4, head_channels=4, group=2, seed=0
-        )
-        for net in (first, other)
-    )
+    nets = [TransformerBackbone(extractor, seed, resolution=32) for seed in (1, 1, 2)]
+    first, same, other = (nn.utils.parameters_to_vector(net.reassembly.parameters()) for net in nets)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    heads = Heads(kind="local", channels=4, projection_channels=4, norm_group=2)
+    one, two = (build_discriminator({"vit": net}, heads, 0) for net in nets[1:])
     kept = {name for name in one.trainable_state() if name.startswith("backbones.")}
-    assert kept == {f"backbones.vit.reassembly.{name}" for name in first.reassembly.state_dict()}
+    assert kept == {f"backbones.vit.reassembly.{name}" for name in nets[1].reassembly.state_dict()}
     two.load_trainable_state(one.trainable_state())
-    assert torch.equal(nn.utils.parameters_to_vector(other.reassembly.parameters()), weights[0])
+    assert torch.equal(nn.utils.parameters_to_vector(nets[2].reassembly.parameters()), first)
 
 
 def test_reads_augregs_npz_and_refuses_another(tmp_path: Path) -> None:
     name = "vit_base_patch16_224"
     whole = tiny(name)
-    path = write_augreg(tmp_path / "vit.npz", whole.state_dict(), heads=2)
-    with torch.device("meta"):
-        found = read_augreg(path, timm.create_model(PUBLISHED[name].timm, pretrained=False, **TINY))
-    assert found.keys() == whole.state_dict().keys()
-    assert all(torch.equal(value, found[key]) for key, value in whole.state_dict().items())
-    with pytest.raises(WeightsProblem, match=r"another network's \(its position embedding"):
-        read_augreg(path, tiny(name, img_size=48))  # timm would interpolate
-    content = path.read_bytes()
-    for damaged in (b"", b"<html>", content[:-200]):
-        path.write_bytes(damaged)
-        with pytest.raises(WeightsProblem, match="cannot be read as a vision transformer"):
-            read_augreg(path, tiny(name))
+    state = whole.state_dict()
+    path = write_augreg(tmp_path / "vit.npz", state, heads=2)
+    found = read_augreg(path, tiny(name))
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+    with pytest.raises(WeightsProblem, match=r"another network's \(its position embedding has the shape"):
+        read_augreg(path, tiny(name, img_size=64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PUBLISHED))
+@torch.no_grad()
+def test_published_sizes(name: str, tmp_path: Path, golden: Path) -> None:
+    path = write_published(name, tmp_path)
+    net = load_published(name, path, 0)
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    taps = net(images)
+    pinned = json.loads((golden / "discriminator" / "backbones.json").read_text())
+    # What is not among the published discriminator's networks has the taps of its kind.
+    alike = {
+        "tf_efficientnet_b0_ns": "tf_efficientnet_lite0",
+        "vit_base_patch16_224": "deit_base_distilled_patch16_224",
+    }
+    wanted = pinned[alike.get(name, name)]
+    assert list(net.channels) == [tap.shape[1] for tap in taps] == wanted["channels"]
+    assert [tap.shape[2] / 224 for tap in taps] == [tap.shape[3] / 224 for tap in taps] == wanted["res_mult"]
+    mean, std = (torch.tensor(values)[:, None, None] for values in NORMALISATION[name])
+    expected = functional.interpolate(((images + 1) / 2 - mean) / std, size=(224, 224), mode="bilinear")
+    torch.testing.assert_close(net.prepare(images), expected, rtol=0, atol=1e-5, check_stride=False)
+    assert not any(tensor.is_meta for tensor in [*net.parameters(), *net.buffers()])
+    # With the published heads: 11x11 logits a head over VGG's large taps, else 4x4.
+    discriminator = build_discriminator({name: net}, Heads(norm_group=1), seed=0)
+    (logits,) = discriminator.eval()(images)
+    assert logits.shape == (1, 4 * 11 * 11 if name == "vgg16_bn" else 4 * 4 * 4)
+
+
+# --- small networks, and what does not fit --------------------------------------------------------------
+
+
+def classifier(architecture: str) -> SmallClassifier:
+    with seeded_weights(0):
+        net = SmallClassifier(architecture, 4, 1, 10, 8)
+        for _ in range(5):  # so that the running statistics are not trivial
+            net(torch.randn(32, 1, 8, 8) * 2 + 1)
+    for parameter in net.parameters():  # so that neither are the affine parts
+        parameter.data += 0.1
+    return net.eval()
+
+
+@pytest.mark.parametrize("architecture", ["plain", "residual"])
+def test_a_small_backbone_has_its_classifiers_taps_and_stays_frozen(architecture: str) -> None:
+    net = classifier(architecture)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    images = (torch.rand(4, 1, 8, 8) * 2 - 1).requires_grad_(True)
+    backbone, expected = SmallBackbone(net), net.taps(images)
+    assert backbone.channels == tuple(tap.shape[1] for tap in expected)
+    owner = nn.Sequential(backbone).train()
+    torch.testing.assert_close(owner(images), expected, rtol=1e-5, atol=1e-5)
+    # Only what comes first in a residual block has no convolution before it.
+    left = [name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(left) == (3 if architecture == "residual" else 0)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    sum(tap.square().sum() for tap in owner(images)).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
 
 
 @pytest.fixture
@@ -176,48 +227,23 @@ def teacher() -> Denoiser:
     )
 
 
-def test_a_file_that_is_not_right_says_what_to_fetch(tmp_path: Path, teacher: Denoiser) -> None:
-    with pytest.raises(UserError, match=r"'vgg16_bn' was given no file; run `gdd fetch vgg16-bn`"):
-        load_backbones(["vgg16_bn"], {}, teacher, 0)
-    path = tmp_path / "file.npz"
+def test_a_backbone_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Path, teacher: Denoiser) -> None:
+    page, other = tmp_path / "page", tmp_path / "other.pth"
+    page.write_text("<html>")
+    torch.save({"classifier.weight": torch.zeros(2)}, other)
     for name, source in BACKBONES.items():
-        path.write_text("<html>")
+        file = page.rename(tmp_path / ("page.npz" if name == "vit_base_patch16_224" else "page.pth"))
         with pytest.raises(UserError, match=f"backbone '{name}' cannot be read .* `gdd fetch {source}`"):
-            load_published(name, path, 0)
-        path = tmp_path / "file.pth"
-    torch.save({"classifier.weight": torch.zeros(2)}, path)
-    for name in BACKBONES.keys() - {"vit_base_patch16_224"}:
+            load_published(name, file, 0)
+        page = file
+    for name in ("tf_efficientnet_lite0", "deit_base_distilled_patch16_224"):
         with pytest.raises(UserError, match=f"'{name}' is another network's .* `gdd fetch"):
-            load_published(name, path, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(PUBLISHED))
-@torch.no_grad()
-def test_published_sizes(name: str, tmp_path: Path, golden: Path, teacher: Denoiser) -> None:
-    path = write_published(name, tmp_path)
-    backbones = load_backbones([name, "teacher-encoder"], {name: path}, teacher, 0)
-    assert list(backbones) == [name, "teacher-encoder"]
-    net = backbones[name]
-    path.unlink()
-    images = torch.rand(1, 3, 32, 32) * 2 - 1
-    taps = net(images)
-    pinned = json.loads((golden / "discriminator" / "backbones.json").read_text())
-    # What is not among the published discriminator's networks has the taps of its kind.
-    alike = {
-        "tf_efficientnet_b0_ns": "tf_efficientnet_lite0",
-        "vit_base_patch16_224": "deit_base_distilled_patch16_224",
-    }
-    wanted = pinned[alike.get(name, name)]
-    assert list(net.channels) == [tap.shape[1] for tap in taps] == wanted["channels"]
-    assert [tap.shape[2] / 224 for tap in taps] == [tap.shape[3] / 224 for tap in taps] == wanted["res_mult"]
-    mean, std = (torch.tensor(values)[:, None, None] for values in NORMALISATION[name])
-    expected = functional.interpolate(((images + 1) / 2 - mean) / std, size=(224, 224), mode="bilinear")
-    assert torch.allclose(net.prepare(images), expected, atol=1e-5)
-    assert not any(tensor.is_meta for tensor in [*net.parameters(), *net.buffers()])
-    # With the published heads: 11x11 logits a head over VGG's large taps, else 4x4.
-    discriminator = build_discriminator(
-        {name: net}, head="downsampling", projection_channels=64, head_channels=64, group=1, seed=0
-    )
-    (logits,) = discriminator.eval()(images)
-    assert logits.shape == (1, 4 * 11 * 11 if name == "vgg16_bn" else 4 * 4 * 4)
+            load_published(name, other, 0)
+    lite = published_state("tf_efficientnet_lite0")
+    with pytest.raises(WeightsProblem, match=r"'blocks\.0\.0\.se\.conv_reduce\.weight'"):
+        published_backbone("tf_efficientnet_b0_ns", lite, 0)
+    save_classifier(tmp_path / "grey.safetensors", classifier("plain"), feature_scale=1.0)
+    with pytest.raises(
+        UserError, match=r"backbone 'grey' takes images of 1 channels, the teacher makes .* 3"
+    ):
+        load_backbones(["teacher-encoder", "grey"], {"grey": tmp_path / "grey.safetensors"}, teacher, 0)

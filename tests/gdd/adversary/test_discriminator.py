@@ -1,117 +1,153 @@
+"""The projection, the whole discriminator, and the losses on its logits."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
-from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone
+from gdd.adversary.backbones import SmallBackbone
+from gdd.adversary.discriminator import ProjectedDiscriminator, RandomProjection, build_discriminator
+from gdd.adversary.losses import LOSSES
+from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
 from gdd.networks.seeded import seeded_weights
 
-
-def backbones() -> dict[str, FeatureNetwork]:
-    result: dict[str, FeatureNetwork] = {}
-    for seed, name in enumerate(("trained", "random")):
-        with seeded_weights(seed):
-            result[name] = SmallBackbone(SmallClassifier("plain", 4, 1, 10, 8))
-    return result
+# --- projection -----------------------------------------------------------------------------------------
 
 
-def make(seed: int = 0, group: int = 4, label_dim: int = 0) -> ProjectedDiscriminator:
-    return build_discriminator(
-        backbones(),
-        head="local",
-        projection_channels=4,
-        head_channels=4,
-        group=group,
-        seed=seed,
-        label_dim=label_dim,
+def literal(projection: RandomProjection, taps: list[Tensor]) -> list[Tensor]:
+    """The published order: upsample, then mix."""
+    outputs: list[Tensor] = []
+    for depth in reversed(range(len(taps))):
+        x = projection.get_submodule(f"layer{depth}_ccm")(taps[depth])
+        if outputs:
+            x = x + outputs[-1]
+        x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        outputs.append(projection.get_submodule(f"layer{depth}_csm.out_conv")(x))
+    return outputs[::-1]
+
+
+def test_agrees_with_the_reference(golden: Path) -> None:
+    with np.load(golden / "discriminator" / "projected.npz") as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "meta"}
+    taps = [arrays[f"backbone_feature{i}"] for i in range(4)]
+    projection = RandomProjection([tap.shape[1] for tap in taps], 8)
+    projection.load_state_dict(
+        {name.removeprefix("projector/"): arrays[name] for name in arrays if name.startswith("projector/")}
     )
+    outputs = projection(taps)
+    for i, output in enumerate(outputs):
+        torch.testing.assert_close(output, arrays[f"projected{i}"], rtol=0, atol=1e-5)
+    assert projection.out_channels == tuple(output.shape[1] for output in outputs)
+    assert not any(parameter.requires_grad for parameter in projection.parameters())
+
+
+@pytest.mark.parametrize("sizes", [(8, 4, 2), (16, 8, 4, 2)])
+def test_mixing_before_upsampling_is_the_published_order(sizes: tuple[int, ...]) -> None:
+    channels = [3 + 2 * depth for depth in range(len(sizes))]
+    projection = RandomProjection(channels, 8).double()
+    taps = [
+        torch.randn(2, count, size, size, dtype=torch.float64, requires_grad=True)
+        for count, size in zip(channels, sizes, strict=True)
+    ]
+    fast, slow = projection(taps), literal(projection, taps)
+    assert [output.shape[2] for output in fast] == [2 * size for size in sizes]
+    torch.testing.assert_close(fast, slow)
+    gradients = [torch.autograd.grad(sum(x.square().sum() for x in y), taps) for y in (fast, slow)]
+    torch.testing.assert_close(*gradients)
+    projection.upsampled = False  # what they are before they are upsampled
+    for native, output in zip(projection(taps), fast, strict=True):
+        larger = functional.interpolate(native, scale_factor=2, mode="bilinear", align_corners=True)
+        torch.testing.assert_close(larger, output)
+
+
+# --- the whole ------------------------------------------------------------------------------------------
+
+LOCAL = Heads(kind="local", channels=4, projection_channels=4, norm_group=4)
+DOWNSAMPLING = LOCAL.model_copy(update={"kind": "downsampling"})
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def make(heads: Heads = LOCAL, seed: int = 0, label_dim: int = 0, **sizes: object) -> ProjectedDiscriminator:
+    with seeded_weights(1):
+        backbones = {
+            name: SmallBackbone(SmallClassifier("plain", 4, 1, 10, 8)) for name in ("trained", "random")
+        }
+    return build_discriminator(backbones, heads, seed, label_dim, **sizes)  # type: ignore[arg-type]
 
 
 def test_gives_the_logits_of_all_heads_by_backbone() -> None:
-    discriminator, images = make(), torch.randn(4, 1, 8, 8)
-    logits = discriminator(images)
-    assert [tuple(of_backbone.shape) for of_backbone in logits] == [(4, 64 + 16 + 4)] * 2
-
-
-def test_extract_then_logits_is_forward() -> None:
-    discriminator, images = make(label_dim=3).eval(), torch.randn(4, 1, 8, 8)
-    labels = torch.tensor([0, 1, 2, 0])
-    features = discriminator.extract(images)
-    for a, b in zip(discriminator.logits(features, labels), discriminator(images, labels), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_downsampling_heads_fit_small_backbones() -> None:
-    discriminator = build_discriminator(
-        backbones(),
-        head="downsampling",
-        projection_channels=4,
-        head_channels=4,
-        group=2,
-        seed=0,
-        start_sizes=(16, 8, 4),
-        end_size=4,
-    )
-    assert [of_backbone.shape for of_backbone in discriminator(torch.randn(2, 1, 8, 8))] == [(2, 27)] * 2
+    assert [tuple(logits.shape) for logits in make()(IMAGES)] == [(4, 64 + 16 + 4)] * 2
+    small = make(DOWNSAMPLING, start_sizes=(16, 8, 4), end_size=4)
+    assert [tuple(logits.shape) for logits in small(IMAGES)] == [(4, 27)] * 2
+    with pytest.raises(
+        UserError, match=r"'trained' gives features at 3 depths, but .* need 4; choose 'local'"
+    ):
+        make(DOWNSAMPLING)
 
 
 def test_only_heads_train() -> None:
-    discriminator = make().train()
-    trainable = {id(parameter) for parameter in discriminator.trainable_parameters()}
-    discriminator.requires_grad_(False)
-    assert not any(parameter.requires_grad for parameter in discriminator.parameters())
-    discriminator.requires_grad_(True)
-    assert {id(p) for p in discriminator.parameters() if p.requires_grad} == trainable
-    images = torch.randn(4, 1, 8, 8, requires_grad=True)
+    discriminator, images = make().train(), IMAGES.clone().requires_grad_(True)
     torch.cat(discriminator(images), dim=1).sum().backward()
     assert images.grad is not None
     for name, parameter in discriminator.named_parameters():
-        assert (parameter.grad is not None) == name.startswith("heads."), name
+        assert (parameter.grad is not None) == parameter.requires_grad == name.startswith("heads."), name
     assert discriminator.heads.training
     assert not any(module.training for module in discriminator.backbones["trained"].modules())
 
 
 def test_state_leaves_the_backbones_out_and_round_trips(tmp_path: Path) -> None:
-    first, second, images = make(0), make(1), torch.randn(4, 1, 8, 8)
-    first(images)
+    first, second = make(seed=0), make(seed=1)
+    first(IMAGES)
     state = first.trainable_state()
     assert {name.split(".")[0] for name in state} == {"projections", "heads"}
     torch.save(state, tmp_path / "state.pt")
     second.load_trainable_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    for a, b in zip(first(images), second(images), strict=True):
-        assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(first(IMAGES), second(IMAGES), strict=True))
     with pytest.raises(RuntimeError, match=r"heads\.random"):
         make(label_dim=3).load_trainable_state(state)
 
 
 def test_depends_on_its_seed_alone_and_each_part_has_its_own_weights() -> None:
     torch.manual_seed(0)
-    first, before = make(3).trainable_state(), torch.get_rng_state()
+    first, before = make(seed=3).trainable_state(), torch.get_rng_state()
     torch.manual_seed(1)
-    second = make(3).trainable_state()
+    second = make(seed=3).trainable_state()
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = make(4).trainable_state()
     name = "heads.trained.mini_discs.0.main.3.weight_orig"
-    weights = [
-        first[name],
-        first[name.replace("trained", "random")],
-        first[name.replace(".0.", ".1.", 1)],
-        other[name],
-    ]
+    names = (name, name.replace("trained", "random"), name.replace(".0.", ".1.", 1))
+    weights = [*(first[name] for name in names), make(seed=4).trainable_state()[name]]
     assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 4
 
 
-def test_backbones_that_do_not_fit_the_heads_are_named() -> None:
-    with pytest.raises(
-        UserError, match=r"'trained' gives features at 3 depths, but .* need 4; choose 'local'"
-    ):
-        build_discriminator(
-            backbones(), head="downsampling", projection_channels=4, head_channels=4, group=4, seed=0
-        )
+# --- losses ---------------------------------------------------------------------------------------------
+
+
+def literal_mean(values: list[Tensor]) -> Tensor:
+    """Mean over one backbone's logits, sum over backbones, one image at a time."""
+    return torch.stack([sum(part[b].sum() / part.shape[1] for part in values) for b in range(3)])
+
+
+def test_losses_are_the_literal_formulas() -> None:
+    real, fake = ([3 * torch.randn(3, n, dtype=torch.float64) for n in (5, 2)] for _ in range(2))
+
+    def softplus(x: Tensor) -> Tensor:
+        return torch.log1p(torch.exp(x))
+
+    of_fake = literal_mean([softplus(-x) for x in fake])
+    of_both = literal_mean([softplus(-x) for x in real]) + literal_mean([softplus(x) for x in fake])
+    torch.testing.assert_close(LOSSES["softplus"].generator(fake), of_fake)
+    torch.testing.assert_close(LOSSES["softplus"].discriminator(real, fake), of_both)
+    assert LOSSES["softplus"].generator([torch.full((1, 1), -1e4)]).item() == pytest.approx(1e4)
+    of_both = literal_mean([(1 - x).clamp(min=0) for x in real])
+    of_both += literal_mean([(1 + x).clamp(min=0) for x in fake])
+    torch.testing.assert_close(LOSSES["hinge"].generator(fake), literal_mean([-x for x in fake]))
+    torch.testing.assert_close(LOSSES["hinge"].discriminator(real, fake), of_both)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,16 +10,25 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
+from forked import in_processes
 from random_weights import published_state, random_state
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gdd.adversary.backbones import BLOCKS, PUBLISHED, TransformerBackbone, published_backbone
+from gdd.adversary.backbones import (
+    BLOCKS,
+    PUBLISHED,
+    FeatureNetwork,
+    SmallBackbone,
+    TeacherEncoder,
+    TransformerBackbone,
+    published_backbone,
+)
 from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
-from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone, TeacherEncoder
-from gdd.adversary.normalisation import span_processes
+from gdd.adversary.heads import span_processes
 from gdd.adversary.r1 import r1_backward
 from gdd.config.architecture import Architecture
+from gdd.config.recipe import Heads
 from gdd.networks.classifier import SmallClassifier
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.seeded import seeded_weights
@@ -31,16 +39,10 @@ WEIGHT = 0.3
 def published(name: str) -> FeatureNetwork:
     """Return a published backbone for small images; the transformers are narrow."""
     if PUBLISHED[name].taps == BLOCKS:
-        net = timm.create_model(
-            PUBLISHED[name].timm,
-            features_only=True,
-            out_indices=BLOCKS,
-            embed_dim=12,
-            num_heads=2,
-            img_size=32,
-        )
+        narrow = {"embed_dim": 12, "num_heads": 2, "img_size": 32}
+        net = timm.create_model(PUBLISHED[name].timm, features_only=True, out_indices=BLOCKS, **narrow)
         net.load_state_dict(random_state(net.state_dict()))
-        return TransformerBackbone(net, seed=0, resolution=32)
+        return TransformerBackbone(net, 0, resolution=32)
     backbone = published_backbone(name, published_state(name), seed=0)
     backbone.resolution = 32
     return backbone
@@ -74,21 +76,10 @@ BACKBONES: dict[str, Callable[[], FeatureNetwork]] = {
 def discriminator(
     backbone: FeatureNetwork, *, group: int, label_dim: int = 0, head: str = "local"
 ) -> ProjectedDiscriminator:
-    return (
-        build_discriminator(
-            {"one": backbone},
-            head=head,  # type: ignore[arg-type]
-            projection_channels=4,
-            head_channels=8,
-            group=group,
-            seed=0,
-            label_dim=label_dim,
-            start_sizes=(16, 8, 4, 4),
-            end_size=4,
-        )
-        .double()
-        .train()
-    )
+    heads = Heads(kind=head, channels=8, projection_channels=4, norm_group=group)  # type: ignore[arg-type]
+    sizes = (16, 8, 4, 4)[: len(backbone.channels)]
+    net = build_discriminator({"one": backbone}, heads, 0, label_dim, start_sizes=sizes, end_size=4)
+    return net.double().train()
 
 
 def ordinary(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -118,7 +109,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def batch(count: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(count, 3, 8, 8, dtype=torch.float64, generator=generator) * 2 - 1
-    return images, torch.arange(count) % 3
+    return images, torch.eye(3, dtype=torch.float64)[torch.arange(count) % 3]
 
 
 def check(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> None:
@@ -132,7 +123,9 @@ def check(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) ->
     assert not images.requires_grad
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in PUBLISHED)) for name in BACKBONES]
+)
 def test_every_backbone(name: str) -> None:
     head = "downsampling" if name in PUBLISHED else "local"
     images, _ = batch(2)
@@ -141,8 +134,7 @@ def test_every_backbone(name: str) -> None:
 
 @pytest.mark.parametrize("head", ["local", "downsampling"])
 def test_groups_and_classes(head: str) -> None:
-    backbone = published("tf_efficientnet_lite0") if head == "downsampling" else small("plain")
-    check(discriminator(backbone, group=2, label_dim=3, head=head), *batch(4))
+    check(discriminator(small("plain"), group=2, label_dim=3, head=head), *batch(4))
 
 
 def test_gradients_are_added_to_what_is_there() -> None:
@@ -160,8 +152,7 @@ def test_the_memory_format_does_not_matter() -> None:
 
 
 def in_a_process(rank: int, folder: Path) -> None:
-    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    dist.init_process_group("gloo")
     net = discriminator(small("plain"), group=4, label_dim=3)
     span_processes(net, dist.group.WORLD, 2)
     images, labels = batch(4)
@@ -172,13 +163,7 @@ def in_a_process(rank: int, folder: Path) -> None:
 
 
 def test_a_group_that_two_processes_hold(tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=in_a_process, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert in_processes(2, lambda rank: in_a_process(rank, tmp_path)) == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     alone = discriminator(small("plain"), group=4, label_dim=3)
     expected = ordinary(alone, *batch(4))

@@ -155,22 +155,6 @@ def test_keys_belong_to_their_objective(objective: dict[str, Any], sentence: str
     assert refused.endswith(f"{sentence}.")
 
 
-@pytest.mark.parametrize(
-    ("instance", "two_times"),
-    [
-        (None, False),
-        ("direct", False),
-        ("consistency", False),
-        ("progressive", True),
-        ("consistency-trajectory", True),
-        ("reverse-consistency", True),
-    ],
-)
-def test_some_objectives_need_a_student_with_two_times(instance: str | None, two_times: bool) -> None:
-    objective = {"instance": instance, "distributional": "softplus", "grid": 16 if two_times else 18}
-    assert parse(Recipe, RECIPE | {"objective": objective}, "some.yaml").objective.two_times == two_times
-
-
 # Augmentation
 
 

@@ -1,33 +1,35 @@
-"""The sampler against the reference, and against an ODE with a known solution."""
+"""The sampler against the reference and an ODE with a known solution; a teacher's samples, and pairs."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gdd.config.architecture import Architecture
 from gdd.config.recipe import Sampler
 from gdd.config.record import parse
-from gdd.diffusion.sampler import heun_sample, heun_step
+from gdd.diffusion.sampler import heun_sample, heun_step, load_pairs, make_pairs, sample_range
+from gdd.errors import UserError
+from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import Denoiser, noise_levels
+from gdd.randomness import labels, latents, noise
 
 DATA = 0.7  # standard deviation of the Gaussian data below
+STOCHASTIC = Sampler(steps=4, churn=8.0, churn_min=0.05, churn_max=50.0, churn_noise=1.003)
 
 
 def gaussian_denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
     """The exact posterior mean for data ~ N(0, DATA^2): the ODE then is x(s) / sqrt(DATA^2 + s^2) = const."""
     variance = sigma.reshape(-1, 1, 1, 1) ** 2
     return x * DATA**2 / (DATA**2 + variance)
-
-
-def exact(x: Tensor, start: float, end: float) -> Tensor:
-    return x * math.sqrt((DATA**2 + end**2) / (DATA**2 + start**2))
 
 
 @pytest.mark.parametrize("name", ["ddpmpp-cond-16", "ncsnpp-uncond-16", "adm-cond-16"])
@@ -38,8 +40,8 @@ def test_reference_samples(golden: Path, name: str) -> None:
     denoiser.load_state_dict(
         {key[6:]: torch.from_numpy(value) for key, value in data.items() if key.startswith("state/")}
     )
-    z, labels = torch.from_numpy(data["x"]), torch.from_numpy(data["labels"])
-    images = heun_sample(denoiser, z, Sampler(steps=6), labels)
+    z, one_hot = torch.from_numpy(data["x"]), torch.from_numpy(data["labels"])
+    images = heun_sample(denoiser, z, Sampler(steps=6), one_hot)
     expected = torch.from_numpy(data["heun6_output"])
     torch.testing.assert_close(images, expected, atol=2e-5, rtol=0, check_dtype=False)
 
@@ -68,15 +70,9 @@ def test_evaluations_are_counted(steps: int, evaluations: int) -> None:
     assert torch.cat(seen).min() > 0
 
 
-def test_one_step_is_one_denoising_from_the_highest_level() -> None:
-    z = torch.randn(3, 1, 2, 2)
-    images = heun_sample(gaussian_denoiser, z, Sampler(steps=1))
-    torch.testing.assert_close(images, gaussian_denoiser(80 * z, torch.tensor(80.0)))
-
-
 def test_many_steps_solve_the_ode_to_second_order() -> None:
     z = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    solution = exact(80 * z.double(), 80, 0)
+    solution = 80 * z.double() * math.sqrt(DATA**2 / (DATA**2 + 80**2))
 
     def error(steps: int) -> float:
         return float((heun_sample(gaussian_denoiser, z, Sampler(steps=steps)) - solution).abs().max())
@@ -106,15 +102,6 @@ def test_steps_pass_gradients_and_samples_do_not() -> None:
     assert not heun_sample(gaussian_denoiser, x, Sampler(steps=2)).requires_grad
 
 
-def test_churn_outside_its_levels_is_none_and_without_noise_an_error() -> None:
-    z = torch.randn(2, 1, 4, 4)
-    outside = Sampler(steps=5, churn=40.0, churn_min=100.0, churn_max=200.0)
-    plain = heun_sample(gaussian_denoiser, z, Sampler(steps=5))
-    assert torch.equal(heun_sample(gaussian_denoiser, z, outside, noise=torch.zeros_like), plain)
-    with pytest.raises(ValueError, match="pass `noise`"):
-        heun_sample(gaussian_denoiser, z, outside)
-
-
 def test_churn_raises_the_level_and_the_variance_together() -> None:
     """Of two levels, 80 and 0.002, the first is raised by the largest allowed factor, sqrt(2)."""
     seen: list[float] = []
@@ -123,12 +110,12 @@ def test_churn_raises_the_level_and_the_variance_together() -> None:
         seen.append(float(sigma))
         return gaussian_denoiser(x, sigma)
 
-    noise = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
+    fresh = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
     z = torch.ones(1, 1, 2, 2)
     sampler = Sampler(steps=2, churn=40.0, churn_min=1.0, churn_noise=1.5)
-    images = heun_sample(recording, z, sampler, noise=lambda x: noise)
+    images = heun_sample(recording, z, sampler, noise=lambda x: fresh)
     assert seen == pytest.approx([80 * math.sqrt(2), 0.002, 0.002])
-    raised = 80 * z.double() + 80 * 1.5 * noise  # sqrt(2 - 1) * 80 of fresh noise
+    raised = 80 * z.double() + 80 * 1.5 * fresh  # sqrt(2 - 1) * 80 of fresh noise
     x = heun_step(gaussian_denoiser, raised, 80 * math.sqrt(2), 0.002)
     x = heun_step(gaussian_denoiser, x, 0.002, 0.0)
     torch.testing.assert_close(images, x.float())
@@ -138,8 +125,50 @@ def test_churn_keeps_the_distribution() -> None:
     z = torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     source = torch.Generator().manual_seed(1)
 
-    def noise(x: Tensor) -> Tensor:
+    def fresh(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=source, dtype=x.dtype)
 
-    images = heun_sample(gaussian_denoiser, z, Sampler(steps=40, churn=20.0), noise=noise)
+    images = heun_sample(gaussian_denoiser, z, Sampler(steps=40, churn=20.0), noise=fresh)
     assert images.std().item() == pytest.approx(DATA, rel=0.04)
+
+
+# --- a teacher's samples, and pairs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", [Sampler(steps=3), STOCHASTIC], ids=["deterministic", "stochastic"])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_image_i_is_the_same_in_any_split(toy: Any, sampler: Sampler, conditional: bool) -> None:
+    denoiser = load_denoiser(toy.teachers[conditional])
+    whole = sample_range(denoiser, sampler, 5, 2, 6)
+    parts = [sample_range(denoiser, sampler, 5, start, 2) for start in (2, 4, 6)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(whole, sample_range(denoiser, sampler, 6, 2, 6), atol=1e-2)
+
+
+def test_latents_and_labels_are_those_of_the_index(toy: Any) -> None:
+    denoiser = load_denoiser(toy.teachers[True])
+    z, one_hot = latents(0, 7, 4, (1, 8, 8)), functional.one_hot(labels(0, 7, 4, 4), 4).float()
+    found = sample_range(denoiser, Sampler(steps=2), 0, 7, 4)
+    assert torch.equal(found, heun_sample(denoiser, z, Sampler(steps=2), one_hot))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_pairs_are_noise_and_the_end_of_the_ode_from_it(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conditional: bool
+) -> None:
+    monkeypatch.setattr("gdd.diffusion.sampler.PAIR_BATCH", 4)  # several batches, the last one smaller
+    path = tmp_path / "pairs.safetensors"
+    make_pairs(path, toy.teachers[conditional], steps=3, count=10)
+    pairs = load_pairs(path)
+    assert torch.equal(pairs.z, torch.stack([noise(0, "pair", index, (1, 8, 8)) for index in range(10)]))
+    one_hot = None
+    if conditional:
+        assert pairs.labels is not None
+        assert torch.equal(pairs.labels, labels(0, 0, 10, 4))
+        one_hot = functional.one_hot(pairs.labels, 4).float()
+    else:
+        assert pairs.labels is None
+    expected = heun_sample(load_denoiser(toy.teachers[conditional]), pairs.z, Sampler(steps=3), one_hot)
+    torch.testing.assert_close(pairs.x, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="holds no pairs"):
+        load_pairs(toy.teachers[False])

@@ -30,10 +30,8 @@ RECIPE = TeacherRecipe(
 NOISY: dict[str, Any] = {"conditional": True, "dropout": 0.2, "label_dropout": 0.3}
 
 
-def train(
-    folder: Path, world: Any, arch: dict[str, Any] | None = None, recipe: TeacherRecipe = RECIPE
-) -> None:
-    train_teacher(folder, recipe, world.arch(**(arch or {})), world.data, checkpoint_every=24)
+def train(folder: Path, toy: Any) -> None:
+    train_teacher(folder, RECIPE, toy.arch(**NOISY), toy.data, checkpoint_every=24)
 
 
 def test_a_network_that_outputs_zero_has_loss_one_at_every_level() -> None:
@@ -43,7 +41,7 @@ def test_a_network_that_outputs_zero_has_loss_one_at_every_level() -> None:
     source = torch.Generator().manual_seed(0)
     images = torch.randn(2000, 1, 4, 4, generator=source) * 0.5
     for p_mean in (-4.0, 0.0, 4.0):
-        loss = edm_loss(skip_only, images, generator=source, p_mean=p_mean, p_std=0.1)
+        loss = edm_loss(skip_only, images, None, source, p_mean, 0.1)
         assert loss.shape == (2000,)
         assert loss.mean().item() == pytest.approx(1, abs=0.03)
 
@@ -59,19 +57,19 @@ def test_the_learning_rate_rises_stays_and_falls_to_a_tenth() -> None:
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_one_step_is_adam_on_the_weighted_denoising_error(
-    world: Any, tmp_path: Path, conditional: bool
+    toy: Any, tmp_path: Path, conditional: bool
 ) -> None:
-    training = TeacherTraining(RECIPE, world.arch(conditional), world.data, tmp_path / "w.safetensors")
+    training = TeacherTraining(RECIPE, toy.arch(conditional), toy.data, tmp_path / "w.safetensors")
     training.images = 16
     before = copy.deepcopy(training.denoiser)
 
     # EDM Eq. 8 and Table 1, written out again.
     chosen = training.order.indices(16, BATCH)
-    images = to_signed(world.data.images[chosen])
+    images = to_signed(toy.data.images[chosen])
     generator = stream(RECIPE.seed, "teacher noise", 16)
     sigma = torch.exp(-1.2 + 1.2 * torch.randn(BATCH, generator=generator)).reshape(-1, 1, 1, 1)
     noisy = images + sigma * torch.randn(images.shape, generator=generator)
-    one_hot = functional.one_hot(torch.tensor(world.data.labels[chosen]), 4).float() if conditional else None
+    one_hot = functional.one_hot(torch.tensor(toy.data.labels[chosen]), 4).float() if conditional else None
     error = (before(noisy, sigma.flatten(), one_hot) - images) ** 2
     loss = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error).mean()
     gradients = torch.autograd.grad(loss, list(before.parameters()))
@@ -91,16 +89,16 @@ def test_one_step_is_adam_on_the_weighted_denoising_error(
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teachers") / "noisy"
-    train(folder, world, NOISY)
+    train(folder, toy)
     return folder
 
 
 @pytest.mark.parametrize(("after", "how"), [(2, "crash"), (4, "file"), (5, "SIGUSR2"), (7, "crash")])
 def test_resuming_changes_no_bit(
     uninterrupted: Path,
-    world: Any,
+    toy: Any,
     tmp_path: Path,
     interrupt: Callable[..., None],
     published: Callable[[Path], dict[str, bytes]],
@@ -111,12 +109,12 @@ def test_resuming_changes_no_bit(
     folder = tmp_path / "noisy"
     interrupt(TeacherTraining, after, how)
     with pytest.raises(Exception) as error:
-        train(folder, world, NOISY)
+        train(folder, toy)
     assert error.type.__name__ == ("Crash" if how == "crash" else Stopped.__name__)
     assert not (folder / "model.safetensors").exists()
     torch.manual_seed(after)  # whatever else the next process does
     random_state = torch.get_rng_state()
-    train(folder, world, NOISY)
+    train(folder, toy)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert published(folder) == published(uninterrupted)
     expected = logged(uninterrupted)
@@ -125,26 +123,23 @@ def test_resuming_changes_no_bit(
 
 
 def test_what_is_published_and_published_again_without_training(
-    uninterrupted: Path,
-    world: Any,
-    tmp_path: Path,
-    interrupt: Callable[..., None],
+    uninterrupted: Path, toy: Any, tmp_path: Path, interrupt: Callable[..., None]
 ) -> None:
     folder = tmp_path / "noisy"
     shutil.copytree(uninterrupted, folder)
     for name in ("model.safetensors", "model.json", "teacher.json", "log.jsonl"):
         (folder / name).unlink()
     interrupt(TeacherTraining, 0, "crash")
-    train(folder, world, NOISY)
+    train(folder, toy)
 
     denoiser = load_denoiser(folder / "model.safetensors")
-    assert denoiser.arch == world.arch(**NOISY)
+    assert denoiser.arch == toy.arch(**NOISY)
     identity = json.loads((folder / "model.json").read_text())
     assert identity == {"sha256": sha256(folder / "model.safetensors")}
     facts = json.loads((folder / "teacher.json").read_text())
     assert facts["images"] == 64
     assert facts["recipe"] == RECIPE.model_dump(mode="json")
-    assert facts["dataset_sha256"] == world.data.sha256
+    assert facts["dataset_sha256"] == toy.data.sha256
     assert facts["parameters"] == sum(parameter.numel() for parameter in denoiser.parameters())
     assert list((folder / "state" / "checkpoints").iterdir()) == []
     assert (folder / "log.jsonl").exists()
@@ -153,7 +148,7 @@ def test_what_is_published_and_published_again_without_training(
 @pytest.mark.parametrize("changed", ["recipe", "arch", "data"])
 def test_another_recipe_architecture_or_data_set_starts_anew(
     uninterrupted: Path,
-    world: Any,
+    toy: Any,
     tmp_path: Path,
     interrupt: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
@@ -163,10 +158,10 @@ def test_another_recipe_architecture_or_data_set_starts_anew(
     shutil.copytree(uninterrupted, folder)
     others: dict[str, Any] = {
         "recipe": RECIPE.model_copy(update={"seed": 4}),
-        "arch": world.arch(dropout=0.1),
-        "data": dataclasses.replace(world.data, description={"name": "blobs", "sha256": "0" * 64}),
+        "arch": toy.arch(dropout=0.1),
+        "data": dataclasses.replace(toy.data, description={"name": "blobs", "sha256": "0" * 64}),
     }
-    arguments = {"recipe": RECIPE, "arch": world.arch(**NOISY), "data": world.data, changed: others[changed]}
+    arguments = {"recipe": RECIPE, "arch": toy.arch(**NOISY), "data": toy.data, changed: others[changed]}
     interrupt(TeacherTraining, 0, "crash")
     with pytest.raises(Exception) as error:
         train_teacher(folder, **arguments)

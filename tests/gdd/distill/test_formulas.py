@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from gdd.data.image_array import to_signed
 from gdd.data.loader import EpochOrder
-from gdd.diffusion.sampling import load_pairs
+from gdd.diffusion.sampler import load_pairs
 from gdd.distill.distill import prepare
 from gdd.distill.shares import Part, Shares
 from gdd.distill.student import Student
@@ -34,7 +34,6 @@ IMITATION = 3.0  # weight of the instance-based loss beside the adversarial one
 EVERY, ITERATION = 2, 4  # R1 is due
 RELEASED_GAMMA = 0.4
 RATES = {"generator": 1e-3, "discriminator": 2e-3}
-EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
 Formula = Callable[[Tensor], Tensor]
 # log(1 + exp(x)), without an overflow.
@@ -102,14 +101,14 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
     return found
 
 
-def double_student(world: Any, folder: Path, conditional: bool, **changes: Any) -> Student:
-    recipe = world.recipe(
+def double_student(toy: Any, folder: Path, conditional: bool, **changes: Any) -> Student:
+    recipe = toy.recipe(
         backbones=["one", "two"],
         lr=RATES,
         r1={"gamma": RELEASED_GAMMA / GROUP, "every": EVERY},  # as the papers' settings state it
         **changes,
     )
-    student, _ = prepare(recipe, SEED, world.inputs(conditional), world.data, folder)
+    student = prepare(recipe, SEED, toy.inputs(conditional), toy.data, folder)
     assert student.discriminator
     for network in (student.generator, student.average, student.discriminator):
         network.double()
@@ -119,12 +118,12 @@ def double_student(world: Any, folder: Path, conditional: bool, **changes: Any) 
     return student
 
 
-def given(world: Any, conditional: bool) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+def given(toy: Any, conditional: bool) -> tuple[Tensor, Tensor | None, list[Tensor]]:
     """Return the images, the labels, and the noise of the generator's and of the discriminator's step."""
     start = ITERATION * BATCH
-    chosen = EpochOrder(len(world.data), SEED).indices(start, BATCH)
-    images = to_signed(world.data.images[chosen]).double()
-    labels = functional.one_hot(torch.tensor(world.data.labels[chosen]), 4).double() if conditional else None
+    chosen = EpochOrder(len(toy.data), SEED).indices(start, BATCH)
+    images = to_signed(toy.data.images[chosen]).double()
+    labels = functional.one_hot(torch.tensor(toy.data.labels[chosen]), 4).double() if conditional else None
     groups = [start // GROUP + number for number in range(BATCH // GROUP)]
     z = [
         torch.cat([noise(SEED, purpose, group, (GROUP, 1, 8, 8)) for group in groups]).double()
@@ -136,12 +135,12 @@ def given(world: Any, conditional: bool) -> tuple[Tensor, Tensor | None, list[Te
 def assert_equal(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float64
-        torch.testing.assert_close(one, other, rtol=EXACT["rtol"], atol=EXACT["atol"])
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-def direct_imitation(world: Any, conditional: bool, unet: nn.Module) -> Tensor:
+def direct_imitation(toy: Any, conditional: bool, unet: nn.Module) -> Tensor:
     """Mean squared difference of each image from the teacher's, for the pairs that are drawn; mean over images."""
-    pairs, draws = load_pairs(world.pairs[conditional]), []
+    pairs, draws = load_pairs(toy.pairs[conditional]), []
     for number in range(BATCH // GROUP):
         source = stream(SEED, "pair choice", ITERATION * BATCH // GROUP + number)
         draws.append(torch.randint(len(pairs.z), (GROUP,), generator=source))
@@ -162,7 +161,7 @@ def direct_imitation(world: Any, conditional: bool, unet: nn.Module) -> Tensor:
     ],
 )
 def test_an_iteration_is_the_papers_formulas(
-    world: Any,
+    toy: Any,
     tmp_path: Path,
     updates: list[list[Tensor]],
     loss: str,
@@ -173,9 +172,9 @@ def test_an_iteration_is_the_papers_formulas(
     objective: dict[str, Any] = {"distributional": loss}
     if imitate:
         objective |= {"instance": "direct", "pairs": 10, "instance_weight": IMITATION}
-    student = double_student(world, tmp_path, conditional, objective=objective, reuse_fakes=reuse)
+    student = double_student(toy, tmp_path, conditional, objective=objective, reuse_fakes=reuse)
     of_generator, of_fake, of_real = LOSSES[loss]
-    x, labels, (z, z_again) = given(world, conditional)
+    x, labels, (z, z_again) = given(toy, conditional)
     unet, discriminator = copy.deepcopy(student.generator.model), copy.deepcopy(student.discriminator)
     assert discriminator
     weights, heads = list(unet.parameters()), list(discriminator.heads.parameters())
@@ -187,7 +186,7 @@ def test_an_iteration_is_the_papers_formulas(
     loss_generator = released(of_generator, discriminator(fakes, labels))
     assert logged["loss_generator"] == pytest.approx(loss_generator.item() / GROUP, rel=1e-11)
     if imitate:
-        loss_instance = direct_imitation(world, conditional, unet)
+        loss_instance = direct_imitation(toy, conditional, unet)
         assert logged["loss_instance"] == pytest.approx(loss_instance.item(), rel=1e-11)
         loss_generator = loss_generator + GROUP * IMITATION * loss_instance
     gradients = [gradient / GROUP for gradient in torch.autograd.grad(loss_generator, weights)]

@@ -9,20 +9,27 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.config.recipe import Objective, Sampler
+from gdd.config.recipe import Instance, Objective, Sampler
 from gdd.data.image_array import to_signed
 from gdd.diffusion.sampler import heun_sample, heun_step
 from gdd.distill.distances import squared_error
-from gdd.distill.instance import build_instance_loss
-from gdd.distill.shares import Group
-from gdd.distill.two_times import TwoTimeLoss, image_of_step
+from gdd.distill.instance import (
+    KINDS,
+    InstanceLoss,
+    Levels,
+    Way,
+    build_instance_loss,
+    time_grid,
+    two_time_loss,
+)
+from gdd.distill.shares import Part
 from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator, noise_levels
 from gdd.networks.two_time import TwoTimeGenerator
@@ -32,6 +39,11 @@ pytestmark = pytest.mark.slow
 
 SEED = 5
 SAMPLER = Sampler(steps=3)
+INDEX = 3  # the group is the fourth of its run
+
+
+def group_of(images: Tensor, class_labels: Tensor | None) -> Part:
+    return Part(images, class_labels, INDEX * len(images), batch=len(images))
 
 
 # --- direct imitation and consistency ---------------------------------------------------------------------
@@ -39,34 +51,34 @@ SAMPLER = Sampler(steps=3)
 
 @dataclass
 class Case:
-    """Networks, and a group of four images which is the third of its run."""
+    """Networks, and a group of four images."""
 
     teacher: Denoiser
     generator: OneStepGenerator
     average: OneStepGenerator
-    group: Group
+    group: Part
 
     def loss(self, file: Path | None = None, **objective: Any) -> Tensor:
-        loss = build_instance_loss(Objective(**objective), SAMPLER, self.teacher, SEED, pairs=file)
+        loss = build_instance_loss(Objective(**objective), SAMPLER, self.teacher, SEED, file, None)
         assert loss
         return loss(self.generator, self.average, self.group)
 
 
 @pytest.fixture(params=[False, True], ids=["unconditional", "conditional"])
-def case(world: Any, request: pytest.FixtureRequest) -> Case:
-    teacher = load_denoiser(world.teachers[request.param])
+def case(toy: Any, request: pytest.FixtureRequest) -> Case:
+    teacher = load_denoiser(toy.teachers[request.param])
     generator = OneStepGenerator.from_denoiser(teacher)
     average = copy.deepcopy(generator).requires_grad_(False)
     for parameter in average.parameters():
         parameter *= 0.9
-    one_hot = functional.one_hot(torch.tensor(world.data.labels[:4]), 4).float() if request.param else None
-    return Case(teacher, generator, average, Group(to_signed(world.data.images[:4]), one_hot, 3))
+    one_hot = functional.one_hot(torch.tensor(toy.data.labels[:4]), 4).float() if request.param else None
+    return Case(teacher, generator, average, group_of(to_signed(toy.data.images[:4]), one_hot))
 
 
-def test_direct_imitation_takes_pairs_by_group(world: Any, case: Case) -> None:
+def test_direct_imitation_takes_pairs_by_group(toy: Any, case: Case) -> None:
     conditional = case.group.class_labels is not None
-    values = case.loss(world.pairs[conditional], instance="direct", pairs=10)
-    chosen = torch.randint(10, (4,), generator=stream(SEED, "pair choice", 3)).tolist()
+    values = case.loss(toy.pairs[conditional], instance="direct", pairs=10)
+    chosen = torch.randint(10, (4,), generator=stream(SEED, "pair choice", INDEX)).tolist()
     z = torch.stack([noise(0, "pair", index, (1, 8, 8)) for index in chosen])
     one_hot = None
     if conditional:
@@ -78,7 +90,7 @@ def test_direct_imitation_takes_pairs_by_group(world: Any, case: Case) -> None:
 
 
 def test_direct_imitation_solves_where_there_are_no_pairs(case: Case) -> None:
-    z, one_hot = noise(SEED, "pair noise", 3, (4, 1, 8, 8)), case.group.class_labels
+    z, one_hot = noise(SEED, "pair noise", INDEX, (4, 1, 8, 8)), case.group.class_labels
     target = heun_sample(case.teacher, z, SAMPLER, one_hot)
     expected = ((case.generator(z, one_hot) - target) ** 2).mean(dim=(1, 2, 3))
     torch.testing.assert_close(case.loss(instance="direct"), expected)
@@ -86,15 +98,14 @@ def test_direct_imitation_solves_where_there_are_no_pairs(case: Case) -> None:
 
 def test_consistency_meets_the_average_one_step_down(case: Case) -> None:
     values = case.loss(instance="consistency", grid=6)
-    index = torch.randint(1, 7, (4,), generator=stream(SEED, "consistency level", 3))
-    z = noise(SEED, "consistency noise", 3, (4, 1, 8, 8))
+    index = torch.randint(1, 7, (4,), generator=stream(SEED, "consistency level", INDEX))
+    z = noise(SEED, "consistency noise", INDEX, (4, 1, 8, 8))
     for image, step in enumerate(index.tolist()):
         above, below = (float(noise_levels(6).flip(0)[step - down]) for down in (0, 1))
         one = slice(image, image + 1)
         label = case.group.class_labels[one] if case.group.class_labels is not None else None
         noisy = case.group.images[one] + above * z[one]
-        stepped = heun_step(case.teacher, noisy, above, below, label)
-        target = case.average.forward_at(stepped, below, label)
+        target = case.average.forward_at(heun_step(case.teacher, noisy, above, below, label), below, label)
         expected = (case.generator.forward_at(noisy, above, label) - target).square().mean()
         assert values[image].item() == pytest.approx(expected.item(), rel=1e-3)
     values.sum().backward()
@@ -106,12 +117,7 @@ def test_consistency_meets_the_average_one_step_down(case: Case) -> None:
 # --- two-time students ------------------------------------------------------------------------------------
 
 MEAN, SPREAD = 0.3, 0.4
-INDEX, COUNT = 2, 48
-KINDS = {
-    "progressive": "progressive noise",
-    "consistency-trajectory": "trajectory noise",
-    "reverse-consistency": "reverse consistency noise",
-}
+COUNT = 48
 
 
 def column(sigma: Any, x: Tensor) -> Tensor:
@@ -168,9 +174,17 @@ class Wrong(Perfect):
 
 
 @pytest.fixture
-def group() -> Group:
+def group() -> Part:
     images = MEAN + SPREAD * torch.randn(COUNT, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    return Group(images, torch.eye(4)[torch.arange(COUNT) % 4] * 0.2, INDEX)
+    return group_of(images, torch.eye(4)[torch.arange(COUNT) % 4] * 0.2)
+
+
+def loss_of(kind: str, teacher: Teacher, steps: int, distance: Any = squared_error) -> InstanceLoss:
+    return two_time_loss(kind, teacher, steps, SEED, distance)  # type: ignore[arg-type]
+
+
+def drawn(kind: str, count: int, steps: int, index: int) -> Levels:
+    return KINDS[kind].draw(count, steps, stream(SEED, f"{KINDS[kind].purpose} levels", index))
 
 
 def jump(x: Any, sigma: Any, target: Any, student: Any, label: Tensor | None) -> Tensor:
@@ -192,13 +206,12 @@ def way(x: Tensor, start: int, end: int, grid: Tensor, average: Any, label: Tens
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_its_formula_and_only_the_student_learns(kind: str, group: Group) -> None:
+def test_the_loss_is_its_formula_and_only_the_student_learns(kind: str, group: Part) -> None:
     teacher, student, average = Teacher(), Wrong(0.7), Wrong(0.5).requires_grad_(False)
-    loss = TwoTimeLoss(kind, teacher, 8, SEED)
-    values = loss(student, average, group)
+    values = loss_of(kind, teacher, 8)(student, average, group)
     grid = noise_levels(8).flip(0)
-    indices = [tuple(index) for index in torch.stack(list(loss.draw(COUNT, INDEX)), 1).tolist()]
-    z = noise(SEED, KINDS[kind], INDEX, tuple(group.images.shape)).double()
+    indices = [tuple(index) for index in torch.stack(list(drawn(kind, COUNT, 8, INDEX)), 1).tolist()]
+    z = noise(SEED, f"{KINDS[kind].purpose} noise", INDEX, tuple(group.images.shape)).double()
     starts = grid[[start for start, _, _ in indices]].reshape(-1, 1, 1, 1)
     noisy = group.images.double() + starts * z
     for image, (start, middle, end) in enumerate(indices):
@@ -220,27 +233,20 @@ def test_the_loss_is_its_formula_and_only_the_student_learns(kind: str, group: G
     assert student.scale.grad.abs() > 1e-4
     assert teacher.one.grad is average.scale.grad is None
 
-    tripled = TwoTimeLoss(kind, teacher, 8, SEED, lambda output, target: 3 * squared_error(output, target))
+    tripled = loss_of(kind, teacher, 8, lambda output, target: 3 * squared_error(output, target))
     torch.testing.assert_close(tripled(student, average, group), 3 * values)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_perfect_student_has_no_loss(kind: str, group: Group) -> None:
+def test_a_perfect_student_has_no_loss(kind: str, group: Part) -> None:
     teacher, student = Teacher(), Perfect()
     coarse, fine = (
-        TwoTimeLoss(kind, teacher, steps, SEED)(student, student, group).max().item() for steps in (64, 512)
+        loss_of(kind, teacher, steps)(student, student, group).max().item() for steps in (64, 512)
     )
     # What is left is the error of one Heun step, which vanishes with the grid.
     assert coarse < 1e-5
     assert fine < 1e-8
-    assert TwoTimeLoss(kind, teacher, 64, SEED)(Wrong(0.5), student, group).min() > 1e-4
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_draws_belong_to_the_group(kind: str) -> None:
-    loss = TwoTimeLoss(kind, Teacher(), 8, SEED)
-    draws = [torch.stack(list(loss.draw(COUNT, index))).tolist() for index in (1, 1, 2)]
-    assert draws[0] == draws[1] != draws[2]
+    assert loss_of(kind, teacher, 64)(Wrong(0.5), student, group).min() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -256,7 +262,7 @@ def test_draws_belong_to_the_group(kind: str) -> None:
     ],
 )
 def test_every_step_there_is_is_drawn(kind: str, steps: int, expected: set[tuple[int, int, int]]) -> None:
-    levels = TwoTimeLoss(kind, Teacher(), steps, SEED).draw(4000, 0)
+    levels = drawn(kind, 4000, steps, 0)
     assert set(zip(*(level.tolist() for level in levels), strict=True)) == expected
     if kind == "progressive":  # each division a third
         assert (levels.start - levels.end).bincount()[[2, 4, 8]].min() > 1150
@@ -265,20 +271,17 @@ def test_every_step_there_is_is_drawn(kind: str, steps: int, expected: set[tuple
 
 
 def test_the_teacher_moves_between_neighbours_alone() -> None:
-    teacher = Teacher()
-    loss = TwoTimeLoss("reverse-consistency", teacher, 4, SEED)
+    teacher, grid = Teacher(), time_grid(4)
     x = torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    moved = loss.move(Perfect(), x, torch.tensor([4, 3, 2]), torch.tensor([3, 0, 2]))
+    known = Way(teacher, Perfect(), grid, None)  # type: ignore[arg-type]
+    moved = known.move(x, torch.tensor([4, 3, 2]), torch.tensor([3, 0, 2]))
     assert teacher.rows == 2  # Heun evaluates twice, and the other images are none of its business
     with torch.no_grad():
-        expected = heun_step(teacher, x[:1], float(loss.levels[4]), float(loss.levels[3]))
+        expected = heun_step(teacher, x[:1], float(grid[4]), float(grid[3]))
     torch.testing.assert_close(moved[:1], expected)
-    torch.testing.assert_close(moved[1], true_way(x[1], loss.levels[3], loss.levels[0]))
+    torch.testing.assert_close(moved[1], true_way(x[1], grid[3], grid[0]))
     assert torch.equal(moved[2], x[2])
 
 
-def test_the_image_of_a_step_takes_it_where_it_went() -> None:
-    x, image = torch.randn(2, 1, 2, 2).double(), torch.randn(2, 1, 2, 2).double()
-    sigma, target = torch.tensor([80.0, 2.0]).double(), torch.tensor([0.002, 1.9]).double()
-    ratio = (target / sigma).reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(image_of_step(x, ratio * x + (1 - ratio) * image, sigma, target), image)
+def test_the_configuration_knows_every_two_time_objective() -> None:
+    assert {*KINDS} < {*get_args(Instance)}

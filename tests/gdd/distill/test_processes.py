@@ -29,34 +29,34 @@ RECIPE = {"lr": {"generator": 1e-5, "discriminator": 1e-5}, "flip": True}
 At = Callable[[Student, int], None]
 
 
-def run_in(count: int, world: Any, folder: Path, at: At | None = None, **changes: Any) -> list[int]:
+def run_in(count: int, toy: Any, folder: Path, at: At | None = None, **changes: Any) -> list[int]:
     """Return how a run in `count` processes ends; `at` is called before every step with student and rank."""
-    return in_processes(count, lambda rank: work(rank, world, folder, at, changes))
 
-
-def work(rank: int, world: Any, folder: Path, at: At | None, changes: dict[str, Any]) -> None:
-    if at:
+    def work(rank: int) -> None:
         original = Student.step
 
         def step(self: Student) -> dict[str, float]:
-            at(self, rank)
+            if at:
+                at(self, rank)
             return original(self)
 
         Student.step = step  # type: ignore[method-assign]
-    try:
-        run(world, folder, **changes)
-    except Stopped:
-        os._exit(STOPPED)
-    except ProcessLost:
-        os._exit(LOST)
-    except UserError as error:
-        (folder.parent / f"refused-{rank}").write_text(str(error))
-        os._exit(REFUSED)
+        try:
+            run(toy, folder, **changes)
+        except Stopped:
+            os._exit(STOPPED)
+        except ProcessLost:
+            os._exit(LOST)
+        except UserError as error:
+            (folder.parent / f"refused-{rank}").write_text(str(error))
+            os._exit(REFUSED)
+
+    return in_processes(count, work)
 
 
-def run(world: Any, folder: Path, execution: Execution = PLAIN, **changes: Any) -> None:
-    recipe = world.recipe(**(RECIPE | changes))
-    distill(folder, recipe, SEED, world.inputs(), checkpoint_every=8, execution=execution)
+def run(toy: Any, folder: Path, execution: Execution = PLAIN, **changes: Any) -> None:
+    recipe = toy.recipe(**(RECIPE | changes))
+    distill(folder, recipe, SEED, toy.inputs(), checkpoint_every=8, execution=execution)
 
 
 def weights(generator: Any) -> torch.Tensor:
@@ -67,8 +67,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def assert_the_same_run(world: Any, one: Path, other: Path) -> None:
-    before = weights(one_step_from_denoiser(world.teachers[False]))
+def assert_the_same_run(toy: Any, one: Path, other: Path) -> None:
+    before = weights(one_step_from_denoiser(toy.teachers[False]))
     for images in ("000000016", "000000032"):
         first, second = (
             weights(load_generator(folder / "snapshots" / f"{images}.safetensors")) - before
@@ -83,17 +83,17 @@ def assert_the_same_run(world: Any, one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run in one process that takes both groups of a batch at once."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    run(world, folder, Execution(images_at_once=8))
+    run(toy, folder, Execution(images_at_once=8))
     return folder
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4], ids=["accumulated", "a group each", "half a group each"])
-def test_no_layout_changes_the_weights(world: Any, tmp_path: Path, alone: Path, processes: int) -> None:
-    assert run_in(processes, world, tmp_path / "run") == [0] * processes
-    assert_the_same_run(world, alone, tmp_path / "run")
+def test_no_layout_changes_the_weights(toy: Any, tmp_path: Path, alone: Path, processes: int) -> None:
+    assert run_in(processes, toy, tmp_path / "run") == [0] * processes
+    assert_the_same_run(toy, alone, tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["sessions"][0]["processes"] == processes
     assert facts["images_at_once"] == {1: 4, 2: 4, 4: 2}[processes]
@@ -103,20 +103,20 @@ def test_no_layout_changes_the_weights(world: Any, tmp_path: Path, alone: Path, 
     "changes",
     [
         {"objective": {"distributional": "hinge", "instance": "direct"}, "reuse_fakes": True},
-        {"augment": {"kind": "ada", "target": -0.9, "speed_kimg": 0.01}, "images": 64},
+        {"augment": {"kind": "ada", "target": -0.9, "speed_kimg": 0.01}, "images": 40},
     ],
     ids=["combined", "ADA"],
 )
-def test_all_that_is_drawn_belongs_to_groups(world: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
-    run(world, tmp_path / "alone", **changes)
-    assert run_in(2, world, tmp_path / "two", **changes) == [0, 0]
-    assert_the_same_run(world, tmp_path / "alone", tmp_path / "two")
+def test_all_that_is_drawn_belongs_to_groups(toy: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+    run(toy, tmp_path / "alone", **changes)
+    assert run_in(2, toy, tmp_path / "two", **changes) == [0, 0]
+    assert_the_same_run(toy, tmp_path / "alone", tmp_path / "two")
     if "augment" in changes:
         assert max(line["augment_p"] for line in lines(tmp_path / "two")) > 0
 
 
 def test_resuming_with_the_same_processes_changes_no_bit_and_with_others_hardly_any(
-    world: Any,
+    toy: Any,
     tmp_path: Path,
     alone: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -129,42 +129,41 @@ def test_resuming_with_the_same_processes_changes_no_bit_and_with_others_hardly_
         if student.images == 16 and rank == 1:
             stop.touch()
 
-    assert run_in(2, world, tmp_path / "whole") == [0, 0]
+    assert run_in(2, toy, tmp_path / "whole") == [0, 0]
     for folder, processes in (("same", 2), ("fewer", 1)):
-        assert run_in(2, world, tmp_path / folder, ask) == [STOPPED, STOPPED]
+        assert run_in(2, toy, tmp_path / folder, ask) == [STOPPED, STOPPED]
         checkpoints = (tmp_path / folder / "state" / "checkpoints").iterdir()
         assert max(path.name for path in checkpoints).startswith("000000000024-")
         stop.unlink()
-        assert run_in(processes, world, tmp_path / folder) == [0] * processes
+        assert run_in(processes, toy, tmp_path / folder) == [0] * processes
     assert published(tmp_path / "same") == published(tmp_path / "whole")
-    assert_the_same_run(world, alone, tmp_path / "fewer")
+    assert_the_same_run(toy, alone, tmp_path / "fewer")
     sessions = json.loads((tmp_path / "fewer" / "run.json").read_text())["sessions"]
     assert [session["processes"] for session in sessions] == [2, 1]
 
 
-def test_an_error_in_the_main_process_ends_the_others(world: Any, tmp_path: Path) -> None:
+def test_an_error_in_the_main_process_ends_the_others(toy: Any, tmp_path: Path) -> None:
     def full(student: Student, rank: int) -> None:
         def snapshot(images: int) -> None:
             raise UserError("the disk is full")
 
         student.snapshot = snapshot  # type: ignore[method-assign]
 
-    assert run_in(2, world, tmp_path / "run", full) == [REFUSED, LOST]
+    assert run_in(2, toy, tmp_path / "run", full) == [REFUSED, LOST]
+
+
+DIRECT = {"objective": {"instance": "direct", "pairs": 10}}
 
 
 @pytest.mark.parametrize(
     ("processes", "changes", "sentence"),
     [
         (3, {}, "3 processes cannot share the batch of 2 x 4 images evenly; use at most 2, or 4, 8"),
-        (
-            4,
-            {"objective": {"instance": "direct", "pairs": 10}},
-            "needs whole groups, so use at most 2 processes",
-        ),
+        (4, DIRECT, "needs whole groups, so use at most 2 processes"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(
-    world: Any, tmp_path: Path, processes: int, changes: dict[str, Any], sentence: str
+    toy: Any, tmp_path: Path, processes: int, changes: dict[str, Any], sentence: str
 ) -> None:
-    assert run_in(processes, world, tmp_path / "run", **changes) == [REFUSED] * processes
+    assert run_in(processes, toy, tmp_path / "run", **changes) == [REFUSED] * processes
     assert sentence in (tmp_path / "refused-0").read_text()

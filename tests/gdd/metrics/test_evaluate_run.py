@@ -31,33 +31,33 @@ KEYS = {*EVALUATION.wanted()}
 
 
 @pytest.fixture(scope="module")
-def references(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def references(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world's features and pixels, of twice as many images as it has: pixels are 64 features."""
-    folder, images = tmp_path_factory.mktemp("references"), np.concatenate([world.data.images] * 2)
+    folder, images = tmp_path_factory.mktemp("references"), np.concatenate([toy.data.images] * 2)
     images[44:] = 255 - images[44:]
-    of = {"dataset": "blobs", "dataset_sha256": world.data.sha256}
+    of = {"dataset": "blobs", "dataset_sha256": toy.data.sha256}
     for name in ("one", "pixels"):
-        extractor = open_extractor(name, world.backbones["one"], world.data.shape)
+        extractor = open_extractor(name, toy.backbones["one"], toy.data.shape)
         build_reference(images, extractor, path=folder / f"{name}.npz", **of)
     return folder
 
 
-def compared(world: Any, folder: Path, evaluation: Evaluation = EVALUATION) -> Any:
+def compared(toy: Any, folder: Path, evaluation: Evaluation = EVALUATION) -> Any:
     wanted = by_extractor(evaluation.wanted(), "one")
-    return open_comparisons(world.data.shape, folder, wanted, weights={"one": world.backbones["one"]})
+    return open_comparisons(toy.data.shape, folder, wanted, weights={"one": toy.backbones["one"]})
 
 
 @pytest.fixture
-def comparisons(world: Any, references: Path) -> Any:
-    return compared(world, references)
+def comparisons(toy: Any, references: Path) -> Any:
+    return compared(toy, references)
 
 
 def make_run(
-    world: Any, folder: Path, conditional: bool = False, scales: tuple[float, ...] = (1, 2, 3)
+    toy: Any, folder: Path, conditional: bool = False, scales: tuple[float, ...] = (1, 2, 3)
 ) -> Path:
     """Write snapshots at 16, 32, ... images that drift away from the teacher."""
     for index, scale in enumerate(scales, 1):
-        generator = one_step_from_denoiser(world.teachers[conditional])
+        generator = one_step_from_denoiser(toy.teachers[conditional])
         with torch.no_grad():
             generator.model.dec["8x8_aux_conv"].weight *= scale
         save_network(folder / "snapshots" / f"{16 * index:09d}.safetensors", generator)
@@ -66,9 +66,9 @@ def make_run(
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
 def test_a_run_has_a_curve_a_final_and_a_best_snapshot(
-    world: Any, tmp_path: Path, comparisons: Any, conditional: bool
+    toy: Any, tmp_path: Path, comparisons: Any, conditional: bool
 ) -> None:
-    folder = make_run(world, tmp_path, conditional)
+    folder = make_run(toy, tmp_path, conditional)
     evaluation = EVALUATION.model_copy(update={"also_at": (32, 48, 999)})
     metrics = evaluate_run(folder, evaluation, comparisons)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
@@ -88,9 +88,9 @@ def test_a_run_has_a_curve_a_final_and_a_best_snapshot(
 
 
 def test_the_numbers_are_of_fixed_latents_and_say_what_they_mean(
-    world: Any, tmp_path: Path, comparisons: Any
+    toy: Any, tmp_path: Path, comparisons: Any
 ) -> None:
-    metrics = evaluate_run(make_run(world, tmp_path, scales=(1,)), EVALUATION, comparisons)
+    metrics = evaluate_run(make_run(toy, tmp_path, scales=(1,)), EVALUATION, comparisons)
     assert {key: metrics["best"][key] for key in metrics["final"]} == metrics["final"]
     generator = load_generator(tmp_path / "snapshots" / "000000016.safetensors")
     for number, block in enumerate(metrics["final"]["blocks"]):
@@ -101,8 +101,8 @@ def test_the_numbers_are_of_fixed_latents_and_say_what_they_mean(
             assert block[key] == pytest.approx(frechet_distance(gaussian, real), rel=1e-3)
 
     provenance = metrics["provenance"]
-    assert provenance["dataset_sha256"] == world.data.sha256
-    assert provenance["extractor_sha256"] == sha256(world.backbones["one"])
+    assert provenance["dataset_sha256"] == toy.data.sha256
+    assert provenance["extractor_sha256"] == sha256(toy.backbones["one"])
     assert (provenance["samples"], provenance["blocks"], provenance["latent_seed"]) == (80, 2, 0)
     assert provenance["reference_images"] == 88
     assert provenance.keys() >= {"revision", "torch", "device", "threads"}
@@ -111,18 +111,18 @@ def test_the_numbers_are_of_fixed_latents_and_say_what_they_mean(
     assert "raw pixels" in metrics["definitions"]["pixel_fid"]
 
 
-def test_the_metrics_that_a_setting_lists(world: Any, tmp_path: Path, references: Path) -> None:
+def test_the_metrics_that_a_setting_lists(toy: Any, tmp_path: Path, references: Path) -> None:
     evaluation = Evaluation(extractor="one", samples=80, metrics=("fid", "kid", "pixel_recall"))
-    listed = evaluate_run(make_run(world, tmp_path), evaluation, compared(world, references, evaluation))
+    listed = evaluate_run(make_run(toy, tmp_path), evaluation, compared(toy, references, evaluation))
     assert all(point.keys() == {"images", "fid"} for point in listed["curve"])
     for part in (listed["final"], listed["best"]):
         assert part["mean"].keys() == listed["definitions"].keys() == {"fid", "kid", "pixel_recall"}
 
 
 def test_an_interrupted_evaluation_goes_on(
-    world: Any, tmp_path: Path, comparisons: Any, monkeypatch: pytest.MonkeyPatch
+    toy: Any, tmp_path: Path, comparisons: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, folder = (make_run(world, tmp_path / name, scales=(1, 3, 2)) for name in ("whole", "killed"))
+    whole, folder = (make_run(toy, tmp_path / name, scales=(1, 3, 2)) for name in ("whole", "killed"))
     expected, original = evaluate_run(whole, EVALUATION, comparisons), evaluate._extract
     done: list[tuple[str, int]] = []
     most = 0
@@ -149,26 +149,26 @@ def test_an_interrupted_evaluation_goes_on(
     assert len(done) == len(passes)
 
 
-def test_the_curve_keeps_snapshots_that_were_removed(world: Any, tmp_path: Path, references: Path) -> None:
-    run = make_run(world, tmp_path, scales=(1, 3, 2))
-    before = evaluate_run(run, EVALUATION, compared(world, references))
+def test_the_curve_keeps_snapshots_that_were_removed(toy: Any, tmp_path: Path, references: Path) -> None:
+    run = make_run(toy, tmp_path, scales=(1, 3, 2))
+    before = evaluate_run(run, EVALUATION, compared(toy, references))
     (gone,) = {16, 32} - {before["best"]["images"]}
     (run / "snapshots" / f"{gone:09d}.safetensors").unlink()
     more = Evaluation(extractor="one", samples=80, blocks=2, metrics=("fid", "kid", "pixel_fid"))
-    after = evaluate_run(run, more, compared(world, references, more))
+    after = evaluate_run(run, more, compared(toy, references, more))
     assert after["curve"] == before["curve"]
     assert after["best"]["images"] == before["best"]["images"]
     assert "kid" in after["final"]["mean"]
     # Of another number of images, the old numbers do not count.
     fewer = more.model_copy(update={"samples": 70})
-    curve = evaluate_run(run, fewer, compared(world, references, fewer))["curve"]
+    curve = evaluate_run(run, fewer, compared(toy, references, fewer))["curve"]
     assert gone not in [point["images"] for point in curve]
 
 
 def test_a_snapshot_that_diverged_has_no_numbers(
-    world: Any, tmp_path: Path, comparisons: Any, caplog: pytest.LogCaptureFixture
+    toy: Any, tmp_path: Path, comparisons: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = make_run(world, tmp_path, scales=(1, float("nan")))
+    run = make_run(toy, tmp_path, scales=(1, float("nan")))
     metrics = evaluate_run(run, EVALUATION, comparisons)
     assert metrics["curve"][1] == {"images": 32}
     assert (metrics["final"]["mean"], metrics["best"]["images"]) == ({}, 16)

@@ -29,21 +29,21 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def reference(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "one.npz"
-    extractor = open_extractor("one", world.backbones["one"], world.data.shape)
-    images = np.asarray(world.data.images)
-    build_reference(images, extractor, dataset="blobs", dataset_sha256=world.data.sha256, path=path)
+    extractor = open_extractor("one", toy.backbones["one"], toy.data.shape)
+    images = np.asarray(toy.data.images)
+    build_reference(images, extractor, dataset="blobs", dataset_sha256=toy.data.sha256, path=path)
     return path
 
 
 @pytest.fixture
-def monitor(world: Any, reference: Path) -> FidMonitor:
-    return FidMonitor(IMAGES, world.backbones["one"], reference, every=12)
+def monitor(toy: Any, reference: Path) -> FidMonitor:
+    return FidMonitor(IMAGES, toy.backbones["one"], reference, every=12)
 
 
 def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
-    world: Any,
+    toy: Any,
     tmp_path: Path,
     monitor: FidMonitor,
     reference: Path,
@@ -51,11 +51,11 @@ def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
     logged: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     for name, by in (("with", monitor), ("without", None)):
-        distill(tmp_path / name, world.recipe(snapshot_every=8), SEED, world.inputs(), monitor=by)
+        distill(tmp_path / name, toy.recipe(snapshot_every=8), SEED, toy.inputs(), monitor=by)
     assert published(tmp_path / "with") == published(tmp_path / "without")
     lines = [line for line in logged(tmp_path / "with") if line.get("event") == "measurement"]
     assert [line["images"] for line in lines] == [16, 24, 32]  # the first at or after 12 and 24, and the end
-    extractor = open_extractor("one", world.backbones["one"], world.data.shape)
+    extractor = open_extractor("one", toy.backbones["one"], toy.data.shape)
     for line in lines:
         generator = load_generator(tmp_path / "with" / "snapshots" / f"{line['images']:09d}.safetensors")
         features = extractor(quantise(generate(generator, 0, IMAGES)))
@@ -68,12 +68,12 @@ def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
 
 
 def test_neither_nan_nor_a_full_memory_ends_the_training(
-    world: Any, monitor: FidMonitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    toy: Any, monitor: FidMonitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = one_step_from_denoiser(world.teachers[False]).eval()
+    generator = one_step_from_denoiser(toy.teachers[False]).eval()
     with torch.no_grad():
         next(generator.parameters()).fill_(torch.nan)
-    monitor.open(world.data, CPU)
+    monitor.open(toy.data, CPU)
     assert np.isnan((monitor.measure(generator, lambda: False) or {})[NAME])
     assert "fid_of_70: 64 of 64 generated images hold NaN" in caplog.text
     assert monitor.measure(generator, lambda: True) is None
@@ -95,12 +95,12 @@ def test_neither_nan_nor_a_full_memory_ends_the_training(
     ],
 )
 def test_what_does_not_fit_is_refused(
-    world: Any, reference: Path, changes: dict[str, Any], sentence: str
+    toy: Any, reference: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    weights = world.backbones[changes.get("weights", "one")]
+    weights = toy.backbones[changes.get("weights", "one")]
     files = weights, changes.get("reference", reference)
     monitor = FidMonitor(changes.get("images", IMAGES), *files, dataset=changes.get("dataset"))
     with pytest.raises(UserError) as error:
-        monitor.open(world.data, CPU)
+        monitor.open(toy.data, CPU)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)

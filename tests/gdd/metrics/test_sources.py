@@ -15,7 +15,7 @@ from PIL import Image
 
 from gdd.config.recipe import Sampler
 from gdd.data.image_array import quantise
-from gdd.diffusion.sampling import sample_range
+from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.metrics.export import export
@@ -28,13 +28,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def generators(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def generators(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain, conditional, broken = (
-        one_step_from_denoiser(world.teachers[conditional]) for conditional in (False, True, False)
+        one_step_from_denoiser(toy.teachers[conditional]) for conditional in (False, True, False)
     )
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
-    several = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False]), steps=3).eval()
+    several = OneStepGenerator.from_denoiser(load_denoiser(toy.teachers[False]), steps=3).eval()
     folder = tmp_path_factory.mktemp("generators")
     networks = {"plain": plain, "conditional": conditional, "several": several, "broken": broken}
     for name, network in networks.items():
@@ -55,18 +55,18 @@ def test_images_are_those_of_training_and_of_any_split(generators: dict[str, Pat
 
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("sampler", [Sampler(steps=2), STOCHASTIC], ids=["Heun", "stochastic"])
-def test_a_teachers_images(world: Any, conditional: bool, sampler: Sampler) -> None:
-    source = open_source(world.teachers[conditional], sampler=sampler, seed=5)
-    expected = quantise(sample_range(load_denoiser(world.teachers[conditional]), sampler, 5, 3, 5))
+def test_a_teachers_images(toy: Any, conditional: bool, sampler: Sampler) -> None:
+    source = open_source(toy.teachers[conditional], sampler=sampler, seed=5)
+    expected = quantise(sample_range(load_denoiser(toy.teachers[conditional]), sampler, 5, 3, 5))
     assert torch.equal(torch.cat([source.images(3, 2), source.images(5, 3)]), expected)
 
 
-def test_what_a_source_says_of_itself(generators: dict[str, Path], world: Any) -> None:
+def test_what_a_source_says_of_itself(generators: dict[str, Path], toy: Any) -> None:
     source = open_source(generators["several"], seed=4)
     assert (source.kind, source.evaluations, source.count, source.shape) == ("generator", 3, None, (1, 8, 8))
     assert source.facts == {"seed": 4, "class": None}
     assert (source.dataset, open_source(generators["plain"]).dataset) == (None, "blobs")
-    teacher = open_source(world.teachers[False], sampler=STOCHASTIC)
+    teacher = open_source(toy.teachers[False], sampler=STOCHASTIC)
     assert (teacher.kind, teacher.evaluations) == ("teacher", 3)
     assert teacher.facts["sampler"]["churn"] == 1.0
     assert teacher.sha256 != source.sha256
@@ -175,10 +175,10 @@ def test_misuse_of_folders(tmp_path: Path, folder: Path) -> None:
 )
 @pytest.mark.usefixtures("arrays")
 def test_misuse(
-    world: Any, generators: dict[str, Path], tmp_path: Path, name: str, options: Any, message: str
+    toy: Any, generators: dict[str, Path], tmp_path: Path, name: str, options: Any, message: str
 ) -> None:
     (tmp_path / "page.npz").write_text("<html>")
-    known = {**generators, "teacher": world.teachers[False], "classifier": world.backbones["one"]}
+    known = {**generators, "teacher": toy.teachers[False], "classifier": toy.backbones["one"]}
     with pytest.raises(UserError, match=message) as error:
         open_source(known.get(name, tmp_path / name), **options)
     assert "\n" not in str(error.value)

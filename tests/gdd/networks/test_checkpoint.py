@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gdd.config.architecture import Architecture
-from gdd.distill.freeze import FREEZE_POLICIES, frozen_names
+from gdd.config.freeze import FREEZE_POLICIES, frozen_names
 from gdd.errors import UserError
 from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator

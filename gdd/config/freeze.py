@@ -1,14 +1,16 @@
-"""Which parameters a student keeps from its teacher (GDD-I): policies as data, exact lists of names.
+"""Which parameters a student keeps from its teacher (GDD-I): freeze policies by name, and what they freeze.
 
-Policies speak of the names of an unwrapped `OneStepGenerator`, such as `model.enc.32x32_block0.conv0.weight`.
+A new policy is an entry of `FREEZE_POLICIES`. Its patterns match the names of a generator's parameters, such
+as `model.enc.32x32_block0.conv0.weight`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Annotated, Any
 
-from torch import nn
+from pydantic import AfterValidator, Field
 
 from gdd.errors import UserError
 
@@ -30,11 +32,9 @@ FREEZE_POLICIES: dict[str, tuple[str, ...]] = {
 
 
 def frozen_names(names: Iterable[str], policy: str | tuple[str, ...]) -> list[str]:
-    """Return those of `names` that `policy` freezes, in their order.
+    """Return those of a network's dotted parameter names that `policy` freezes, in their order.
 
-    Args:
-        names: dotted parameter names of one network.
-        policy: a key of `FREEZE_POLICIES`, or patterns (`*`, `?`, `[...]`; "!" in front excepts again).
+    A policy is a key of `FREEZE_POLICIES`, or patterns (`*`, `?`, `[...]`; "!" in front excepts again).
 
     Raises:
         UserError: one of the given patterns matches no name.
@@ -53,13 +53,16 @@ def frozen_names(names: Iterable[str], policy: str | tuple[str, ...]) -> list[st
     return [name for name in names if name in chosen]
 
 
-def freeze(network: nn.Module, policy: str | tuple[str, ...]) -> list[str]:
-    """Let exactly the parameters that `policy` does not freeze require gradients; return the frozen names.
+def _known(name: str) -> str:
+    if name not in FREEZE_POLICIES:
+        *others, last = map(repr, FREEZE_POLICIES)
+        raise ValueError(f"input should be {', '.join(others)} or {last}")
+    return name
 
-    Raises:
-        UserError: as `frozen_names`.
-    """
-    frozen = frozen_names([name for name, _ in network.named_parameters()], policy)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    return frozen
+
+def _list_policies(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(FREEZE_POLICIES)
+
+
+# A field of the configuration that names a policy. The table is looked into when one is read.
+PolicyName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_policies)]
