@@ -180,6 +180,11 @@ class Recipe(Record):
                 "'instance: direct' ties one noise to one image, and a generator of several steps takes more "
                 "noise; set 'generator_steps' to 1"
             )
+        if self.teacher_sampler.churn and self.objective.instance == "direct":
+            raise ValueError(
+                "'instance: direct' imitates the end of the teacher's ODE, which needs a deterministic "
+                "sampler; set 'teacher_sampler.churn' to 0"
+            )
         if self.batch % self.heads.norm_group:
             raise ValueError(
                 f"'batch' ({self.batch}) cannot be divided into groups of 'heads.norm_group' "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import logging
-from collections.abc import Callable
 
 import torch
 
@@ -21,9 +20,8 @@ FULL = 0.92  # of a GPU's memory; the rest is for what a trial does not see, fra
 def images_at_once(student: Student, wanted: int | None = None) -> int:
     """Return how many images go through the networks at once, the same number in every process.
 
-    On a CPU that is one group. On a GPU the student, before its first step, trains a step with the whole
-    share of a process, half of it, and so on, until the step fits; then it is put back as it was. `wanted`
-    takes the place of the search.
+    On a CPU that is one group. On a GPU the student, before its first step, tries a step with the whole share
+    of a process, half of it, and so on, until the step fits. `wanted` takes the place of the search.
 
     Raises:
         UserError: not even one group fits, or `wanted` is no multiple of a group.
@@ -34,8 +32,10 @@ def images_at_once(student: Student, wanted: int | None = None) -> int:
         return wanted
     if world.device.type == "cpu" or layout.piece == layout.share:
         return layout.piece
-    found = most_that_fit(layout.piece, layout.share, lambda count: fits(student, count))
-    agreed = world.minimum(found)
+    pieces = layout.share // layout.piece
+    while pieces and not fits(student, pieces * layout.piece):
+        pieces = -(-pieces // 2) if pieces > 1 else 0
+    agreed = world.minimum(pieces) * layout.piece
     if agreed == 0:
         total = torch.cuda.get_device_properties(world.device).total_memory / 2**30
         raise UserError(
@@ -47,28 +47,29 @@ def images_at_once(student: Student, wanted: int | None = None) -> int:
     return agreed
 
 
-def most_that_fit(piece: int, share: int, try_out: Callable[[int], bool]) -> int:
-    """Return the largest of share, share / 2, share / 4, ... in whole pieces that fits; 0 if none does."""
-    pieces = share // piece
-    while not try_out(pieces * piece):
-        if pieces == 1:
-            return 0
-        pieces = -(-pieces // 2)
-    return pieces * piece
-
-
 def fits(student: Student, count: int) -> bool:
-    """Return whether a step with `count` images at once fits into the GPU; the student stays as it is."""
+    """Train a step, R1 included, with `count` images at once, in this process alone; put the student back.
+
+    Returns whether the GPU's memory was enough.
+    """
     before = io.BytesIO()  # a second copy on the GPU would take room from the trial
     torch.save(student.state(), before)
+    world, student.world = student.world, World(device=student.world.device)
     torch.cuda.set_per_process_memory_fraction(FULL)
     try:
-        rehearse(student, count)
+        parts, scalars = student.shares.parts(0, count), Scalars(float)
+        if not student.recipe.reuse_fakes:
+            parts = parts[:1]  # fakes that are used again stay in memory for all of a step
+        fakes, _ = student.generator_step(parts, scalars)
+        if student.discriminator:
+            student.discriminator_step(parts, fakes, scalars)
+            student.r1_step(parts)
         return True
     except torch.OutOfMemoryError:
         return False
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+        student.world = world
         before.seek(0)
         student.load(torch.load(before, map_location="cpu", weights_only=True))
         if student.discriminator:
@@ -76,19 +77,3 @@ def fits(student: Student, count: int) -> bool:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def rehearse(student: Student, count: int) -> None:
-    """Train a step, R1 included, with `count` images at once, in this process alone."""
-    world, student.world = student.world, World(device=student.world.device)
-    try:
-        parts = student.shares.parts(0, count)
-        if not student.recipe.reuse_fakes:
-            parts = parts[:1]  # fakes that are used again stay in memory for all of a step
-        scalars = Scalars(float)
-        fakes, _ = student.generator_step(parts, scalars)
-        if student.discriminator:
-            student.discriminator_step(parts, fakes, scalars)
-            student.r1_step(parts)
-    finally:
-        student.world = world

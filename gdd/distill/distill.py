@@ -19,7 +19,7 @@ from gdd.config.freeze import frozen_names
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.distill.at_once import images_at_once
-from gdd.distill.instance import KINDS, build_instance_loss
+from gdd.distill.instance import TWO_TIMES, build_instance_loss
 from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
@@ -218,7 +218,7 @@ def prepare(
 
 def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepGenerator:
     dtype = getattr(torch, recipe.precision)
-    kind = TwoTimeGenerator if recipe.objective.instance in KINDS else OneStepGenerator
+    kind = TwoTimeGenerator if recipe.objective.instance in TWO_TIMES else OneStepGenerator
     with seeded_weights(derived_seed(seed, "generator weights")):
         if recipe.init == "teacher":
             return kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)

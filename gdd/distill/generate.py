@@ -1,18 +1,14 @@
-"""A generator's images by their indices, and the snapshots of a run."""
+"""A generator's images by their indices, and which snapshots of a run stay."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gdd.data.image_array import quantise
-from gdd.files import write_npz
-from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import labels, latents
 
@@ -44,15 +40,6 @@ def generate(
             indices = torch.full_like(indices, only_class)
         one_hot = functional.one_hot(indices.to(device), classes).float()
     return generator(z.to(device), one_hot)
-
-
-def write_snapshot(folder: Path, images: int, average: OneStepGenerator, description: dict[str, Any]) -> None:
-    """Write the weights, with `description` in their header, and `SAMPLES` images at an image count."""
-    path = folder / "snapshots" / f"{images:09d}.safetensors"
-    save_network(path, average, images=images, **description)
-    # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
-    samples = quantise(generate(average, 0, SAMPLES).nan_to_num())
-    write_npz(folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
 
 
 def keep_only(folder: Path, images: Collection[int]) -> None:

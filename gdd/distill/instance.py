@@ -1,14 +1,15 @@
-"""Instance-based losses: they tie each single output of the student to the teacher.
+"""Instance-based objectives: they tie each single output of the student to the teacher.
 
-A new one is a function here that `build_instance_loss` chooses, and its name in `gdd.config.recipe.Instance`.
-Students of two times are also given the noise level to reach; their losses are in `KINDS`.
+Each is a function that gives the student's images and their targets, both [B, C, H, W], for the images of one
+group. A new one is an entry of `INSTANCE`, and its name in `gdd.config.recipe.Instance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +19,31 @@ from gdd.config.recipe import Objective, Sampler
 from gdd.diffusion.sampler import Pairs, heun_sample, heun_step, load_pairs
 from gdd.distill.distances import Distance, load_lpips, squared_error
 from gdd.distill.shares import Part
-from gdd.errors import UserError
 from gdd.networks.preconditioning import SIGMA_MAX, SIGMA_MIN, Denoiser, OneStepGenerator, noise_levels
 from gdd.networks.two_time import TwoTimeGenerator
 from gdd.randomness import noise, stream
 
-# (generator, its EMA, a part that is one group) -> the loss of each of its images, [B]
+# (generator, its EMA, a group) -> the loss of each of the group's images, [B]
 InstanceLoss = Callable[[OneStepGenerator, OneStepGenerator, Part], Tensor]
+
+
+class Lesson(NamedTuple):
+    """What targets are made from."""
+
+    teacher: Denoiser  # in eval mode; it is never given gradients
+    sampler: Sampler  # of the teacher
+    pairs: Pairs | None
+    grid: Tensor  # noise levels [steps + 1], float64, rising from 0.002 to 80
+    seed: int  # of noise and draws, which belong to groups
+
+    def noise(self, purpose: str, group: Part) -> Tensor:
+        """Return unit noise like a group's images, on their device."""
+        shape = tuple(group.images.shape)
+        return noise(self.seed, f"{purpose} noise", group.index, shape).to(group.images.device)
+
+
+# (lesson, generator, its EMA, a group) -> images and targets; with students of two times as generators
+Compare = Callable[[Lesson, Any, Any, Part], tuple[Tensor, Tensor]]
 
 
 def build_instance_loss(
@@ -39,14 +58,14 @@ def build_instance_loss(
 
     Args:
         objective: of the recipe.
-        sampler: of the teacher, for an objective that solves its ODE as it goes.
-        teacher: in eval mode; it is never given gradients.
-        seed: of noise and draws, which belong to groups.
+        sampler: of the teacher.
+        teacher: in eval mode.
+        seed: of the run.
         pairs: what `gdd pairs` made, for an objective that takes them.
         lpips: torchvision's VGG-16, for an objective that measures with LPIPS.
 
     Raises:
-        UserError: a file is not what it should be, or the sampler is stochastic where it must not be.
+        UserError: a file is not what it should be.
     """
     if objective.instance is None:
         return None
@@ -54,100 +73,62 @@ def build_instance_loss(
     if objective.distance == "lpips":
         assert lpips
         distance = load_lpips(lpips)
-    if objective.instance in KINDS:
-        return two_time_loss(objective.instance, teacher, objective.grid, seed, distance)
-    if objective.instance == "consistency":
-        return consistency_loss(teacher, objective.grid, seed, distance)
-    if sampler.churn > 0:
-        raise UserError(
-            "Imitating the end of the teacher's ODE needs a deterministic sampler; "
-            "set 'teacher_sampler.churn' to 0."
-        )
-    if objective.pairs == 0:
-        return solving_loss(teacher, sampler, seed, distance)
-    assert pairs
-    return direct_loss(load_pairs(pairs), seed, distance)
+    solved: Pairs | None = None
+    if objective.pairs:
+        assert pairs
+        solved = load_pairs(pairs)
+    compare = INSTANCE[objective.instance]
+    lesson = Lesson(teacher, sampler, solved, time_grid(objective.grid), seed)
 
-
-def direct_loss(pairs: Pairs, seed: int, distance: Distance) -> InstanceLoss:
-    """Return the distance to the end of the teacher's ODE from the same noise (arXiv:2101.02388).
-
-    The pairs are solved beforehand, and drawn at random for every group.
-    """
-
-    def loss(generator: OneStepGenerator, _: OneStepGenerator, group: Part) -> Tensor:
-        draws = stream(seed, "pair choice", group.index)
-        chosen = torch.randint(len(pairs.z), (len(group.images),), generator=draws)
-        device, one_hot = group.images.device, None
-        if pairs.labels is not None:
-            indices = pairs.labels[chosen].to(device)
-            one_hot = functional.one_hot(indices, generator.arch.label_dim).float()
-        return distance(generator(pairs.z[chosen].to(device), one_hot), pairs.x[chosen].to(device))
-
-    return loss
-
-
-def solving_loss(teacher: Denoiser, sampler: Sampler, seed: int, distance: Distance) -> InstanceLoss:
-    """Return `direct_loss` with fresh noise for every group, from which the teacher solves its ODE."""
-
-    def loss(generator: OneStepGenerator, _: OneStepGenerator, group: Part) -> Tensor:
-        z = noise(seed, "pair noise", group.index, tuple(group.images.shape)).to(group.images.device)
-        target = heun_sample(teacher, z, sampler, group.class_labels)
-        return distance(generator(z, group.class_labels), target)
+    def loss(generator: OneStepGenerator, average: OneStepGenerator, group: Part) -> Tensor:
+        output, target = compare(lesson, generator, average, group)
+        return distance(output.float(), target.float())
 
     return loss
 
 
 def time_grid(steps: int) -> Tensor:
-    """Return the noise levels [steps + 1], float64, rising from 0.002 to 80."""
     return noise_levels(steps, SIGMA_MIN, SIGMA_MAX)
 
 
-def consistency_loss(teacher: Denoiser, steps: int, seed: int, distance: Distance) -> InstanceLoss:
-    """Return the loss of consistency distillation (arXiv:2303.01469, Algorithm 2).
+def direct(
+    lesson: Lesson, generator: OneStepGenerator, _: OneStepGenerator, group: Part
+) -> tuple[Tensor, Tensor]:
+    """Imitate the end of the teacher's ODE from the same noise (arXiv:2101.02388).
+
+    Either it is solved from fresh noise, or pairs that were solved beforehand are drawn.
+    """
+    device, labels = group.images.device, group.class_labels
+    if lesson.pairs is None:
+        z = lesson.noise("pair", group)
+        return generator(z, labels), heun_sample(lesson.teacher, z, lesson.sampler, labels)
+    draws = stream(lesson.seed, "pair choice", group.index)
+    chosen = torch.randint(len(lesson.pairs.z), (len(group.images),), generator=draws)
+    if lesson.pairs.labels is not None:
+        indices = lesson.pairs.labels[chosen].to(device)
+        labels = functional.one_hot(indices, generator.arch.label_dim).float()
+    return generator(lesson.pairs.z[chosen].to(device), labels), lesson.pairs.x[chosen].to(device)
+
+
+def consistency(
+    lesson: Lesson, generator: OneStepGenerator, average: OneStepGenerator, group: Part
+) -> tuple[Tensor, Tensor]:
+    """Consistency distillation (CD, arXiv:2303.01469, Algorithm 2).
 
     A data image is noised to a level of the grid, the teacher takes it one Heun step down, and the student's
     jump from above has to meet its average's jump from there.
     """
-    grid = time_grid(steps)
-
-    def loss(generator: OneStepGenerator, average: OneStepGenerator, group: Part) -> Tensor:
-        count, device, labels = len(group.images), group.images.device, group.class_labels
-        draws = stream(seed, "consistency level", group.index)
-        index = torch.randint(1, len(grid), (count,), generator=draws)
-        above, below = grid[index].float().to(device), grid[index - 1].float().to(device)
-        z = noise(seed, "consistency noise", group.index, tuple(group.images.shape)).to(device)
-        noisy = group.images + above.reshape(-1, 1, 1, 1) * z
-        with torch.no_grad():
-            target = average.forward_at(heun_step(teacher, noisy, above, below, labels), below, labels)
-        return distance(generator.forward_at(noisy, above, labels), target)
-
-    return loss
+    device, labels, grid = group.images.device, group.class_labels, lesson.grid
+    draws = stream(lesson.seed, "consistency level", group.index)
+    index = torch.randint(1, len(grid), (len(group.images),), generator=draws)
+    above, below = grid[index].float().to(device), grid[index - 1].float().to(device)
+    noisy = group.images + above.reshape(-1, 1, 1, 1) * lesson.noise("consistency", group)
+    with torch.no_grad():
+        target = average.forward_at(heun_step(lesson.teacher, noisy, above, below, labels), below, labels)
+    return generator.forward_at(noisy, above, labels), target
 
 
-# --- students of two times ----------------------------------------------------------------------------------
-
-
-def two_time_loss(kind: str, teacher: Denoiser, steps: int, seed: int, distance: Distance) -> InstanceLoss:
-    """Return the loss of `kind` in `KINDS` on a grid of so many steps.
-
-    A data image is noised to the first of three levels; what the student makes of it has to meet a target.
-    """
-    purpose, draw, compare = KINDS[kind]
-    grid = time_grid(steps)
-
-    def loss(generator: OneStepGenerator, average: OneStepGenerator, group: Part) -> Tensor:
-        images = group.images
-        levels = draw(len(images), steps, stream(seed, f"{purpose} levels", group.index))
-        z = noise(seed, f"{purpose} noise", group.index, tuple(images.shape)).to(images.device)
-        start = grid[levels.start].to(images.device).reshape(-1, 1, 1, 1)
-        noisy = images.double() + start * z  # states are used in differences
-        student, target_student = cast(TwoTimeGenerator, generator), cast(TwoTimeGenerator, average)
-        way = Way(teacher, target_student, grid, group.class_labels)
-        output, target = compare(student, way, noisy, levels)
-        return distance(output.float(), target.float())
-
-    return loss
+# --- students that are also given the noise level to reach ------------------------------------------------
 
 
 class Levels(NamedTuple):
@@ -187,6 +168,31 @@ class Way(NamedTuple):
             else:
                 moved[chosen] = self.average.jump(x[chosen], above, below, labels)
         return moved
+
+
+@dataclass(frozen=True)
+class TwoTimes:
+    """An objective that noises a data image to the first of three levels and compares what follows.
+
+    `purpose` names its random streams; `draw(count, steps, source)` gives the levels, and
+    `compare(student, way, noisy, levels)` the images and their targets.
+    """
+
+    purpose: str
+    draw: Callable[[int, int, torch.Generator], Levels]
+    compare: Callable[[TwoTimeGenerator, Way, Tensor, Levels], tuple[Tensor, Tensor]]
+
+    def __call__(
+        self, lesson: Lesson, generator: TwoTimeGenerator, average: TwoTimeGenerator, group: Part
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images and targets of a group."""
+        images, grid = group.images, lesson.grid
+        draws = stream(lesson.seed, f"{self.purpose} levels", group.index)
+        levels = self.draw(len(images), len(grid) - 1, draws)
+        start = grid[levels.start].to(images.device).reshape(-1, 1, 1, 1)
+        # In float64, because states are used in differences.
+        noisy = images.double() + start * lesson.noise(self.purpose, group)
+        return self.compare(generator, Way(lesson.teacher, average, grid, group.class_labels), noisy, levels)
 
 
 def draw_progressive(count: int, steps: int, source: torch.Generator) -> Levels:
@@ -239,19 +245,12 @@ def same_end(student: TwoTimeGenerator, way: Way, noisy: Tensor, levels: Levels)
     return average.jump(jumped, end, SIGMA_MIN, labels), target
 
 
-class Kind(NamedTuple):
-    """A loss's levels, and the student's images and their targets; `purpose` names its random streams."""
-
-    purpose: str
-    draw: Callable[[int, int, torch.Generator], Levels]
-    compare: Callable[[TwoTimeGenerator, Way, Tensor, Levels], tuple[Tensor, Tensor]]
-
-
-KINDS = {
+TWO_TIMES = {
     # PD, arXiv:2202.00512, all its rounds at once: on longer parts the student's own steps are its teacher.
-    "progressive": Kind("progressive", draw_progressive, two_steps_in_one),
+    "progressive": TwoTimes("progressive", draw_progressive, two_steps_in_one),
     # CTM, arXiv:2310.02279, Algorithm 1.
-    "consistency-trajectory": Kind("trajectory", draw_trajectory, same_end),
+    "consistency-trajectory": TwoTimes("trajectory", draw_trajectory, same_end),
     # The papers' RCD: what is known of the way from 80 spreads downwards, a step of the teacher at a time.
-    "reverse-consistency": Kind("reverse consistency", draw_reverse, two_steps_in_one),
+    "reverse-consistency": TwoTimes("reverse consistency", draw_reverse, two_steps_in_one),
 }
+INSTANCE: Mapping[str, Compare] = {"direct": direct, "consistency": consistency, **TWO_TIMES}

@@ -15,11 +15,13 @@ from gdd.adversary.heads import PowerIterations, span_processes
 from gdd.adversary.losses import LOSSES
 from gdd.adversary.r1 import r1_backward
 from gdd.config.recipe import Recipe
-from gdd.data.image_array import ImageArray
-from gdd.distill.generate import write_snapshot
+from gdd.data.image_array import ImageArray, quantise
+from gdd.distill.generate import SAMPLES, generate
 from gdd.distill.instance import InstanceLoss
 from gdd.distill.shares import Part, Shares
 from gdd.errors import UserError
+from gdd.files import write_npz
+from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.execution import PLAIN, Execution
 from gdd.training.layout import lay_out
@@ -185,7 +187,7 @@ class Student:
         return self._update(self.discriminator_optimizer)
 
     def _features_of_fakes(self, part: Part, player: str) -> Features:
-        """Return what the discriminator sees of images that are generated for a part."""
+        """Return the features of images that are generated for a part."""
         z = self.shares.noise(f"{player} noise", part, self.generator.latent_shape)
         fakes = self.generator(z, part.class_labels)
         return self.extract(self._augmented(fakes, part, f"{player} augmentation"))
@@ -239,12 +241,17 @@ class Student:
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights and its images from fixed latents."""
-        description = {
-            "dataset": self.recipe.dataset,
-            "recipe_hash": self.recipe.fingerprint(),
-            "seed": self.seed,
-        }
-        write_snapshot(self.folder, images, self.average, description)
+        save_network(
+            self.folder / "snapshots" / f"{images:09d}.safetensors",
+            self.average,
+            images=images,
+            dataset=self.recipe.dataset,
+            recipe_hash=self.recipe.fingerprint(),
+            seed=self.seed,
+        )
+        # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
+        samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())
+        write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
 
     def state(self) -> dict[str, Any]:
         """Return everything that changes in training; the frozen parts come from their own files."""

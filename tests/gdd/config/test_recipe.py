@@ -47,6 +47,11 @@ def refusal(kind: Any, data: dict[str, Any]) -> str:
             "'instance: direct' ties one noise to one image, and a generator of several steps takes more "
             "noise; set 'generator_steps' to 1.",
         ),
+        (
+            {"objective": {"instance": "direct"}, "teacher_sampler": {"steps": 2, "churn": 10.0}},
+            "'instance: direct' imitates the end of the teacher's ODE, which needs a deterministic sampler; set "
+            "'teacher_sampler.churn' to 0.",
+        ),
     ],
 )
 def test_what_does_not_fit_together(change: dict[str, Any], sentence: str) -> None:

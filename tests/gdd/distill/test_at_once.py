@@ -65,17 +65,6 @@ def test_parts_and_memory_formats_give_the_same_gradients(
     torch.testing.assert_close(vectors[1], vectors[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("limit", "found", "tried"),
-    [(256, 256, [256]), (200, 128, [256, 128]), (64, 64, [256, 128, 64]), (63, 0, [256, 128, 64])],
-)
-def test_the_largest_part_that_fits(limit: int, found: int, tried: list[int]) -> None:
-    seen: list[int] = []
-    assert at_once.most_that_fit(64, 256, lambda count: seen.append(count) or count <= limit) == found
-    assert seen == tried
-    assert at_once.most_that_fit(10, 70, lambda count: count <= 45) == 40  # whole groups
-
-
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("changes", [{"freeze": "conv"}, {"reuse_fakes": True}], ids=["gdd-i", "reused"])
 def test_a_trial_leaves_the_student_as_it_was(
@@ -103,19 +92,37 @@ def test_a_trial_leaves_the_student_as_it_was(
         assert student.step() == untouched.step()
 
 
+@pytest.mark.parametrize(
+    ("limit", "others", "found", "tried"),
+    [
+        (28, 7, 28, [28]),
+        (20, 7, 16, [28, 16]),
+        (4, 7, 4, [28, 16, 8, 4]),
+        (28, 2, 8, [28]),
+        (3, 7, 0, [28, 16, 8, 4]),
+    ],
+)
 def test_all_processes_take_what_fits_into_the_smallest_gpu(
-    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    others: int,
+    found: int,
+    tried: list[int],
 ) -> None:
-    student = student_with(toy, tmp_path, batch=16)
+    """Seven groups of four, in halves; `others` is the number of groups that fit into the smallest other GPU."""
+    student, seen = student_with(toy, tmp_path, batch=28), []
     student.world = World(device=torch.device("cuda", 0))
-    monkeypatch.setattr(at_once, "fits", lambda _, count: count <= 8)
-    assert at_once.images_at_once(student) == 8
-    monkeypatch.setattr(World, "minimum", lambda *_: 4)
-    assert at_once.images_at_once(student) == 4
-    monkeypatch.setattr(World, "minimum", lambda *_: 0)
+    monkeypatch.setattr(World, "minimum", lambda _, pieces: min(pieces, others))
+    monkeypatch.setattr(at_once, "fits", lambda _, count: seen.append(count) or count <= limit)
     properties = type("Properties", (), {"total_memory": 16 * 2**30})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    with pytest.raises(UserError, match="4 of them at once does not fit into this GPU's 16 GiB"):
-        at_once.images_at_once(student)
+    if found:
+        assert at_once.images_at_once(student) == found
+    else:
+        with pytest.raises(UserError, match="4 of them at once does not fit into this GPU's 16 GiB"):
+            at_once.images_at_once(student)
+    assert seen == tried
     with pytest.raises(UserError, match="6 images at once per device are no multiple of 4"):
         at_once.images_at_once(student, 6)

@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(
 def test_a_lost_process_ends_the_job_within_a_minute_and_it_resumes(
     new_project: Callable[..., Path], lost: int
 ) -> None:
-    project = new_project(images=9 * BATCH)
+    project = new_project(images=20 * BATCH)
     folder, two = project / RUN, ["--processes", "2"]
     with subprocess.Popen(command("distill", *two), cwd=project, stderr=subprocess.PIPE, text=True) as job:
         log = folder / "state" / "log.jsonl"
@@ -107,7 +107,7 @@ def test_a_lost_process_ends_the_job_within_a_minute_and_it_resumes(
         done = call(project, *two)
         assert done.returncode == 0, done.stderr
         images = [json.loads(line)["images"] for line in (folder / "log.jsonl").read_text().splitlines()]
-        assert images == list(range(BATCH, 9 * BATCH + 1, BATCH))
+        assert images == list(range(BATCH, 20 * BATCH + 1, BATCH))
 
 
 def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
