@@ -6,7 +6,6 @@ The weights are random and the images few, because only what is trained and what
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,9 @@ FROZEN = {"none": 0, "conv": 47_597_568, "conv+qkv": 48_781_824, "conv+qkv+skip"
 POLICIES = [*FROZEN, "norms-only", ("model.enc.*", "!*norm*")]
 METHODS = ["gdd-direct", "direct", "pd", "cd", "ctm", "rcd"]
 ALL = [*(("gdd", policy) for policy in POLICIES), *((method, "none") for method in METHODS)]
-# Half a minute each: two stand for all, which GDD_ALL=1 runs.
-CASES = ALL if os.environ.get("GDD_ALL") else [("gdd", "conv"), ("pd", "none")]
+# Half a minute each: two stand for all.
+FEW = [("gdd", "conv"), ("pd", "none")]
+CASES = [pytest.param(*case, marks=[pytest.mark.thorough] * (case not in FEW)) for case in ALL]
 
 
 @pytest.fixture(scope="module")

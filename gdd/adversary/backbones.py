@@ -59,15 +59,11 @@ def load_backbones(
 ) -> dict[str, FeatureNetwork]:
     """Return the frozen feature networks by name, in the order of `names`.
 
-    Args:
-        names: published networks, the teacher's own encoder, or any other name for a small classifier.
-        files: by name, for all but the teacher's encoder.
-        teacher: of the run.
-        seed: of the discriminator; what is random in a published backbone depends on it and on the name.
+    A name is that of a published network, of the teacher's own encoder (which has no file), or any other for
+    a small classifier. What is random in a published backbone depends on `seed` and on the name.
 
     Raises:
-        UserError: a file is missing, broken, or holds something else; or a network takes images of other
-            channels than the teacher's.
+        UserError: a file is missing, broken, or another network's, or the images do not fit.
     """
     backbones: dict[str, FeatureNetwork] = {}
     for name in names:
@@ -105,7 +101,7 @@ def load_published(name: str, path: Path, seed: int) -> FeatureNetwork:
 def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> FeatureNetwork:
     """Return a published backbone with the weights of its publisher's state dict.
 
-    `seed` is that of the random convolutions that go with a vision transformer; the others have none.
+    `seed` is that of the random convolutions behind a vision transformer.
 
     Raises:
         WeightsProblem: the weights are another network's.
@@ -143,9 +139,9 @@ class FeatureNetwork(nn.Module):
             weights beside it belong to the discriminator's own state.
         channels: of the taps, shallow to deep.
         resolution: to which images are resized (bilinear).
-        img_channels: that the backbone takes.
-        mean: per channel, of images in [0, 1], which the backbone wants subtracted.
-        std: per channel, by which it wants the result divided. The defaults leave images as they are.
+        img_channels: of the images.
+        mean: per channel, of images in [0, 1]; the default and that of `std` leave images as they are.
+        std: per channel.
         channels_last: whether it computes in that memory format, which suits large convolutions.
     """
 

@@ -145,7 +145,7 @@ def build_discriminator(
         seed: of projections and heads.
         label_dim: number of classes; 0 is unconditional.
         embedding: [rows >= label_dim, width], from which every head's class embedding starts; None is random.
-        start_sizes: nominal sizes at which downsampling heads start, shallow to deep, for every backbone.
+        start_sizes: nominal sizes at which downsampling heads start, shallow to deep.
         end_size: nominal size at which they end.
 
     Raises:

@@ -33,12 +33,8 @@ class Head(nn.Module):
     class's projected embedding (a projection discriminator, arXiv:1802.05637). In training mode every pass
     makes one power iteration of every spectral norm, however many images it holds.
 
-    Args:
-        blocks: what comes before the last convolution.
-        channels: that the blocks give.
-        kernel: size of the last convolution.
-        label_dim: number of classes; 0 is unconditional.
-        embedding: [rows >= label_dim, width] to start the classes' embedding from; None starts it at random.
+    `channels` are those of the blocks' output. `label_dim` 0 is unconditional; `embedding` [rows >=
+    label_dim, width] starts the classes' embedding, None starts it at random.
     """
 
     def __init__(

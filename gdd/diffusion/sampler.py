@@ -36,15 +36,9 @@ def heun_sample(
 ) -> Tensor:
     """Solve the sampling ODE, or with churn the SDE, from noise to images (EDM Algorithms 1 and 2).
 
-    Args:
-        denoiser: sees float32, while the state is kept in float64; is called `sampler.evaluations` times.
-        latents: [B, C, H, W] of unit variance.
-        sampler: how many steps, and how much noise is added on the way.
-        class_labels: one-hot, [B, label_dim].
-        noise: returns unit noise like its argument; needed with churn only.
-
-    Returns:
-        [B, C, H, W], float32.
+    The denoiser sees float32, while the state is kept in float64; it is called `sampler.evaluations` times.
+    `noise` returns unit noise like its argument, and is needed with churn only. `latents` [B, C, H, W] have
+    unit variance; the result is float32.
     """
     levels = [*noise_levels(sampler.steps - 1).tolist(), 0.0]
     x = latents.double() * levels[0]
@@ -67,16 +61,9 @@ def heun_step(
 ) -> Tensor:
     """Go along dx/dsigma = (x - D(x; sigma)) / sigma from one noise level to another.
 
-    Args:
-        denoiser: as in `heun_sample`.
-        x: [B, C, H, W]; its dtype is that of the state and of the result.
-        sigma_from: [B] or a number, above 0.
-        sigma_to: [B] or a number, in either direction. There is no slope at 0: images that go there take an
-            Euler step (one evaluation instead of two, where `sigma_to` is the number 0).
-        class_labels: one-hot, [B, label_dim].
-
-    Returns:
-        [B, C, H, W]: x at sigma_to. Gradients flow, if the caller has them enabled.
+    Returns x [B, C, H, W] at `sigma_to`, in the dtype of x. Noise levels are [B] or numbers. There is no
+    slope at 0: images that go there take an Euler step (one evaluation instead of two, where `sigma_to` is
+    the number 0).
     """
     start, end = _levels(sigma_from, x), _levels(sigma_to, x)
     slope = _slope(denoiser, x, start, class_labels)

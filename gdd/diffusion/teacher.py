@@ -112,13 +112,8 @@ def edm_loss(
     Its weight makes the loss of a network whose output is zero about 1 at every noise level. EDM's code sums
     over the values where this takes the mean, to which Adam is indifferent.
 
-    Args:
-        denoiser: D(x, sigma [B], class_labels).
-        images: [B, C, H, W] in [-1, 1].
-        class_labels: one-hot, [B, label_dim].
-        source: of noise levels and noise, on the CPU.
-        p_mean: mean of ln(sigma).
-        p_std: standard deviation of ln(sigma).
+    `images` [B, C, H, W] are in [-1, 1]; ln(sigma) ~ N(p_mean, p_std^2); `source` draws noise levels and
+    noise on the CPU.
     """
     sigma = (p_mean + p_std * torch.randn(len(images), generator=source)).exp().to(images.device)
     noise = torch.randn(images.shape, generator=source).to(images.device)

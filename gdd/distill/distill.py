@@ -59,14 +59,11 @@ class Inputs:
             "VGG of LPIPS": self.lpips,
             "class embedding": self.class_embedding,
         }
-        hashes = {"data": data.sha256}
-        for name, path in files.items():
-            if path is None:
-                continue
+        given = {name: path for name, path in files.items() if path}
+        for name, path in given.items():
             if not path.is_file():
                 raise UserError(f"The {name} {path} does not exist; make it first or correct the path.")
-            hashes[name] = sha256(path)
-        return hashes
+        return {"data": data.sha256} | {name: sha256(path) for name, path in given.items()}
 
 
 class GeneratorMonitor(Protocol):
@@ -100,15 +97,8 @@ def distill(
     The same call resumes an interrupted run, also with another number of processes. Started by `torchrun`, it
     is called in every process.
 
-    Args:
-        folder: the run's folder.
-        recipe: what to train.
-        seed: of every random stream.
-        inputs: the files to start from.
-        checkpoint_every: images between checkpoints; None is the snapshots' interval, at most a tenth.
-        execution: how on this machine.
-        monitor: what to measure of the average on the way. It has no part in what the run is: with another
-            one, or none, the same run goes on.
+    `checkpoint_every` is in images; None is the snapshots' interval, at most a tenth of the run. `monitor`
+    has no part in what the run is: with another one, or none, the same run goes on.
 
     Raises:
         UserError: an input is missing or does not fit the recipe, or the machine does not fit the recipe.
@@ -124,8 +114,9 @@ def distill(
         fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
         run = stack.enter_context(RunDirectory(folder, fingerprint)) if world.main else None
         if not world.broadcast(bool(run and run.finished)):
-            watched = {"monitor": monitor.open(data, world.device)} if run and monitor else {}
-            session = {**execution.describe(world), **watched}
+            session = execution.describe(world)
+            if run and monitor:
+                session["monitor"] = monitor.open(data, world.device)
             sessions = _note_session(run.state / "sessions.json", session) if run else []
             student = prepare(recipe, seed, inputs, data, folder / "state", world=world, execution=execution)
             measured: Monitor | None = None

@@ -1,4 +1,4 @@
-"""The projection, the whole discriminator, and the losses on its logits."""
+"""The projection and the whole discriminator; the losses on its logits are in `distill/test_formulas.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from gdd.adversary.backbones import SmallBackbone
 from gdd.adversary.discriminator import ProjectedDiscriminator, RandomProjection, build_discriminator
-from gdd.adversary.losses import LOSSES
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
@@ -126,28 +125,3 @@ def test_depends_on_its_seed_alone_and_each_part_has_its_own_weights() -> None:
     names = (name, name.replace("trained", "random"), name.replace(".0.", ".1.", 1))
     weights = [*(first[name] for name in names), make(seed=4).trainable_state()[name]]
     assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 4
-
-
-# --- losses ---------------------------------------------------------------------------------------------
-
-
-def literal_mean(values: list[Tensor]) -> Tensor:
-    """Mean over one backbone's logits, sum over backbones, one image at a time."""
-    return torch.stack([sum(part[b].sum() / part.shape[1] for part in values) for b in range(3)])
-
-
-def test_losses_are_the_literal_formulas() -> None:
-    real, fake = ([3 * torch.randn(3, n, dtype=torch.float64) for n in (5, 2)] for _ in range(2))
-
-    def softplus(x: Tensor) -> Tensor:
-        return torch.log1p(torch.exp(x))
-
-    of_fake = literal_mean([softplus(-x) for x in fake])
-    of_both = literal_mean([softplus(-x) for x in real]) + literal_mean([softplus(x) for x in fake])
-    torch.testing.assert_close(LOSSES["softplus"].generator(fake), of_fake)
-    torch.testing.assert_close(LOSSES["softplus"].discriminator(real, fake), of_both)
-    assert LOSSES["softplus"].generator([torch.full((1, 1), -1e4)]).item() == pytest.approx(1e4)
-    of_both = literal_mean([(1 - x).clamp(min=0) for x in real])
-    of_both += literal_mean([(1 + x).clamp(min=0) for x in fake])
-    torch.testing.assert_close(LOSSES["hinge"].generator(fake), literal_mean([-x for x in fake]))
-    torch.testing.assert_close(LOSSES["hinge"].discriminator(real, fake), of_both)

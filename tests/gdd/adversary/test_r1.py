@@ -137,20 +137,6 @@ def test_groups_and_classes(head: str) -> None:
     check(discriminator(small("plain"), group=2, label_dim=3, head=head), *batch(4))
 
 
-def test_gradients_are_added_to_what_is_there() -> None:
-    net, (images, _) = discriminator(small("plain"), group=2).eval(), batch(2)  # without power iterations
-    r1_backward(net, images, None, WEIGHT)
-    once = {name: value.clone() for name, value in gradients(net).items()}
-    r1_backward(net, images, None, 2 * WEIGHT)
-    assert_same(gradients(net), {name: 3 * value for name, value in once.items()})
-
-
-def test_the_memory_format_does_not_matter() -> None:
-    images, _ = batch(2)
-    net = discriminator(small("plain"), group=2)
-    check(net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last), None)
-
-
 def in_a_process(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo")
     net = discriminator(small("plain"), group=4, label_dim=3)

@@ -95,7 +95,7 @@ def uninterrupted(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("after", "how"), [(2, "crash"), (4, "file"), (5, "SIGUSR2"), (7, "crash")])
+@pytest.mark.parametrize(("after", "how"), [(2, "crash"), (5, "SIGUSR2")])
 def test_resuming_changes_no_bit(
     uninterrupted: Path,
     toy: Any,
@@ -113,13 +113,12 @@ def test_resuming_changes_no_bit(
     assert error.type.__name__ == ("Crash" if how == "crash" else Stopped.__name__)
     assert not (folder / "model.safetensors").exists()
     torch.manual_seed(after)  # whatever else the next process does
-    random_state = torch.get_rng_state()
     train(folder, toy)
-    assert torch.equal(torch.get_rng_state(), random_state)
     assert published(folder) == published(uninterrupted)
-    expected = logged(uninterrupted)
-    assert [line["images"] for line in logged(folder)] == [line["images"] for line in expected]
-    assert logged(folder)[-1]["loss"] == expected[-1]["loss"]
+    lines, expected = (
+        [(line["images"], line["loss"]) for line in logged(of)] for of in (folder, uninterrupted)
+    )
+    assert lines == expected
 
 
 def test_what_is_published_and_published_again_without_training(
@@ -147,12 +146,7 @@ def test_what_is_published_and_published_again_without_training(
 
 @pytest.mark.parametrize("changed", ["recipe", "arch", "data"])
 def test_another_recipe_architecture_or_data_set_starts_anew(
-    uninterrupted: Path,
-    toy: Any,
-    tmp_path: Path,
-    interrupt: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
-    changed: str,
+    uninterrupted: Path, toy: Any, tmp_path: Path, interrupt: Callable[..., None], changed: str
 ) -> None:
     folder = tmp_path / "noisy"
     shutil.copytree(uninterrupted, folder)
@@ -168,4 +162,3 @@ def test_another_recipe_architecture_or_data_set_starts_anew(
     assert error.type.__name__ == "Crash"
     (aside,) = folder.glob("state.*")
     assert (aside / "model.safetensors").exists()
-    assert "set aside" in caplog.text

@@ -34,7 +34,7 @@ from gdd.distill.shares import Part
 from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import Denoiser, OneStepGenerator, noise_levels
 from gdd.networks.two_time import TwoTimeGenerator
-from gdd.randomness import labels, noise, stream
+from gdd.randomness import noise, stream
 
 pytestmark = pytest.mark.slow
 
@@ -74,20 +74,6 @@ def case(toy: Any, request: pytest.FixtureRequest) -> Case:
         parameter *= 0.9
     one_hot = functional.one_hot(torch.tensor(toy.data.labels[:4]), 4).float() if request.param else None
     return Case(teacher, generator, average, group_of(to_signed(toy.data.images[:4]), one_hot))
-
-
-def test_direct_imitation_takes_pairs_by_group(toy: Any, case: Case) -> None:
-    conditional = case.group.class_labels is not None
-    values = case.loss(toy.pairs[conditional], instance="direct", pairs=10)
-    chosen = torch.randint(10, (4,), generator=stream(SEED, "pair choice", INDEX)).tolist()
-    z = torch.stack([noise(0, "pair", index, (1, 8, 8)) for index in chosen])
-    one_hot = None
-    if conditional:
-        indices = torch.cat([labels(0, index, 1, 4) for index in chosen])
-        one_hot = functional.one_hot(indices, 4).float()
-    target = heun_sample(case.teacher, z, Sampler(steps=2), one_hot)
-    expected = ((case.generator(z, one_hot) - target) ** 2).mean(dim=(1, 2, 3))
-    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_direct_imitation_solves_where_there_are_no_pairs(case: Case) -> None:

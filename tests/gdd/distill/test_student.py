@@ -34,17 +34,6 @@ def student_at(toy: Any, folder: Path, images: int, conditional: bool = False, *
     return student
 
 
-def test_rates_and_moments_at_the_published_interval(toy: Any, tmp_path: Path) -> None:
-    """Lazy regularisation: updates of R1's own make up for smaller ones."""
-    rates = {"generator": 1e-4, "discriminator": 1e-4}
-    student = student_at(toy, tmp_path, 0, r1={"gamma": 1e-4, "every": 16}, lr=rates)
-    (group,) = student.discriminator_optimizer.param_groups
-    assert group["lr"] == pytest.approx(1e-4 * 16 / 17, rel=1e-12)
-    assert group["betas"] == pytest.approx((0.0, 0.99 ** (16 / 17)), rel=1e-12)
-    (group,) = student.optimizer.param_groups
-    assert (group["lr"], group["betas"], group["eps"]) == (1e-4, (0.0, 0.99), 1e-8)
-
-
 def test_r1_is_due_every_so_many_iterations_but_not_at_the_first(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
