@@ -12,7 +12,7 @@ import torch
 from plain_iteration import PlainBackbone, PlainStages
 from torch import Tensor, nn
 
-from gdd.adversary.backbones import FeatureNetwork, published_backbone
+from gdd.adversary.backbones import Backbone, published_backbone
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_STARTS = (0, 13, 23, 33, 43)  # layers of torchvision's `features`
@@ -37,7 +37,7 @@ def random_state(shapes: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tenso
     return state
 
 
-def random_backbone(name: str) -> tuple[FeatureNetwork, PlainBackbone]:
+def random_backbone(name: str) -> tuple[Backbone, PlainBackbone]:
     """Return the backbone `name` and its plain twin, with the same weights."""
     return {
         "vgg16_bn": _vgg,
@@ -46,7 +46,7 @@ def random_backbone(name: str) -> tuple[FeatureNetwork, PlainBackbone]:
     }[name]()
 
 
-def _vgg() -> tuple[FeatureNetwork, PlainBackbone]:
+def _vgg() -> tuple[Backbone, PlainBackbone]:
     import torchvision
 
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def _vgg() -> tuple[FeatureNetwork, PlainBackbone]:
     return published_backbone("vgg16_bn", state, 0), PlainStages(stages, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def _efficientnet() -> tuple[FeatureNetwork, PlainBackbone]:
+def _efficientnet() -> tuple[Backbone, PlainBackbone]:
     import timm
 
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -71,7 +71,7 @@ def _efficientnet() -> tuple[FeatureNetwork, PlainBackbone]:
     return own, PlainStages(stages, [0.5] * 3, [0.5] * 3)
 
 
-def _deit() -> tuple[FeatureNetwork, PlainBackbone]:
+def _deit() -> tuple[Backbone, PlainBackbone]:
     import timm
 
     with torch.device("meta"):

@@ -56,7 +56,7 @@ PUBLISHED = {
 
 def load_backbones(
     names: Sequence[str], files: Mapping[str, Path], teacher: Denoiser, seed: int
-) -> dict[str, FeatureNetwork]:
+) -> dict[str, Backbone]:
     """Return the frozen feature networks by name, in the order of `names`.
 
     A name is that of a published network, of the teacher's own encoder (which has no file), or any other for
@@ -65,10 +65,10 @@ def load_backbones(
     Raises:
         UserError: a file is missing, broken, or another network's, or the images do not fit.
     """
-    backbones: dict[str, FeatureNetwork] = {}
+    backbones: dict[str, Backbone] = {}
     for name in names:
         if name == TEACHER_ENCODER:
-            backbone: FeatureNetwork = TeacherEncoder(teacher)
+            backbone: Backbone = TeacherEncoder(teacher)
         elif name in PUBLISHED:
             backbone = load_published(name, files[name], derived_seed(seed, name, "backbone"))
         else:
@@ -82,7 +82,7 @@ def load_backbones(
     return backbones
 
 
-def load_published(name: str, path: Path, seed: int) -> FeatureNetwork:
+def load_published(name: str, path: Path, seed: int) -> Backbone:
     """Return a published backbone from its publisher's file, of which only numbers are read.
 
     Raises:
@@ -98,7 +98,7 @@ def load_published(name: str, path: Path, seed: int) -> FeatureNetwork:
         ) from None
 
 
-def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> FeatureNetwork:
+def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> Backbone:
     """Return a published backbone with the weights of its publisher's state dict.
 
     `seed` is that of the random convolutions behind a vision transformer.
@@ -117,7 +117,7 @@ def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> Fea
     state = {key.replace("features.", "features_"): value for key, value in state.items()}
     fill(net, state, published.unused)
     folded = fold_batch_norms(net)
-    return FeatureNetwork(folded, net.feature_info.channels(), channels_last=True, **options)
+    return Backbone(folded, net.feature_info.channels(), channels_last=True, **options)
 
 
 def _timm(published: Published, **options: Any) -> Any:
@@ -128,7 +128,7 @@ def _timm(published: Published, **options: Any) -> Any:
         return timm.create_model(published.timm, pretrained=False, **options)
 
 
-class FeatureNetwork(nn.Module):
+class Backbone(nn.Module):
     """The interface of every backbone: images in [-1, 1] to features at several depths, the taps.
 
     It stays in eval mode whatever mode its owner is put into, and its parameters take no gradient; the
@@ -193,7 +193,7 @@ class FeatureNetwork(nn.Module):
         return super().train(False)
 
 
-class TransformerBackbone(FeatureNetwork):
+class TransformerBackbone(Backbone):
     """The patches' tokens after four blocks, made a pyramid by random, fixed convolutions.
 
     A vision transformer (arXiv:2010.11929) keeps one resolution (14x14 for 224 pixels and patches of 16), the
@@ -222,7 +222,7 @@ class TransformerBackbone(FeatureNetwork):
         return [reassemble(grid) for reassemble, grid in pairs]
 
 
-class SmallBackbone(FeatureNetwork):
+class SmallBackbone(Backbone):
     """The three stages of a small classifier, trained or random (then with calibrated batch norms)."""
 
     def __init__(self, net: SmallClassifier) -> None:
@@ -238,7 +238,7 @@ class SmallBackbone(FeatureNetwork):
         return taps
 
 
-class TeacherEncoder(FeatureNetwork):
+class TeacherEncoder(Backbone):
     """The last features of each resolution of a teacher's encoder, fine to coarse.
 
     Class-conditional teachers are given no class (a zero vector).

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.adversary.backbones import FeatureNetwork
+from gdd.adversary.backbones import Backbone
 from gdd.adversary.heads import Head, downsampling_head, local_head
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
@@ -87,7 +87,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(
         self,
-        backbones: Mapping[str, FeatureNetwork],
+        backbones: Mapping[str, Backbone],
         projections: Mapping[str, RandomProjection],
         heads: Mapping[str, MultiScaleHeads],
     ) -> None:
@@ -128,7 +128,7 @@ class ProjectedDiscriminator(nn.Module):
 
 
 def build_discriminator(
-    backbones: Mapping[str, FeatureNetwork],
+    backbones: Mapping[str, Backbone],
     recipe: Heads,
     seed: int,
     label_dim: int = 0,

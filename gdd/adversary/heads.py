@@ -18,12 +18,12 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 from torch.nn.utils import spectral_norm
 
+from gdd.adversary.published_weights import EMBEDDING_WIDTH
 from gdd.config.recipe import Heads
 
 # Channels by nominal size, for 64 channels (Projected GAN's multi-scale discriminator).
 CHANNELS_BY_SIZE = {128: 64, 64: 64, 32: 128, 16: 256, 8: 512, 4: 512}
 CLASS_CHANNELS = 64
-EMBEDDING_CHANNELS = 320  # EfficientNet-lite0's last stage, whose class means StyleGAN-XL starts from
 
 
 class Head(nn.Module):
@@ -50,7 +50,7 @@ class Head(nn.Module):
         if label_dim == 0:
             self.main = nn.Sequential(*blocks, spectral_norm(nn.Conv2d(channels, 1, kernel, bias=False)))
             return
-        width = EMBEDDING_CHANNELS if embedding is None else embedding.shape[1]
+        width = EMBEDDING_WIDTH if embedding is None else embedding.shape[1]
         self.main = nn.Sequential(*blocks)
         self.cls = spectral_norm(nn.Conv2d(channels, CLASS_CHANNELS, kernel, bias=False))
         self.embed = nn.Embedding(label_dim, width)

@@ -15,7 +15,7 @@ from gdd.errors import UserError
 from gdd.foreign.read import read_foreign
 
 COUNTER = "num_batches_tracked"  # of batch norm in training; files from before torch 0.4.1 have none
-EMBEDDING_WIDTH = 320  # features of EfficientNet-lite0
+EMBEDDING_WIDTH = 320  # EfficientNet-lite0's last features, whose class means StyleGAN-XL starts from
 
 
 class WeightsProblem(Exception):

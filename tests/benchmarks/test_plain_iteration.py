@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gdd.adversary.backbones import FeatureNetwork, fold_batch_norms
+from gdd.adversary.backbones import Backbone, fold_batch_norms
 from gdd.adversary.discriminator import build_discriminator
 from gdd.config.architecture import Architecture
 from gdd.config.load import load_config
@@ -74,7 +74,7 @@ def one_step_generator(classes: int) -> OneStepGenerator:
     return generator
 
 
-class Staged(FeatureNetwork):
+class Staged(Backbone):
     def taps(self, prepared: torch.Tensor) -> list[torch.Tensor]:
         taps = []
         for stage in self.frozen.children():

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gdd.adversary.backbones import (
     BLOCKS,
     PUBLISHED,
-    FeatureNetwork,
+    Backbone,
     SmallBackbone,
     TeacherEncoder,
     TransformerBackbone,
@@ -36,7 +36,7 @@ from gdd.networks.seeded import seeded_weights
 WEIGHT = 0.3
 
 
-def published(name: str) -> FeatureNetwork:
+def published(name: str) -> Backbone:
     """Return a published backbone for small images; the transformers are narrow."""
     if PUBLISHED[name].taps == BLOCKS:
         narrow = {"embed_dim": 12, "num_heads": 2, "img_size": 32}
@@ -48,12 +48,12 @@ def published(name: str) -> FeatureNetwork:
     return backbone
 
 
-def small(architecture: str) -> FeatureNetwork:
+def small(architecture: str) -> Backbone:
     with seeded_weights(0):
         return SmallBackbone(SmallClassifier(architecture, 4, 3, 10, 8))
 
 
-def encoder(kind: str, label_dim: int) -> FeatureNetwork:
+def encoder(kind: str, label_dim: int) -> Backbone:
     """Return the encoder of a teacher with attention and random weights."""
     width = 8 if kind == "SongUNet" else 32  # ADM's attention heads have 64 channels
     shape = {"img_resolution": 8, "model_channels": width, "channel_mult": (1, 2), "num_blocks": 1}
@@ -64,7 +64,7 @@ def encoder(kind: str, label_dim: int) -> FeatureNetwork:
     return TeacherEncoder(teacher)
 
 
-BACKBONES: dict[str, Callable[[], FeatureNetwork]] = {
+BACKBONES: dict[str, Callable[[], Backbone]] = {
     **{name: lambda name=name: published(name) for name in PUBLISHED},  # type: ignore[misc]
     "small plain": lambda: small("plain"),
     "small residual": lambda: small("residual"),
@@ -74,7 +74,7 @@ BACKBONES: dict[str, Callable[[], FeatureNetwork]] = {
 
 
 def discriminator(
-    backbone: FeatureNetwork, *, group: int, label_dim: int = 0, head: str = "local"
+    backbone: Backbone, *, group: int, label_dim: int = 0, head: str = "local"
 ) -> ProjectedDiscriminator:
     heads = Heads(kind=head, channels=8, projection_channels=4, norm_group=group)  # type: ignore[arg-type]
     sizes = (16, 8, 4, 4)[: len(backbone.channels)]
