@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.adversary.discriminator import build_discriminator
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.distill.freeze import freeze
 from gdd.networks.preconditioning import OneStepGenerator
 

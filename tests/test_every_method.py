@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray, write
 from gdd.distill.distill import Inputs, prepare

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone, TeacherEncoder, fold_batch_norms
 from gdd.adversary.published_weights import WeightsProblem, fill, read_augreg, read_state
-from gdd.config.pretrained import BACKBONES
-from gdd.config.recipe import TEACHER_ENCODER
+from gdd.config.names import BACKBONES, TEACHER_ENCODER
 from gdd.errors import UserError
 from gdd.networks.classifier import load_classifier
 from gdd.networks.preconditioning import Denoiser

@@ -11,9 +11,9 @@ import click
 from gdd import paths
 from gdd.commands.networks import external_place
 from gdd.commands.options import CHURN, DEVICE, EXPECT, FILE, STEPS, Here, pass_here, sampler, say
-from gdd.config.evaluation import Evaluation
 from gdd.config.metrics import PIXELS, by_extractor, metric_help
-from gdd.config.pretrained import EXTRACTORS
+from gdd.config.names import EXTRACTORS
+from gdd.config.records import Evaluation
 from gdd.errors import UserError
 from gdd.stages.inputs import network_input
 from gdd.stages.stage import Stage
@@ -231,7 +231,9 @@ def _weights(here: Here, name: str) -> Path:
     """
     from gdd.fetch.fetch import Resources
 
-    here.config.require("features", name, "command line", "--extractor", also=EXTRACTORS)
+    there = [*here.config.features, *EXTRACTORS]
+    if name not in there:
+        raise UserError(f"There is no extractor '{name}'; there are: {', '.join(there)}.")
     path = Path(network_input(here.config, name).path)
     if name in EXTRACTORS:
         source = here.config.sources[EXTRACTORS[name]]

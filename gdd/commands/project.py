@@ -37,7 +37,7 @@ def plan(here: Here, targets: tuple[str, ...], as_json: bool) -> None:
 @click.argument("folder", type=FILE, default=Path("config/schema"))
 def schema(folder: Path) -> None:
     """Write the JSON schemas of the configuration files to FOLDER."""
-    from gdd.config.load import write_schemas
+    from gdd.config.config import write_schemas
 
     for path in write_schemas(folder):
         click.echo(path)

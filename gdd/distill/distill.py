@@ -14,7 +14,7 @@ import torch
 from gdd.adversary.backbones import load_backbones
 from gdd.adversary.class_embedding import load_class_embedding
 from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
-from gdd.config.pretrained import CLASS_EMBEDDINGS
+from gdd.config.names import CLASS_EMBEDDINGS
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.distill.at_once import images_at_once

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gdd.config.evaluation import Evaluation
+from gdd.config.records import Evaluation
 from gdd.data.image_array import ImageArray
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES
 from gdd.errors import DivergedError, UserError

@@ -44,14 +44,14 @@ def plot_curve(experiments: Experiments, name: str) -> list[Path]:
     curve = experiments.config.ablations[name].curve
     if curve is None:
         where = experiments.config.where("ablations", name)
-        raise UserError(f"{where} asks for no curve; add `curve: {{x: images, y: fid}}` to it.")
+        raise UserError(f"{where} asks for no curve; add `curve: fid` to it.")
     table = build_table(experiments, name)
     lines = pictured_lines(table, experiments.config)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, HEIGHT * len(table.settings)))
         panels = figure.subplots(len(table.settings), 1, squeeze=False)[:, 0]
         for axes, (setting, title) in zip(panels, table.settings.items(), strict=True):
-            _draw(axes, table, [(line, look) for line, look in lines if line.row.setting == setting], curve.y)
+            _draw(axes, table, [(line, look) for line, look in lines if line.row.setting == setting], curve)
             if len(panels) > 1:
                 axes.set_title(title, loc="left")
         _explain_spreads(figure, panels[0], table)

@@ -125,7 +125,7 @@ def _figure(experiments: Experiments, table: Table, kind: str, out: Path) -> dic
     """Return a picture inside the page, what it shows in words, and the file for print."""
     png, pdf = (require(path, table.name) for path in figure_files(table.name, kind))
     curve = experiments.config.ablations[table.name].curve
-    metric = curve.y if curve and kind == "curve" else "fid"
+    metric = curve if curve and kind == "curve" else "fid"
     rows = ((line.title, cell_text(table, line, metric)) for line in table.lines)
     values = "; ".join(title if kind == "samples" else f"{title} {text}" for title, text in rows)
     return {

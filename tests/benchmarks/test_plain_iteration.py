@@ -17,7 +17,7 @@ from torch.nn import functional
 from gdd.adversary.discriminator import build_discriminator
 from gdd.adversary.feature_network import FeatureNetwork, fold_batch_norms
 from gdd.config.architecture import Architecture
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.distill.freeze import freeze
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.networks.seeded import seeded_weights

@@ -120,7 +120,7 @@ def test_any_file(call: Call, trained: Path, tmp_path: Path) -> None:
         (["--metrics", "lpips"], "There is no metric 'lpips'"),
         (
             ["--extractor", "vgg"],
-            "'--extractor' is 'vgg': no such file in features/; there are: random, inception",
+            "There is no extractor 'vgg'; there are: random, inception",
         ),
         (
             ["--extractor", "inception"],

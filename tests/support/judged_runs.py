@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdd.config.evaluation import Evaluation
 from gdd.config.metrics import by_extractor
 from gdd.config.recipe import Sampler
+from gdd.config.records import Evaluation
 from gdd.metrics.comparison import open_comparisons
 from gdd.metrics.extractors import open_extractor
 from gdd.metrics.reference import build_reference

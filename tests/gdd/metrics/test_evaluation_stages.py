@@ -12,8 +12,8 @@ import pytest
 import torch
 from judged_runs import EVALUATION, compared_with, make_run, write_references
 
-from gdd.config.evaluation import Evaluation
 from gdd.config.recipe import Sampler
+from gdd.config.records import Evaluation
 from gdd.data.image_array import quantise
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate

@@ -22,7 +22,7 @@ AGAIN = """
 title: A
 setting: digits
 columns: [fid]
-curve: {y: pixel_fid}
+curve: pixel_fid
 rows:
   Early: {method: gdd, at: 9_600}
   G: {method: gdd}
@@ -32,7 +32,7 @@ BOTH = """
 title: B
 settings: [digits, other]
 columns: [fid]
-curve: {y: fid}
+curve: fid
 rows: {GDD: {method: gdd}, T1: {teacher_steps: 1}}
 """
 
@@ -114,7 +114,7 @@ def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(m
 )
 def test_a_table_without_a_curve_says_so(make_experiments, write_results, tmp_path, name, sentence):
     text = AGAIN.replace("  Early: {method: gdd, at: 9_600}\n", "")
-    text = text if name == "none" else text.replace("curve: {y: pixel_fid}\n", "")
+    text = text if name == "none" else text.replace("curve: pixel_fid\n", "")
     experiments = make_experiments(**{name: text})
     write_results(experiments, tmp_path, names=[name])
     for path in tmp_path.glob("results/runs/*/*/*/metrics.json"):
