@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gdd.config.recipe import Sampler
+from gdd.data.conversion import decode
 from gdd.data.image_array import quantise
-from gdd.data.listing import Listing, list_images, reader
-from gdd.data.transforms import Unusable, decode
+from gdd.data.listing import Listing, Unusable, list_images, reader
 from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
@@ -242,7 +242,7 @@ def _require_bytes(array: np.ndarray, path: Path) -> None:
 def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray:
     rows = np.empty((stop - start, side, side, 3), np.uint8)
     with reader(listing.path) as read:
-        for row, entry in zip(rows, listing.entries(np.arange(start, stop)), strict=True):
+        for row, entry in zip(rows, listing.only(range(start, stop)), strict=True):
             try:
                 row[:] = decode(read(entry), None, side)
             except Unusable as reason:
@@ -252,7 +252,7 @@ def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray
 
 def _side_of_first(listing: Listing) -> int:
     """Return how large the first image is, and with it all have to be."""
-    ((entry),) = listing.entries(np.arange(1))
+    (entry,) = listing.only(range(1))
     with reader(listing.path) as read:
         try:
             with Image.open(io.BytesIO(read(entry))) as image:
