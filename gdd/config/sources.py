@@ -23,7 +23,7 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 Name = Annotated[str, Field(pattern=rf"^{_PART}$")]
 Below = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
 
-RESERVED = ("lock.yaml", ".part", ".part.json")
+RESERVED = ("lock.yaml", ".part", ".part.tag")
 
 
 class Source(Record):
