@@ -38,7 +38,7 @@ class Published:
     unused: tuple[str, ...]
 
 
-# By the names of `gdd.config.pretrained.BACKBONES`, which says where the files are.
+# By the names of `gdd.config.names.BACKBONES`, which says where the files are.
 PUBLISHED = {
     "vgg16_bn": Published("vgg16_bn.tv_in1k", STAGES, ("classifier.",)),
     "tf_efficientnet_lite0": Published(

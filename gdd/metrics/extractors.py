@@ -58,7 +58,7 @@ def open_extractor(
     """Return an extractor by its name in configuration.
 
     Args:
-        name: `pixels`, a key of `gdd.config.pretrained.EXTRACTORS`, or any other for a small classifier.
+        name: `pixels`, a key of `gdd.config.names.EXTRACTORS`, or any other for a small classifier.
         path: its weights; pixels have none.
         shape: (C, H, W) of the images.
         device: where it runs.
