@@ -1,303 +1,295 @@
-"""How long a training iteration takes at the papers' shapes, stage by stage, and how much memory it needs.
+"""How fast a student trains, beside the released order of operations in plain eager PyTorch.
 
-    python benchmarks/iteration.py --setting cifar10-uncond --batch 8 --rounds 5 --out iteration.json
+    python benchmarks/iteration.py --setting cifar10-uncond --method gdd --batch 4 --seconds 300
 
-`plain eager` is the released order of operations (plain_iteration.py), the others are this project's parts as
-its students are trained. All have the same weights, which are random, and take turns, so that what else the
-machine does hits them alike; what counts is the ratio within a round. With `--threads 1` on a CPU the time is
-the processor's. R1 counts for a sixteenth, as it is due every 16 iterations. The losses of plain eager and
-GDD are compared first; where they differ by more than TOLERANCE nothing is measured.
+Ours is a student as `gdd distill` trains it, the other is plain_iteration.py; both have the same random
+weights. First the losses and gradients of both are compared with those in float64 on the CPU, for two images:
+where ours are further away than the rounding of plain eager explains, nothing is measured. Then both take
+turns, so that what else the machine does affects them alike; what counts is the ratio within a round. The R1
+step is timed by itself and counts for a sixteenth, as it is due every 16 iterations.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
+import math
 import statistics
-import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import numpy as np
+import timm
 import torch
-from own_iteration import OwnTrainer
-from plain_iteration import PlainTrainer
-from random_backbones import random_backbone
-from stages import Batch, Stopwatch, peak_memory
+from plain_iteration import Batch, PlainTrainer, as_published, unfolded
 from torch import Tensor, nn
-from torch.nn import functional
 
-from gdd.adversary.discriminator import build_discriminator
-from gdd.config.load import load_config
-from gdd.distill.distill import freeze
-from gdd.networks.preconditioning import OneStepGenerator
+from gdd.adversary.backbones import PUBLISHED, Backbone
+from gdd.config.architecture import Architecture
+from gdd.config.config import load_config
+from gdd.config.recipe import Recipe
+from gdd.data.image_array import ImageArray, write
+from gdd.distill.distill import Inputs, prepare
+from gdd.distill.student import Student
+from gdd.experiments import Experiments
+from gdd.networks.checkpoint import save_network
+from gdd.networks.classifier import SmallClassifier, save_classifier
+from gdd.networks.preconditioning import Denoiser
+from gdd.training.execution import Execution
+from gdd.training.world import World
 
-Trainer = PlainTrainer | OwnTrainer
-PLAIN, OWN, FROZEN = "plain eager, GDD", "GDD", "GDD-I"
-# Between plain and own order: relative difference of the first loss and of the second, and 1 - cosine of the
-# generator's gradients. The second loss comes after a step of Adam, whose first one goes by the signs of
-# gradients, also of those that are almost 0; R1, after two, has ten times the second's.
-TOLERANCE = {"float32": (1e-4, 1e-3, 1e-3), "bfloat16": (1e-2, 3e-2, 1e-2)}
+PLAIN, OURS = "plain eager", "ours"
+TURN = 1.0  # seconds that a turn of steps lasts at least
 
 
-def make_trainers(
-    options: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, Callable[[], Trainer]], Batch]:
-    """Return makers of the contenders, all with the same weights, and the batch they train on."""
-    config = load_config(Path(__file__).parents[1] / "config")
-    setting = config.settings[options.setting]
-    arch = config.teachers[setting.teacher].architecture
-    recipe = setting.recipe
+class RandomRun(NamedTuple):
+    """A recipe, the files it starts from, all of them random, and its backbones before anything is folded."""
+
+    recipe: Recipe
+    inputs: Inputs
+    data: ImageArray
+    backbones: Mapping[str, Backbone]
+
+    def student(self, batch: int, device: torch.device, **choices: Any) -> Student:
+        """Return a student before its first step, all `batch` images of which go through at once."""
+        heads = self.recipe.heads.model_copy(update={"norm_group": min(64, batch)})
+        recipe = self.recipe.model_copy(update={"batch": batch, "heads": heads, **choices})
+        execution = Execution(images_at_once=batch)
+        state = self.inputs.data.parent / "state"
+        world = World(device=device)
+        return prepare(recipe, 0, self.inputs, self.data, state, world=world, execution=execution)
+
+
+def random_run(folder: Path, recipe: Recipe, arch: Architecture) -> RandomRun:
+    """Write random inputs; backbones that nobody publishes become small classifiers."""
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
-    generator = OneStepGenerator(arch, dtype).to(device)
+    teacher = Denoiser(arch)
     with torch.no_grad():  # fresh layers that end a branch are almost 0, and would hide the rest
-        for parameter in generator.parameters():
+        for parameter in teacher.parameters():
             if parameter.ndim > 1:
                 parameter.normal_().mul_(parameter[0].numel() ** -0.5)
-    pairs = {name: random_backbone(name) for name in recipe.backbones}
-    heads = recipe.heads.model_copy(update={"norm_group": options.batch})
-    backbones = {name: own for name, (own, _) in pairs.items()}
-    discriminator = build_discriminator(backbones, heads, 0, arch.label_dim).to(device)
-    frozen = copy.deepcopy(generator)
-    freeze(frozen, "conv")
-    shape = (options.batch, arch.img_channels, arch.img_resolution, arch.img_resolution)
-    labels = None
-    if arch.label_dim:
-        indices = torch.randint(arch.label_dim, (options.batch,), device=device)
-        labels = functional.one_hot(indices, arch.label_dim).float()
-    noises = torch.randn(2, *shape, device=device)
-    batch = Batch(torch.rand(shape, device=device) * 2 - 1, labels, noises[0], noises[1])
-    last = options.channels_last
-
-    def own(of: OneStepGenerator, **choices: bool) -> Callable[[], Trainer]:
-        return lambda: OwnTrainer(recipe, of, discriminator, channels_last=last, **choices)
-
-    def plain() -> Trainer:
-        backbones = {name: twin.to(device) for name, (_, twin) in pairs.items()}
-        return PlainTrainer(recipe, generator, backbones, discriminator)
-
-    makers: dict[str, Callable[[], Trainer]] = {
-        PLAIN: plain,
-        OWN: own(generator),
-        "GDD, reused fakes": own(generator, reuse_fakes=True),
-        FROZEN: own(frozen),
-        "GDD-I, reused fakes": own(frozen, reuse_fakes=True),
-    }
-    if device.type == "cuda":
-        makers["GDD, TF32"] = own(generator, tf32=True)
-    if device.type == "cuda" or options.low:
-        makers["GDD, bfloat16 backbones"] = own(generator, low=True)
-    if device.type == "cuda":
-        makers["GDD-I, bfloat16 backbones, TF32, reused fakes"] = own(
-            frozen, low=True, tf32=True, reuse_fakes=True
-        )
-    return makers, batch
+    save_network(folder / "teacher.safetensors", teacher)
+    backbones = {}
+    for name in recipe.backbones:
+        if name in PUBLISHED:
+            published = PUBLISHED[name]
+            net = timm.create_model(published.timm, features_only=True, out_indices=published.taps)
+            state = random_state(getattr(net, "model", net))  # timm wraps a transformer
+            # The publisher's file has the layers of a VGG under `features`.
+            state = {key.replace("features_", "features."): value for key, value in state.items()}
+            torch.save(state, folder / name)
+            backbones[name] = as_published(name, state)
+        else:
+            small = SmallClassifier("plain", 32, arch.img_channels, 10, arch.img_resolution)
+            small.load_state_dict(random_state(small))
+            save_classifier(folder / name, small)
+            backbones[name] = unfolded(small)
+    shape = (64, arch.img_resolution, arch.img_resolution, arch.img_channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    data = write(folder / "data", images, np.arange(64) % max(arch.label_dim, 1), {"name": "noise"})
+    files = {name: folder / name for name in backbones}
+    return RandomRun(recipe, Inputs(folder / "teacher.safetensors", folder / "data", files), data, backbones)
 
 
-def agreement(plain: Trainer, own: Trainer, batch: Batch, precision: str) -> dict[str, float]:
-    """Compare an iteration's losses and gradients from equal weights; leave if they differ too much."""
-    clock = Stopwatch(batch.reals.device)
-    expected, found = ({**trainer.iteration(batch, clock), **trainer.r1(batch)} for trainer in (plain, own))
-    apart = {name: abs(found[name] / value - 1) for name, value in expected.items()}
-    # With beta1 = 0 Adam's first moment is the last gradient.
-    for name, value in expected.items():
-        print(f"{name}: {value:.7g} in plain, {found[name]:.7g} in own order", file=sys.stderr)
-    apart["1 - cosine of the generator's gradients"] = 1 - cosine(moments(plain), moments(own))
-    first, later, direction = TOLERANCE[precision]
-    limits = {"generator": first, "discriminator": later, "R1": 10 * later}
-    for name, value in apart.items():
-        if not value <= limits.get(name, direction):
-            sys.exit(f"The two orders disagree: {name} by {value:.2g} (expected {expected}, found {found}).")
-    return apart
+def random_state(net: nn.Module) -> dict[str, Tensor]:
+    """Return weights that keep a signal's size through ReLUs, and batch norms that are no identities."""
+    state = {}
+    for key, like in net.state_dict().items():
+        values = torch.randn(like.shape)
+        if key.endswith("num_batches_tracked"):
+            values = torch.tensor(0)
+        elif key.endswith("running_var"):
+            values = values.abs() + 0.5
+        elif like.ndim == 1:
+            values = 0.1 * values + float(key.endswith("weight"))
+        else:
+            values *= math.sqrt(2 / math.prod(like.shape[1:]))
+        state[key] = values
+    return state
 
 
-def moments(trainer: Trainer) -> list[Tensor]:
-    return [trainer.optimizer.state[parameter]["exp_avg"] for parameter in trainer.trainable]
+# --- the same losses and gradients ------------------------------------------------------------------------
 
 
-def cosine(first: list[Tensor], second: list[Tensor]) -> float:
-    """Return the cosine of the angle between two gradients in all their parts."""
-    a, b = (torch.cat([part.flatten().double() for part in parts]) for parts in (first, second))
-    return float(a @ b / (a.norm() * b.norm()))
-
-
-def precision_effects(makers: dict[str, Callable[[], Trainer]], batch: Batch) -> dict[str, dict[str, float]]:
-    """Return how far lower precision moves logits and the generator's gradient."""
-
-    def look(name: str) -> tuple[Tensor, list[Tensor]]:
-        trainer = makers[name]()
-        assert isinstance(trainer, OwnTrainer)
-        trainer.allow_tf32()
-        trainer.discriminator.heads.requires_grad_(False)
-        fakes = trainer.generator(batch.noise, batch.labels)
-        logits = torch.cat(trainer.discriminator.logits(trainer.features(fakes), batch.labels), dim=1)
-        gradients = torch.autograd.grad(functional.softplus(-logits).mean(), trainer.trainable)
-        return logits.detach(), list(gradients)
-
-    low = [name for name in ("GDD, TF32", "GDD, bfloat16 backbones") if name in makers]
-    if not low:
-        return {}
-    exact, direction = look(OWN)
-    effects = {}
-    for name in low:
-        logits, gradients = look(name)
-        effects[name] = {
-            "logits, rms difference over their spread": float((logits - exact).std() / exact.std()),
-            "cosine of the generator's gradients": cosine(gradients, direction),
+def errors(run: RandomRun, device: torch.device) -> dict[str, dict[str, float]]:
+    """Return how far losses and gradients lie from those in float64, by contender: relative differences."""
+    student = run.student(2, device)
+    batch = first_batch(student)
+    plain = PlainTrainer(student, run.backbones, device)
+    exact = PlainTrainer(student, run.backbones, "cpu", torch.float64)
+    with patch.object(Tensor, "float", Tensor.double):  # which the generator calls
+        expected = plain_results(exact, batch.to("cpu", torch.float64))
+    found = {PLAIN: plain_results(plain, batch), OURS: student_results(student)}
+    return {
+        contender: {
+            name: float((value - expected[name]).norm() / expected[name].norm())
+            for name, value in results.items()
         }
-    return effects
+        for contender, results in found.items()
+    }
 
 
-def held_memory(trainer: Trainer) -> int:
-    """Return the bytes of weights, gradients and Adam's moments."""
-    networks: list[nn.Module] = [trainer.generator, trainer.average, trainer.discriminator]
-    tensors = [tensor for net in networks for tensor in (*net.parameters(), *net.buffers())]
-    tensors += [tensor.grad for tensor in tensors if tensor.grad is not None]
-    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):
-        tensors += [value for state in optimizer.state.values() for value in state.values()]
-    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+def first_batch(student: Student) -> Batch:
+    """Return the images, labels and noise of a student's first step."""
+    (part,) = student.shares.parts(0, student.images_at_once)
+    noises = [
+        student.shares.noise(f"{player} noise", part, student.generator.latent_shape)
+        for player in ("generator", "discriminator")
+    ]
+    return Batch(part.images, part.class_labels, *noises)
 
 
-def measure(
-    trainers: dict[str, Trainer], batch: Batch, rounds: int, new_clock: Callable[[], Stopwatch]
-) -> list[dict[str, dict[str, float]]]:
-    """Return the seconds of every stage, by round and contender."""
-    results = []
-    for number in range(-1, rounds):  # the first iterations are slower by up to a tenth, and do not count
-        names = list(trainers) if number % 2 == 0 else list(reversed(trainers))
-        found = {}
-        for name in names:
-            clock = new_clock()
-            with clock("iteration"):
-                trainers[name].iteration(batch, clock)
-            with clock("R1, whole"):
-                trainers[name].r1(batch)
-            clock.seconds["R1 / 16"] = clock.seconds.pop("R1, whole") / 16
-            clock.seconds["iteration"] += clock.seconds["R1 / 16"]
-            found[name] = clock.seconds
-        if number < 0:
-            continue
-        results.append(found)
-        ratios = (f"{name} x{found[PLAIN]['iteration'] / found[name]['iteration']:.2f}" for name in trainers)
-        print(f"round {number + 1} of {rounds}:", ", ".join(ratios), file=sys.stderr, flush=True)
-    return results
+def plain_results(trainer: PlainTrainer, batch: Batch) -> dict[str, Tensor]:
+    keep_weights(trainer.optimizer, trainer.discriminator_optimizer)
+    results = {"generator's loss": torch.tensor(trainer.generator_step(batch), dtype=torch.float64)}
+    results["generator's gradient"] = gradient(trainer.optimizer)
+    loss = trainer.discriminator_step(batch)
+    results["discriminator's loss"] = torch.tensor(loss, dtype=torch.float64)
+    results["discriminator's gradient"] = gradient(trainer.discriminator_optimizer)
+    trainer.r1_step(batch)
+    return {**results, "R1's gradient": gradient(trainer.discriminator_optimizer)}
 
 
-def median_ratio(
-    rounds: list[dict[str, dict[str, float]]], over: str, under: str, stages: list[str]
-) -> float:
-    """Return the median over rounds of one contender's time over another's, in some stages."""
-    return statistics.median(
-        sum(found[over].get(stage, 0.0) for stage in stages)
-        / sum(found[under].get(stage, 0.0) for stage in stages)
-        for found in rounds
-    )
+def student_results(student: Student) -> dict[str, Tensor]:
+    assert student.discriminator_optimizer
+    keep_weights(student.optimizer, student.discriminator_optimizer)
+    parts = student.shares.parts(0, student.images_at_once)
+    scalars: defaultdict[str, Any] = defaultdict(float)
+    student.generator_step(parts, scalars)
+    results = {"generator's gradient": gradient(student.optimizer)}
+    student.discriminator_step(parts, [], scalars)
+    results["discriminator's gradient"] = gradient(student.discriminator_optimizer)
+    student.r1_step(parts)
+    for player in ("generator", "discriminator"):
+        results[f"{player}'s loss"] = scalars[f"loss_{player}"].cpu()
+    return {**results, "R1's gradient": gradient(student.discriminator_optimizer)}
 
 
-def print_tables(results: dict[str, Any], rounds: list[dict[str, dict[str, float]]]) -> None:
-    """Print milliseconds a stage, and what follows from them."""
-    names = list(results["summary"])
-    stages = list(dict.fromkeys(stage for name in names for stage in rounds[0][name]))
-    stages.append(stages.pop(stages.index("iteration")))
-    print("| ms (median) | " + " | ".join(names) + " |\n|---" + "|---" * len(names) + "|")
-    for stage in stages:
-        cells = [
-            f"{1e3 * statistics.median(found[name][stage] for found in rounds):,.1f}"
-            if stage in rounds[0][name]
-            else ""
-            for name in names
-        ]
-        print(f"| {stage} | " + " | ".join(cells) + " |")
-    for key, form in (
-        ("images_per_second", "{:.3g}"),
-        ("faster_than_plain_by", "x{:.2f}"),
-        ("peak_gib", "{:.2f}"),
-    ):
-        values = [results["summary"][name].get(key) for name in names]
-        cells = ["" if value is None else form.format(value) for value in values]
-        print(f"| {key.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    print()
-    for key in ("agreement", "gdd_i_over_gdd", "precision"):
-        print(f"{key}: {json.dumps(results[key])}")
+def keep_weights(*optimizers: torch.optim.Optimizer) -> None:
+    """Let steps change nothing, so that what follows one starts from equal weights."""
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = 0.0
 
 
-def main() -> None:
+def gradient(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the gradient of the last step as one vector in float64."""
+    gradients = [parameter.grad for parameter in optimizer.param_groups[0]["params"]]
+    return torch.cat([part.flatten().double().cpu() for part in gradients if part is not None])
+
+
+# --- their time -------------------------------------------------------------------------------------------
+
+Steps = tuple[Callable[[], object], Callable[[], object]]  # one without R1, and that of R1
+Times = tuple[float, float]  # seconds of the two
+
+
+def plain_steps(trainer: PlainTrainer, batch: Batch) -> Steps:
+    def step() -> None:
+        trainer.generator_step(batch)
+        trainer.discriminator_step(batch)
+        trainer.update_average()
+
+    return step, lambda: trainer.r1_step(batch)
+
+
+def student_steps(student: Student) -> Steps:
+    recipe, parts = student.recipe, student.shares.parts(0, student.images_at_once)
+
+    def step() -> None:
+        if student.images // recipe.batch % recipe.r1.every == 0:
+            student.images += recipe.batch  # skips the iteration in which R1 is due
+        student.step()
+
+    return step, lambda: student.r1_step(parts)
+
+
+def take_turn(steps: Steps, device: torch.device) -> Times:
+    step, r1 = steps
+    start, count = now(device), 0
+    while not count or now(device) - start < TURN:
+        step()
+        count += 1
+    middle = now(device)
+    r1()
+    return (middle - start) / count, now(device) - middle
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def iteration(times: Times) -> float:
+    return times[0] + times[1] / 16
+
+
+def measure(contenders: Mapping[str, Steps], device: torch.device, seconds: float) -> list[dict[str, Times]]:
+    """Let all take turns until the time is over; print each round as it ends."""
+    rounds: list[dict[str, Times]] = []
+    start = time.perf_counter()
+    for name, steps in contenders.items():
+        begin = now(device)
+        for step in steps:
+            step()
+        print(f"{name}, first steps: {now(device) - begin:.1f} s", flush=True)
+    while not rounds or time.perf_counter() - start < seconds:
+        order = list(contenders) if len(rounds) % 2 == 0 else list(reversed(contenders))
+        times = {name: take_turn(contenders[name], device) for name in order}
+        rounds.append(times)
+        ratios = (f"{name} x{iteration(times[PLAIN]) / iteration(times[name]):.2f}" for name in contenders)
+        print(f"round {len(rounds)}:", ", ".join(ratios), flush=True)
+    return rounds
+
+
+def print_table(rounds: list[dict[str, Times]], batch: int) -> None:
+    print("\n| | step, ms | R1, ms | images/s | over plain eager (rounds) |\n|---|---:|---:|---:|---:|")
+    for name in rounds[0]:
+        step, r1 = (statistics.median(times[name][kind] for times in rounds) for kind in (0, 1))
+        ratios = [iteration(times[PLAIN]) / iteration(times[name]) for times in rounds]
+        spread = f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rate = batch / iteration((step, r1))
+        print(f"| {name} | {1e3 * step:,.1f} | {1e3 * r1:,.1f} | {rate:.3g} | {spread} |")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--setting", default="cifar10-uncond", help="A setting with published heads.")
-    parser.add_argument("--batch", type=int, default=8, help="Images through the networks at once.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="Of a CPU; PyTorch's choice if not given.")
-    parser.add_argument("--device", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--precision", choices=["float32", "bfloat16"], help="Of the generator; bfloat16 on a GPU."
-    )
-    parser.add_argument(
-        "--channels-last",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="As runs choose for the papers' networks.",
-    )
-    parser.add_argument("--low", action="store_true", help="Measure bfloat16 backbones on a CPU too.")
-    parser.add_argument("--only", nargs="+", help="These contenders beside plain eager and GDD.")
-    parser.add_argument("--out", type=Path, help="A JSON file.")
-    options = parser.parse_args()
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    on_gpu = device.type == "cuda"
-    options.precision = options.precision or ("bfloat16" if on_gpu else "float32")
-    makers, batch = make_trainers(options, device)
-    if options.only is not None:
-        makers = {name: make for name, make in makers.items() if name in (PLAIN, OWN, *options.only)}
-    precision = precision_effects(makers, batch)
-    trainers = {name: make() for name, make in makers.items()}
-    apart = agreement(trainers[PLAIN], trainers[OWN], batch, options.precision)
-    processor_time = not on_gpu and torch.get_num_threads() == 1
-    peaks = {}
-    for name, trainer in trainers.items():  # which warms the others up as well
-        if name not in (PLAIN, OWN):
-            trainer.iteration(batch, Stopwatch(device))
-        held = held_memory(trainer)
-        peak = peak_memory(lambda trainer=trainer: trainer.iteration(batch, Stopwatch(device)), device)  # type: ignore[misc]
-        peaks[name] = held + peak
-    rounds = measure(trainers, batch, options.rounds, lambda: Stopwatch(device, processor_time))
-    summary = {
-        name: {
-            "images_per_second": options.batch
-            / statistics.median(found[name]["iteration"] for found in rounds),
-            "faster_than_plain_by": median_ratio(rounds, PLAIN, name, ["iteration"]),
-            "peak_gib": peaks[name] / 2**30,
-        }
-        for name in trainers
-    }
-    unet = ["generator forward", "generator backward"]
-    frozen = (
-        {
-            "U-Net, forward and backward": median_ratio(rounds, OWN, FROZEN, unet),
-            "iteration": median_ratio(rounds, OWN, FROZEN, ["iteration"]),
-            "peak memory": peaks[OWN] / peaks[FROZEN],
-        }
-        if FROZEN in trainers
-        else None
-    )
-    results = {
-        "device": torch.cuda.get_device_name(device) if on_gpu else "CPU",
-        "torch": torch.__version__,
-        "clock": "processor" if processor_time else "wall",
-        **{key: getattr(options, key) for key in ("setting", "batch", "precision", "channels_last")},
-        "threads": torch.get_num_threads(),
-        "agreement": apart,
-        "gdd_i_over_gdd": frozen,
-        "precision": precision,
-        "summary": summary,
-    }
-    print_tables(results, rounds)
-    if options.out:
-        options.out.write_text(json.dumps({**results, "rounds": rounds}, indent=2) + "\n")
+    parser.add_argument("--setting", default="cifar10-uncond")
+    parser.add_argument("--method", default="gdd", choices=["gdd", "gdd-i"])
+    parser.add_argument("--batch", type=int, default=64, help="images that go through the networks at once")
+    parser.add_argument("--seconds", type=float, default=60.0, help="after which no further round begins")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--reuse-fakes", action="store_true", help="measure the recipe's `reuse_fakes` too")
+    parser.add_argument("--tf32", action="store_true", help="measure with factors that a GPU rounds")
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    precision = "bfloat16" if device.type == "cuda" else "float32"  # of the generator; as released on a GPU
+    experiments = Experiments(load_config(Path(__file__).parents[1] / "config"))
+    changes = {"heads": {"class_embedding": "random"}, "precision": precision, "reuse_fakes": False}
+    recipe = experiments.recipe(options.setting, options.method, changes, "benchmark")
+    arch = experiments.config.teachers[recipe.teacher].architecture
+    with tempfile.TemporaryDirectory() as folder:
+        run = random_run(Path(folder), recipe, arch)
+        apart = errors(run, device)
+        print(f"{precision}, relative difference from float64: {PLAIN}, {OURS}")
+        for name, error in apart[PLAIN].items():
+            print(f"  {name}: {error:.1e}, {apart[OURS][name]:.1e}", flush=True)
+            if not apart[OURS][name] <= 3 * error + 1e-5:
+                raise SystemExit(f"The two orders disagree in the {name}; nothing is measured.")
+        Execution(tf32=options.tf32).set_up(device)
+        student = run.student(options.batch, device)
+        plain = PlainTrainer(student, run.backbones, device)
+        contenders = {PLAIN: plain_steps(plain, first_batch(student)), OURS: student_steps(student)}
+        if options.reuse_fakes:
+            student = run.student(options.batch, device, reuse_fakes=True)
+            contenders["ours, reuse_fakes"] = student_steps(student)
+        print_table(measure(contenders, device, options.seconds), options.batch)
 
 
 if __name__ == "__main__":

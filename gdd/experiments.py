@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gdd import paths
-from gdd.config.config import Config, Named
-from gdd.config.pretrained import BACKBONES
-from gdd.config.recipe import TEACHER_ENCODER, Recipe
-from gdd.config.record import Record, parse
-from gdd.config.tables import Ablation, Method, Row
+from gdd.config.config import Config
+from gdd.config.names import Named
+from gdd.config.recipe import Recipe
+from gdd.config.record import Record
+from gdd.config.tables import Ablation, Method, Row, grid_title
 from gdd.errors import UserError
 from gdd.run_ids import name_of
 
@@ -93,9 +93,8 @@ class Experiments:
         """Merge setting, method, the method's changes in the setting, and a row's changes.
 
         Raises:
-            UserError: the method is unknown or the result is no valid recipe.
+            UserError: the result is no valid recipe.
         """
-        self.config.require("methods", method, where, "method")
         base = self.config.settings[setting]
         data: dict[str, Any] = {
             "dataset": base.dataset,
@@ -110,11 +109,7 @@ class Experiments:
         ]
         for part in parts:
             data = _merge(data, part)
-        recipe = parse(Recipe, data, where)
-        self.config.require("datasets", recipe.dataset, where, "dataset")
-        self.config.require("teachers", recipe.teacher, where, "teacher")
-        for backbone in recipe.backbones:
-            self.config.require("features", backbone, where, "backbones", also=(TEACHER_ENCODER, *BACKBONES))
+        recipe: Recipe = self.config.parse(Recipe, data, where)
         _check_teacher(self.config, recipe, where)
         return recipe
 
@@ -122,18 +117,14 @@ class Experiments:
         """Return the lines of the table `name`, setting by setting.
 
         Raises:
-            UserError: a row is no valid recipe, two rows bear one title, `choose` stands with several
-                settings, or others published something for none of the settings.
+            UserError: a row is no valid recipe, two rows bear one title, or others published something for
+                none of the settings.
         """
         ablation: Ablation = self.config.ablations[name]
         where = self.config.where("ablations", name)
-        if ablation.choose and len(ablation.setting_names()) > 1:
-            raise UserError(
-                f"{where}: 'choose' chooses for one setting; write a file for each of 'settings'."
-            )
         rows = []
         for setting in ablation.setting_names():
-            for title, row in _titled_rows(ablation, where):
+            for title, row in _titled_rows(self.config, ablation, where):
                 if row.external is None or self._published_for(title, row, setting, ablation, where):
                     rows.append(self._row(title, row, setting, ablation, where))
         names = [(row.setting, row.title) for row in rows]
@@ -144,7 +135,6 @@ class Experiments:
 
     def _published_for(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> bool:
         """Whether others published something for a setting; for one of the table's they must have."""
-        self.config.require("external", row.external or "", f"{where}, row '{title}'", "external")
         external = self.config.external[row.external or ""]
         if not external.settings.keys() & set(ablation.setting_names()):
             raise UserError(
@@ -161,8 +151,6 @@ class Experiments:
             steps = usual if row.teacher_steps == "setting" else row.teacher_steps
             own = (row.teacher or self.config.settings[setting].teacher,)
             teachers = own if row.teacher else ablation.teachers or own
-            for teacher in teachers:
-                self.config.require("teachers", teacher, f"{where}, row '{title}'", "teacher")
             return TableRow(title, setting, None, teachers=teachers, teacher_steps=steps)
         seeds = ablation.seeds if ablation.seeds is not None else self.config.project.seeds
         runs = []
@@ -277,7 +265,7 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _titled_rows(ablation: Ablation, where: str) -> Iterator[tuple[str, Row]]:
+def _titled_rows(config: Config, ablation: Ablation, where: str) -> Iterator[tuple[str, Row]]:
     if ablation.rows:
         yield from ablation.rows.items()
         return
@@ -287,5 +275,5 @@ def _titled_rows(ablation: Ablation, where: str) -> Iterator[tuple[str, Row]]:
             for part in reversed(key.split(".")):
                 value = {part: value}  # noqa: PLW2901
             row = _merge(row, value)
-        title = ", ".join(str(value) for value in values)
-        yield title, parse(Row, row, f"{where}, grid '{title}'")
+        title = grid_title(values)
+        yield title, config.parse(Row, row, f"{where}, grid '{title}'")

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.config.record import read_yaml
 from gdd.experiments import Experiments
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from gdd.config.config import load_config
 from gdd.config.freeze import frozen_names
-from gdd.config.load import load_config
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray, write
 from gdd.distill.distill import Inputs, prepare

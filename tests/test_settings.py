@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gdd.config.config import Config
-from gdd.config.load import load_config
+from gdd.config.config import Config, load_config
 from gdd.config.records import Monitor
 from gdd.experiments import Experiments
 

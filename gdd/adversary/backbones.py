@@ -17,8 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gdd.adversary.published_weights import WeightsProblem, fill, read_augreg, read_state
-from gdd.config.pretrained import BACKBONES
-from gdd.config.recipe import TEACHER_ENCODER
+from gdd.config.names import BACKBONES, TEACHER_ENCODER
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier, load_classifier
 from gdd.networks.preconditioning import Denoiser, denoiser_coefficients
@@ -40,7 +39,7 @@ class Published(NamedTuple):
 
 
 EFFICIENTNET_HEAD = ("conv_head.", "bn2.", "classifier.")
-# By the names of `gdd.config.pretrained.BACKBONES`, which says where the files are.
+# By the names of `gdd.config.names.BACKBONES`, which says where the files are.
 PUBLISHED = {
     "vgg16_bn": Published("vgg16_bn.tv_in1k", STAGES, ("classifier.",)),
     "tf_efficientnet_lite0": Published("tf_efficientnet_lite0.in1k", STAGES, EFFICIENTNET_HEAD),

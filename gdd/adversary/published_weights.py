@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdd.config.pretrained import CLASS_EMBEDDINGS
+from gdd.config.names import CLASS_EMBEDDINGS
 from gdd.errors import UserError
 from gdd.foreign.read import read_foreign
 

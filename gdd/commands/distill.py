@@ -59,7 +59,7 @@ def distill(
     if "RANK" not in os.environ:
         _start_others(here, recipe, processes, nodes)
 
-    from gdd.data.staging import stage as staged
+    from gdd.data.image_array import staged
     from gdd.distill.distill import Inputs
     from gdd.distill.distill import distill as train
     from gdd.training.execution import Execution

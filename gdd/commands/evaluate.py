@@ -13,8 +13,9 @@ from gdd import paths
 from gdd.commands.networks import external_place
 from gdd.commands.options import DEVICE, EXPECT, FILE, Here, pass_here, say
 from gdd.config.metrics import PIXELS, by_extractor, metric_help
-from gdd.config.pretrained import EXTRACTORS
+from gdd.config.names import EXTRACTORS
 from gdd.config.recipe import Sampler
+from gdd.errors import UserError
 from gdd.stages.inputs import network_input
 from gdd.stages.stage import Stage
 
@@ -222,7 +223,9 @@ def file(
     from gdd.metrics.reference import open_comparisons
     from gdd.training.world import join
 
-    here.config.require("features", extractor, "command line", "--extractor", also=(PIXELS, *EXTRACTORS))
+    there = [*here.config.features, PIXELS, *EXTRACTORS]
+    if extractor not in there:
+        raise UserError(f"There is no extractor '{extractor}'; there are: {', '.join(there)}.")
     wanted = by_extractor(metrics.replace(",", " ").split(), extractor)
     weights = {name: Path(network_input(here.config, name).path) for name in wanted if name != PIXELS}
     with join(device) as world:

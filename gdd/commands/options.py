@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from gdd.config.config import Config
-from gdd.config.load import load_config
+from gdd.config.config import Config, load_config
 from gdd.experiments import Experiments
 from gdd.gpus import Claim
 from gdd.stages import STAGES

@@ -37,7 +37,7 @@ def plan(here: Here, targets: tuple[str, ...], as_json: bool) -> None:
 @click.argument("folder", type=FILE, default=Path("config/schema"))
 def schema(folder: Path) -> None:
     """Write the JSON schemas of the configuration files to FOLDER."""
-    from gdd.config.load import write_schemas
+    from gdd.config.config import write_schemas
 
     for path in write_schemas(folder):
         click.echo(path)
@@ -75,9 +75,8 @@ def fetch(
 ) -> None:
     """Download the files NAMES of sources.yaml, verified; the same command goes on where it stopped."""
     from gdd.errors import UserError
-    from gdd.fetch.fetch import Resources, choose, listing
+    from gdd.fetch.fetch import Resources, listing
     from gdd.fetch.fetch import fetch as run
-    from gdd.fetch.lock_file import read_lock
     from gdd.files import sha256, write_json
 
     if not (names or everything or listed):
@@ -85,7 +84,7 @@ def fetch(
     sources, local = here.config.sources, here.config.local
     if not sources:
         raise UserError(f"{here.folder}/sources.yaml does not exist; `gdd --config` says where it lies.")
-    wanted = choose(sources, names) if names and not everything else sources
+    wanted = {name: sources[name] for name in names} if names and not everything else sources
     if listed:
         click.echo(listing(wanted, paths.RESOURCES))
         return
@@ -94,7 +93,7 @@ def fetch(
     resources, offline = Resources(paths.RESOURCES, local), offline or local.offline
     fetched = run(wanted, resources, offline=offline, verify=verify)
     if note:
-        lock = read_lock(paths.RESOURCES)
+        lock = resources.entries()
         for name, of in wanted.items():
             # A folder nobody may write to has no lock.
             known = lock[of.path].sha256 if of.path in lock else sha256(paths.RESOURCES / of.path)

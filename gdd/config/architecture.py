@@ -7,10 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gdd.config.record import Record
-
-Count = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
+from gdd.config.record import Count, Fraction, NotNegative, Record
 
 ATTENTION_HEAD_CHANNELS = 64  # of ADM (arXiv:2105.05233)
 
@@ -21,15 +18,15 @@ class Architecture(Record):
     model_type: Literal["SongUNet", "DhariwalUNet"]
     img_resolution: Count  # pixels, images are square
     img_channels: Count = 3
-    label_dim: Annotated[int, Field(ge=0)] = 0  # number of classes; 0 is unconditional
-    augment_dim: Annotated[int, Field(ge=0)] = 0  # entries of the augmentation vector; 0 is none
+    label_dim: NotNegative = 0  # number of classes; 0 is unconditional
+    augment_dim: NotNegative = 0  # entries of the augmentation vector; 0 is none
     model_channels: Count  # the width that the entries of channel_mult multiply
     channel_mult: Annotated[tuple[Count, ...], Field(min_length=1)]  # one entry a level, finest level first
     channel_mult_emb: Count = 4  # width of the embedding over model_channels
     num_blocks: Count | None = None  # residual blocks a level; None is the family's: 4 (SongUNet), 3 (ADM)
     attn_resolutions: tuple[Count, ...] | None = None  # None is the family's: 16 (SongUNet), 32, 16, 8 (ADM)
-    dropout: Probability = 0.0  # of activations inside the blocks, in training mode
-    label_dropout: Probability = 0.0  # of whole class labels, in training mode
+    dropout: Fraction = 0.0  # of activations inside the blocks, in training mode
+    label_dropout: Fraction = 0.0  # of whole class labels, in training mode
     embedding_type: Literal["positional", "fourier"] = "positional"
     channel_mult_noise: Count = 1  # width of the noise level's features over model_channels
     encoder_type: Literal["standard", "residual"] = "standard"
@@ -105,7 +102,7 @@ class Architecture(Record):
                 raise ValueError("a positional embedding needs an even model_channels")
             return self
         for name in ("embedding_type", "channel_mult_noise", "encoder_type", "resample_filter"):
-            if getattr(self, name) != type(self).model_fields[name].default:
+            if self.changes(name):
                 raise ValueError(f"{name} is an option of SongUNet; a DhariwalUNet has none, so leave it out")
         sides = (*self.attention_resolutions, self.resolutions[-1])
         for width, side in zip(self.widths, self.resolutions, strict=True):

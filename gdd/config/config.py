@@ -1,31 +1,44 @@
-"""All records of a configuration together, and whether they fit each other."""
+"""A folder of YAML files as one typed configuration, whose records fit each other."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gdd.config.local import Local
-from gdd.config.metrics import METRICS, PIXELS
-from gdd.config.pretrained import EXTRACTORS
+from gdd.config.metrics import METRICS
+from gdd.config.names import Named
+from gdd.config.record import Record, parse, read_yaml
 from gdd.config.records import Dataset, External, FeatureNetwork, Setting, Teacher
-from gdd.config.sources import Source
-from gdd.config.tables import Ablation, Method, Project, Reported
+from gdd.config.sources import Source, Sources
+from gdd.config.tables import Ablation, Method, Project, Reported, ReportedNumbers
 from gdd.errors import UserError
+from gdd.files import write_text
 
+# Sub-folder -> the record that each of its files holds; the file's stem is the record's name.
+KINDS: dict[str, type[Record]] = {
+    "datasets": Dataset,
+    "features": FeatureNetwork,
+    "teachers": Teacher,
+    "settings": Setting,
+    "methods": Method,
+    "external": External,
+    "ablations": Ablation,
+}
+SCHEMAS: dict[str, type[Record]] = {
+    **KINDS,
+    "config": Project,
+    "local": Local,
+    "sources": Sources,
+    "reported": ReportedNumbers,
+}
 
-class Named(dict[str, Any]):
-    """Things by name; asking for one that does not exist is the user's mistake, and the sentence says so."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def __missing__(self, name: str) -> Any:
-        raise UserError(f"There is no '{name}' in {self.kind}; there are: {', '.join(self)}.")
+# Names become parts of paths and of run ids, which join them with dots.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
 @dataclass(frozen=True)
@@ -40,144 +53,119 @@ class Config:
     methods: Mapping[str, Method]
     external: Mapping[str, External]
     ablations: Mapping[str, Ablation]
-    reported: tuple[Reported, ...]
     sources: Mapping[str, Source]
+    reported: tuple[Reported, ...]
     local: Local
-    files: Mapping[tuple[str, str], Path]
-    roots: tuple[Path, ...]  # the folders all this was read from, the one with config.yaml first
+    known: Mapping[str, Named]  # by kind: the file of each record by name
+    root: Path  # the folder with config.yaml and local.yaml
 
     def where(self, kind: str, name: str) -> str:
         """Return the file that holds the record, for a message."""
-        return str(self.files.get((kind, name), f"{kind}/{name}.yaml"))
+        return str(self.known[kind][name])
 
-    def require(self, kind: str, name: str, where: str, key: str, also: Iterable[str] = ()) -> None:
-        """Refuse the value of a key that names no record of a kind, and is none of `also`.
-
-        Raises:
-            UserError: listing those there are.
-        """
-        there = [*getattr(self, kind), *also]
-        if name not in there:
-            raise UserError(
-                f"{where}: '{key}' is {name!r}: no such file in {kind}/; there are: {', '.join(there)}."
-            )
-
-    def require_source(self, name: str | None, where: str, key: str) -> None:
-        if name is not None and name not in self.sources:
-            near = difflib.get_close_matches(name, self.sources, n=3) or list(self.sources) or ["none"]
-            raise UserError(
-                f"{where}: '{key}' is {name!r}: no such file in sources.yaml; there are: {', '.join(near)}."
-            )
-
-    def check(self) -> None:
-        """Refuse a configuration in which one record names another that does not exist, or a page twice.
-
-        Raises:
-            UserError: naming file, key, and what there is.
-        """
-        checks: tuple[Callable[[Config], None], ...] = (
-            _check_data_and_teachers,
-            _check_settings,
-            _check_external,
-            _check_tables,
-            _check_targets,
-        )
-        for check in checks:
-            check(self)
+    def parse(self, kind: type[Any], data: Any, where: str) -> Any:
+        """Return a record whose names are those of this configuration; see `gdd.config.record.parse`."""
+        return parse(kind, data, where, self.known)
 
 
-def _check_data_and_teachers(config: Config) -> None:
-    for kind in ("features", "teachers", "settings"):
-        for name, record in getattr(config, kind).items():
-            config.require("datasets", record.dataset, config.where(kind, name), "dataset")
-    for name, dataset in config.datasets.items():
-        config.require_source(dataset.statistics, config.where("datasets", name), "statistics")
-    for name, teacher in config.teachers.items():
-        config.require_source(teacher.published, config.where("teachers", name), "published")
-    raw = {dataset.raw or name for name, dataset in config.datasets.items() if dataset.source != "digits"}
-    for name in config.local.raw_data.keys() - raw:
-        near = difflib.get_close_matches(name, raw, n=1) or sorted(raw) or ["none"]
-        raise UserError(
-            f"{config.roots[0]}/local.yaml: 'raw_data.{name}': no data set is made from raw data of that "
-            f"name; there are: {', '.join(near)}."
-        )
+def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ()) -> Config:
+    """Read `folder/config.yaml` and the records in the sub-folders of `folder` and of each `extra`.
+
+    Raises:
+        UserError: a file is missing or wrong, two files define one name, or a name is unknown.
+    """
+    root, roots = Path(folder), [Path(folder), *map(Path, extra)]
+    sources, files = _sources(roots), _files(roots)
+    known = {**files, "sources": sources}
+    records = {kind: Named(files[kind].place) for kind in KINDS}
+    for kind, record in KINDS.items():
+        for name, path in files[kind].items():
+            records[kind][name] = parse(record, read_yaml(path), path, known)
+    project_file = root / "config.yaml"
+    project = parse(Project, read_yaml(project_file), project_file, known)
+    reported: list[Reported] = []
+    for path in (place / "reported.yaml" for place in roots):
+        if path.is_file():
+            reported += parse(ReportedNumbers, read_yaml(path), path, known).reported
+    config = Config(
+        project=project,
+        sources=sources,
+        reported=tuple(reported),
+        local=_local(root / "local.yaml", known, records["datasets"]),
+        known=known,
+        root=root,
+        **records,
+    )
+    _check_tables(config)
+    return config
 
 
-def _check_settings(config: Config) -> None:
-    for name, setting in config.settings.items():
-        where, evaluation = config.where("settings", name), setting.evaluation
-        config.require("teachers", setting.teacher, where, "teacher")
-        config.require("features", evaluation.extractor, where, "evaluation.extractor", also=EXTRACTORS)
-        if evaluation.dataset is not None:
-            config.require("datasets", evaluation.dataset, where, "evaluation.dataset")
-            if PIXELS in evaluation.extractors():
-                key = "metrics" if evaluation.metrics else "pixels"
-                raise UserError(
-                    f"{where}: 'evaluation.{key}' compares pixels with the training images, so it cannot "
-                    "stand beside 'evaluation.dataset'; leave one out."
-                )
-        for method in setting.methods:
-            config.require("methods", method, where, f"methods.{method}")
+def _files(roots: Iterable[Path]) -> dict[str, Named]:
+    """Return the files of every kind of record by name."""
+    files = {kind: Named(f"{kind}/") for kind in KINDS}
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"The configuration folder {root} does not exist.")
+        if not any((root / kind).is_dir() for kind in KINDS):
+            raise UserError(f"The configuration folder {root} has none of the folders {', '.join(KINDS)}.")
+        for kind in KINDS:
+            for path in sorted((root / kind).glob("*.y*ml")):
+                if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+                    raise UserError(
+                        f"{path}: the file's name has to be letters, digits, '_', '+' and '-', then '.yaml'."
+                    )
+                if path.stem in files[kind]:
+                    raise UserError(f"{path}: '{path.stem}' is already defined by {files[kind][path.stem]}.")
+                files[kind][path.stem] = path
+    return files
 
 
-def _check_external(config: Config) -> None:
-    for name, external in config.external.items():
-        where = config.where("external", name)
-        for setting, file in external.settings.items():
-            config.require("settings", setting, where, "settings")
-            config.require_source(file.published, where, f"settings.{setting}.published")
-    for name, files in config.local.external.items():
-        where = f"{config.roots[0]}/local.yaml"
-        config.require("external", name, where, "external")
-        there = config.external[name].settings
-        for setting in files.keys() - there.keys():
-            raise UserError(
-                f"{where}: 'external.{name}.{setting}': {config.where('external', name)} has no such "
-                f"setting; there are: {', '.join(there)}."
-            )
+def _sources(roots: Iterable[Path]) -> Named:
+    """Read the `sources.yaml` of each folder that has one."""
+    sources = Named("sources.yaml")
+    for path in (root / "sources.yaml" for root in roots):
+        found = parse(Sources, read_yaml(path), path).sources if path.is_file() else {}
+        for name, source in found.items():
+            if name in sources:
+                raise UserError(f"{path}: another sources.yaml has a '{name}' already.")
+            for twin, of in sources.items():
+                if of.path == source.path:
+                    raise UserError(f"{path}: '{twin}' and '{name}' have the same path, {source.path}.")
+            sources[name] = source
+    return sources
+
+
+def _local(path: Path, known: Mapping[str, Named], datasets: Mapping[str, Dataset]) -> Local:
+    """Read local.yaml; without one, or with an empty one, nothing is known of this machine."""
+    data = read_yaml(path) if path.exists() else None
+    raw = Named("the raw data of datasets/")
+    raw |= {of.raw or name: None for name, of in datasets.items() if of.source != "digits"}
+    return Local() if data is None else parse(Local, data, path, {**known, "raw_data": raw})
 
 
 def _check_tables(config: Config) -> None:
-    for number in config.reported:
-        config.require("settings", number.setting, "reported.yaml", "setting")
-        if number.method is not None:
-            config.require("methods", number.method, "reported.yaml", "method")
-        if number.external is not None:
-            config.require("external", number.external, "reported.yaml", "external")
-            there = config.external[number.external].settings
-            if number.setting not in there:
-                raise UserError(
-                    f"reported.yaml: '{number.external}' has no file for the setting '{number.setting}'; "
-                    f"there are: {', '.join(there)}."
-                )
+    """Refuse columns that nothing computes, and targets that get in the way of a table's own."""
     for name, ablation in config.ablations.items():
-        where = config.where("ablations", name)
-        for setting in ablation.setting_names():
-            config.require("settings", setting, where, "setting" if ablation.setting else "settings")
-        computed = {
-            metric
-            for setting in ablation.setting_names()
-            for metric in config.settings[setting].evaluation.wanted()
-        }
+        settings = ablation.setting_names()
+        computed = {metric for of in settings for metric in config.settings[of].evaluation.wanted()}
         claimed = {claim.column: "claims" for claim in ablation.claims}
         for column, key in (claimed | dict.fromkeys(ablation.columns, "columns")).items():
             if column in METRICS and column not in computed:
                 raise UserError(
-                    f"{where}: '{key}' has {column}, which {', '.join(ablation.setting_names())} does not "
-                    "compute; add it to 'evaluation.metrics' there, or leave it out."
+                    f"{config.where('ablations', name)}: '{key}' has {column}, which {', '.join(settings)} "
+                    "does not compute; add it to 'evaluation.metrics' there, or leave it out."
                 )
-
-
-def _check_targets(config: Config) -> None:
-    file = f"{config.roots[0]}/config.yaml"
-    pages: dict[str, str] = {}
     for name, target in config.project.targets.items():
-        for table in target.tables:
-            config.require("ablations", table, file, f"targets.{name}.tables")
-        if name in config.ablations:
-            raise UserError(f"{file}: the target '{name}' has the name of an ablation; rename one.")
-        if target.page in config.ablations:
-            raise UserError(f"{file}: the page '{target.page}' is an ablation's own; rename it.")
-        if target.page in pages:
-            raise UserError(f"{file}: '{name}' and '{pages[target.page]}' have the same page; rename one.")
-        pages[target.page] = name
+        for taken in {name, target.page} & config.ablations.keys():
+            raise UserError(
+                f"{config.root}/config.yaml: an ablation has the name '{taken}' of a target or page."
+            )
+
+
+def write_schemas(folder: Path) -> list[Path]:
+    """Write one JSON schema per kind of file, for editors and for review."""
+    paths = [folder / f"{name}.json" for name in SCHEMAS]
+    for path in paths:
+        schema = SCHEMAS[path.stem].model_json_schema()
+        write_text(path, json.dumps(schema, indent=2, sort_keys=True) + "\n")
+    return paths

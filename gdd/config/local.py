@@ -6,45 +6,34 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from gdd.config.record import Record, parse, read_yaml
+from gdd.config.names import ExternalName, RawDataName, SettingName
+from gdd.config.record import Count, NotNegative, Positive, Record
 from gdd.errors import UserError
 
 # GPUs by their memory; a rate without a GPU is one of a processor's core.
 Card = Literal["24 GB", "40 GB", "80 GB"]
 CPU: Literal["cpu"] = "cpu"
 
-
-def _place(value: str) -> str:
-    scheme, colon, _ = value.partition(":")
-    if colon and scheme.isalpha() and len(scheme) > 1 and scheme not in ("http", "https", "file"):
-        raise ValueError("a mirror is an http(s) URL, file: or a path")
-    return value
-
-
-def _folder(value: str) -> str:
-    # What a variable stands for, the machine that trains knows.
-    if not value.startswith(("/", "~", "$")):
-        raise ValueError("give an absolute path; $VARIABLES and ~ count")
-    return value
+# A web address, file: with an absolute path, or a path.
+Mirror = Annotated[str, Field(pattern=r"^(https?://|file:(//)?/[^/]|[/~])")]
 
 
 class Local(Record):
     """Where things lie on this machine; every key may be left out."""
 
-    raw_data: dict[str, str] = {}  # data set -> folder or archive you downloaded yourself
-    external: dict[str, dict[str, str]] = {}  # file of external/ -> setting -> what you downloaded of it
-    mirrors: dict[
-        str, Annotated[str, AfterValidator(_place)]
-    ] = {}  # URL prefix -> prefix to fetch from instead
+    raw_data: dict[RawDataName, str] = {}  # folder or archive you downloaded yourself
+    external: dict[ExternalName, dict[SettingName, str]] = {}  # what you downloaded of others' work
+    mirrors: dict[str, Mirror] = {}  # URL prefix -> prefix to fetch from instead
     offline: bool = False
-    # Node-local folder to which image arrays are copied first; $VARIABLES count.
-    scratch: Annotated[str, AfterValidator(_folder)] | None = None
-    gpus: Annotated[int, Field(ge=0)] | None = None  # for a run; None is what its setting says, 0 is the CPU
-    nodes: Annotated[int, Field(ge=1)] = 1  # machines that a run's GPUs are spread over evenly, with SLURM
+    # Node-local folder to which image arrays are copied first. What a variable stands for, the machine that
+    # trains knows.
+    scratch: Annotated[str, Field(pattern="^[/~$]")] | None = None
+    gpus: NotNegative | None = None  # for a run; None is what its setting says, 0 is the CPU
+    nodes: Count = 1  # machines that a run's GPUs are spread over evenly, with SLURM
     card: Card = "80 GB"  # the memory of these GPUs
-    longest_job: Annotated[float, Field(gt=0)] = 24.0  # hours; what takes longer goes on in the next job
+    longest_job: Positive = 24.0  # hours; what takes longer goes on in the next job
     tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
     partition: str | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
     cpu_partition: str | None = None
@@ -71,10 +60,3 @@ class Local(Record):
                 f"local.yaml: 'scratch' is {self.scratch!r}, here {str(path)!r}; give an absolute path."
             )
         return path
-
-
-def load_local(folder: Path) -> Local:
-    """Read `local.yaml` in `folder`; without one, or with an empty one, nothing is known of this machine."""
-    path = folder / "local.yaml"
-    data = read_yaml(path) if path.exists() else None
-    return Local() if data is None else parse(Local, data, path)

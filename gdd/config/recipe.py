@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from gdd.config.freeze import PolicyName
-from gdd.config.record import Distinct, Record
-
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
+from gdd.config.names import BackboneName, DatasetName, TeacherName
+from gdd.config.record import Count, Distinct, Fraction, NotNegative, Positive, Record
 
 Distributional = Literal["softplus", "hinge"]
 Instance = Literal["direct", "progressive", "consistency", "consistency-trajectory", "reverse-consistency"]
-Distance = Literal["squared", "lpips"]
-Precision = Literal["float32", "bfloat16"]
 AugmentPolicy = Literal["color", "translation", "cutout"]
 AUGMENT_POLICIES: tuple[AugmentPolicy, ...] = ("color", "translation", "cutout")
-
-# A backbone that comes from the run's own teacher instead of a file.
-TEACHER_ENCODER = "teacher-encoder"
-
-GRID = 18  # steps of the teacher's sampler on CIFAR-10 (EDM)
 
 
 class LearningRates(Record):
@@ -79,7 +69,7 @@ class Augment(Record):
     @model_validator(mode="after")
     def _uses_what_it_sets(self) -> Self:
         for key, kind in (("policies", "diffaugment"), ("target", "ada"), ("speed_kimg", "ada")):
-            if self.kind != kind and getattr(self, key) != type(self).model_fields[key].default:
+            if self.kind != kind and self.changes(key):
                 raise ValueError(f"'{key}' belongs to 'kind: {kind}'")
         return self
 
@@ -90,31 +80,21 @@ class Objective(Record):
     distributional: Distributional | None = None
     instance: Instance | None = None
     instance_weight: Positive = 1.0
-    pairs: Annotated[int, Field(ge=0)] = 0  # direct: ODE pairs solved beforehand; 0 solves them as it goes
-    grid: Count = GRID  # all but direct: steps of the noise grid from 0.002 to 80
-    distance: Distance = "squared"  # of an instance-based loss: mean squared error, or LPIPS (VGG)
+    pairs: NotNegative = 0  # direct: ODE pairs solved beforehand; 0 solves them as it goes
+    grid: Count = 18  # all but direct: steps of the noise grid from 0.002 to 80 (EDM's sampler of CIFAR-10)
+    distance: Literal["squared", "lpips"] = "squared"  # of an instance-based loss: squared error, LPIPS (VGG)
 
     @model_validator(mode="after")
-    def _has_a_loss(self) -> Self:
+    def _fits_together(self) -> Self:
+        instances = get_args(Instance)
         if self.distributional is None and self.instance is None:
             raise ValueError(
                 "an objective needs 'distributional' (softplus, hinge), 'instance' "
-                f"({', '.join(get_args(Instance))}) or both"
+                f"({', '.join(instances)}) or both"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _uses_what_it_sets(self) -> Self:
-        if self.pairs and self.instance != "direct":
-            raise ValueError("'pairs' belongs to 'instance: direct'")
-        if self.grid != GRID and self.instance in (None, "direct"):
-            raise ValueError(f"'grid' belongs to 'instance': {_in_words(get_args(Instance)[1:])}")
-        if self.distance != "squared" and self.instance is None:
-            raise ValueError("'distance' belongs to an 'instance' objective")
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_grid_that_fits(self) -> Self:
+        for key, those in (("pairs", instances[:1]), ("grid", instances[1:]), ("distance", instances)):
+            if self.changes(key) and self.instance not in those:
+                raise ValueError(f"'{key}' belongs to 'instance': {', '.join(those)}")
         if self.instance == "progressive" and (self.grid < 2 or self.grid & (self.grid - 1)):
             raise ValueError(
                 f"'instance: progressive' halves its 'grid' down to single steps, which {self.grid} do not "
@@ -123,10 +103,6 @@ class Objective(Record):
         if self.instance == "consistency-trajectory" and self.grid < 2:
             raise ValueError("'instance: consistency-trajectory' needs a 'grid' of at least 2 steps")
         return self
-
-
-def _in_words(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 class Sampler(Record):
@@ -147,8 +123,8 @@ class Sampler(Record):
 class Recipe(Record):
     """All that decides a student's weights, apart from the seed."""
 
-    dataset: str
-    teacher: str
+    dataset: DatasetName
+    teacher: TeacherName
     teacher_sampler: Sampler
     objective: Objective
     freeze: PolicyName | tuple[str, ...] = "none"
@@ -160,14 +136,14 @@ class Recipe(Record):
     lr: LearningRates
     adam: Adam = Adam()
     ema: Ema
-    backbones: Annotated[tuple[str, ...], Distinct] = ()
+    backbones: Annotated[tuple[BackboneName, ...], Distinct] = ()
     heads: Heads = Heads()
     r1: R1 = R1(gamma=1e-4)
     reuse_fakes: bool = False
-    precision: Precision = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the generator's activations
     augment: Augment = Augment()  # of what the discriminator sees, but for R1
     flip: bool = False  # mirror each real image with probability 1/2
-    keep: Literal["all", "reported"] = "all"  # which snapshots stay once a run has been judged
+    keep: Literal["all", "reported"] = "all"  # which snapshots stay once a run is evaluated
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -208,12 +184,12 @@ class TeacherRecipe(Record):
     images: Count
     batch: Count
     lr: Positive
-    warmup: Annotated[int, Field(ge=0)] = 0  # images over which the rate rises from 0
+    warmup: NotNegative = 0  # images over which the rate rises from 0
     decay: Fraction = 0.0  # the last part of the run, over which the rate falls to a tenth
     ema: Ema
     p_mean: float = -1.2  # EDM Table 1: ln(sigma) ~ N(p_mean, p_std^2)
     p_std: Positive = 1.2
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NotNegative = 0
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -226,24 +202,14 @@ def partial(kind: type[Record]) -> Any:
     """Return a record with the same keys and types as `kind` in which each key may be left out.
 
     Records inside it are partial too. Checks that look at several keys wait until the parts are merged.
-    A key without a value is an error here already, while the file it stands in is known.
     """
     fields: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
         annotation = field.rebuild_annotation()
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Record):
-            annotation = partial(inner)
-        may_be_empty = type(None) in get_args(inner)
-        optional = annotation if may_be_empty else Annotated[annotation | None, AfterValidator(_written)]
-        fields[name] = (optional, None)
+        if isinstance(annotation, type) and issubclass(annotation, Record):
+            annotation = partial(annotation)
+        fields[name] = (annotation | None, None)
     return create_model(f"Partial{kind.__name__}", __base__=Record, **fields)
-
-
-def _written(value: Any) -> Any:
-    if value is None:
-        raise ValueError("give it a value or leave the key out")
-    return value
 
 
 PartialRecipe: Any = partial(Recipe)

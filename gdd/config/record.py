@@ -5,24 +5,52 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gdd.errors import UserError
+
+Count = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class UnknownKey(ValueError):
+    """A key that a record does not have; the message is what it has."""
+
+    def __init__(self, key: str, allowed: list[str]) -> None:
+        super().__init__(", ".join(allowed))
+        self.key = key
 
 
 class Record(BaseModel):
     """A frozen record in which unknown keys and silent conversions between types are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_keys(cls, data: Any) -> Any:
+        # Before anything else: a misspelt key is why another one is missing.
+        allowed = sorted(field.alias or name for name, field in cls.model_fields.items())
+        for key in data if isinstance(data, dict) else ():
+            if key not in allowed:
+                raise UnknownKey(key, allowed)
+        return data
+
+    def changes(self, key: str) -> bool:
+        """Whether a key has another value than its default."""
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
+    def require_one_of(self, *keys: str) -> None:
+        """Refuse a record that sets none, or more than one, of some keys that are empty by default."""
+        if sum(self.changes(key) for key in keys) != 1:
+            raise ValueError(f"give exactly one of {', '.join(map(repr, keys))}")
 
     def canonical(self) -> str:
         """Return the record as JSON with sorted keys: equal records give equal text."""
@@ -46,32 +74,23 @@ def _without_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
 Distinct = AfterValidator(_without_repeats)  # annotates a list in which no value may stand twice
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML with keys that are text and stand once; as in YAML 1.2 `1e-4` is a number, and a date is text."""
+class _Loader(yaml.SafeLoader):
+    """YAML with keys that are text and stand once; as in YAML 1.2, `1e-4` is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002
+        mapping: dict[Hashable, Any] = {}
+        for key, value in node.value:
+            # Taken as written: `no` and `2` can be names, and `2` is the same name as "2".
+            if not isinstance(key.value, str):
+                raise yaml.constructor.ConstructorError(None, None, "a key has to be text", key.start_mark)
+            if key.value in mapping:
+                problem = f"the key '{key.value}' stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            mapping[key.value] = self.construct_object(value, deep=True)
+        return mapping
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, Any]:
-    mapping: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        # Taken as written: `no` and `2` can be names, and `2` is the same name as "2".
-        key = key_node.value
-        problem = None
-        if not isinstance(key, str) or "\n" in key:
-            problem = "a key has to be one line of text"
-        elif key in mapping:
-            problem = f"the key '{key}' stands twice"
-        if problem:
-            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictLoader.add_implicit_resolver(
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
@@ -85,20 +104,20 @@ def read_yaml(path: Path) -> Any:
         UserError: the file is missing, is no YAML, or repeats a key.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: {problem}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: {error.problem}.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
 
 
-def parse(kind: type[RecordT], data: Any, where: str | Path) -> RecordT:
-    """Turn plain data into a record of `kind`.
+def parse(
+    kind: type[RecordT], data: Any, where: str | Path, known: Mapping[str, Mapping[str, Any]] | None = None
+) -> RecordT:
+    """Turn plain data into a record of `kind`; names in it have to be among those that are `known`, by kind.
 
     Raises:
         UserError: naming `where`, the key, what it holds and what is allowed.
@@ -107,15 +126,19 @@ def parse(kind: type[RecordT], data: Any, where: str | Path) -> RecordT:
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise UserError(f"{where}: expected keys and values, found {found}.")
     try:
-        # Through JSON, because strict mode takes lists for tuples only from there.
-        return kind.model_validate_json(json.dumps(data))
+        return kind.model_validate(_with_tuples(data), context=known)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(kind, data, error)}") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}.") from None
+        raise UserError(f"{where}: {_sentence(data, error)}.") from None
 
 
-# pydantic speaks of JSON; whoever reads this wrote YAML.
+def _with_tuples(value: Any) -> Any:
+    """Return plain data with tuples for lists, as strict records want them."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+# pydantic speaks of Python; whoever reads this wrote YAML.
 _IN_YAML = {
     "tuple_type": "input should be a list",
     "model_type": "input should be keys and values",
@@ -124,33 +147,29 @@ _IN_YAML = {
 }
 
 
-def _sentence(kind: type[Record], data: Any, error: ValidationError) -> str:
-    # An unknown key comes first: where it is misspelt, it is why another one is missing.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    located = [(_location(data, problem), problem) for problem in problems]
+def _sentence(data: Any, error: ValidationError) -> str:
+    located = [(_location(data, problem), problem) for problem in error.errors()]
     # A value that may be of several types has a problem with each; the one deepest inside fits it best.
-    start = located[0][0]
-    place = max((place for place, _ in located if place[: len(start)] == start), key=len)
+    place = max((place for place, _ in located), key=len)
     first, *others = [problem for at, problem in located if at == place]
-    key = ".".join(map(str, place))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; allowed here: {', '.join(sorted(_fields_at(kind, place[:-1])))}."
+    key, value = ".".join(map(str, place)), first["input"]
+    if unknown := _unknown_key(first):
+        return f"unknown key '{key}'; allowed here: {unknown}"
     if first["type"] == "missing":
-        return f"the key '{key}' is missing."
-    message = _message(first)
-    for other in others:
-        message += f", or {_message(other).removeprefix('input should be ')}"
-    if not key:
-        return f"{message}."
-    value = first["input"]
+        return f"the key '{key}' is missing"
+    messages = [_message(first), *(_message(other).removeprefix("input should be ") for other in others)]
+    message = ", or ".join(dict.fromkeys(messages))
+    if not place:
+        return message
     if isinstance(value, dict) and first["type"] == "value_error":
-        return f"'{key}': {message}."  # about several keys of the record, which would be a long quotation
-    return f"'{key}' is {'empty' if value is None else repr(value)}: {message}."
+        return f"'{key}': {message}"  # about several keys of the record: a long quotation
+    shown = list(value) if isinstance(value, tuple) else value
+    return f"'{key}' is {'empty' if value is None else repr(shown)}: {message}"
 
 
 def _message(problem: Any) -> str:
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"]).rstrip(".")
+        return str(problem["ctx"]["error"])
     text: str = problem["msg"]
     return _IN_YAML.get(problem["type"], f"{text[0].lower()}{text[1:]}")
 
@@ -165,28 +184,10 @@ def _location(data: Any, problem: Any) -> tuple[int | str, ...]:
             if problem["type"] != "missing":
                 continue
         location.append(part)
-    return tuple(location)
+    unknown = _unknown_key(problem)
+    return (*location, unknown.key) if unknown else tuple(location)
 
 
-def _fields_at(annotation: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the record that stands at `location` inside a value of type `annotation`."""
-    for part in location:
-        annotation = _type_at(annotation, part)
-    record = _record_in(annotation)
-    return [field.alias or name for name, field in record.model_fields.items()] if record else []
-
-
-def _type_at(annotation: Any, part: int | str) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation.model_fields[str(part)].annotation
-    inner = get_args(annotation)
-    if get_origin(annotation) in (dict, tuple):
-        return inner[-1] if get_origin(annotation) is dict else inner[0]
-    # A union: the member that has such a part.
-    return next((found for member in inner if (found := _type_at(member, part)) is not None), None)
-
-
-def _record_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for member in get_args(annotation) if (found := _record_in(member))), None)
+def _unknown_key(problem: Any) -> UnknownKey | None:
+    error = problem.get("ctx", {}).get("error")
+    return error if isinstance(error, UnknownKey) else None

@@ -7,12 +7,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
-from gdd.config.evaluation import Evaluation
 from gdd.config.local import CPU, Card
-from gdd.config.recipe import Count, PartialRecipe, Positive, Sampler, TeacherRecipe
-from gdd.config.record import Record
+from gdd.config.metrics import PIXELS, MetricName, by_extractor
+from gdd.config.names import DatasetName, ExtractorName, MethodName, SettingName, SourceName, TeacherName
+from gdd.config.recipe import PartialRecipe, Sampler, TeacherRecipe
+from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 
-Seed = Annotated[int, Field(ge=0)]
+USUAL = ("fid", "precision", "recall", "density", "coverage")
+USUAL_OF_PIXELS = (*(f"pixel_{name}" for name in USUAL), "nearest")
+ON_CURVES = ("fid", "pixel_fid")
 
 
 class Part(Record):
@@ -28,8 +31,7 @@ class Part(Record):
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
-        split = (self.one_in is not None, self.take is not None)
-        if any(split) != all(split) or any(split) == (self.first_shuffled is not None):
+        if self.model_fields_set not in ({"one_in", "take"}, {"first_shuffled"}):
             raise ValueError("a part is either 'one_in' with 'take', or 'first_shuffled'")
         return self
 
@@ -48,13 +50,13 @@ class Dataset(Record):
     transform: Literal["resize", "center-crop"] | None = None
     part: Part | None = None  # None is all of it
     source_images: Count | None = None  # in the source, where `part` leaves some out; None is `images`
-    allow_corrupt: Annotated[int, Field(ge=0)] = 0  # unusable images that may be left out
+    allow_corrupt: NotNegative = 0  # unusable images that may be left out
     resolution: Count
     channels: Count
     images: Count
-    classes: Annotated[int, Field(ge=0)]  # 0 has no labels; otherwise a folder's sub-folders name them
+    classes: NotNegative  # 0 has no labels; otherwise a folder's sub-folders name them
     licence: str = ""
-    statistics: str | None = None  # a file of sources.yaml: mean and covariance that others published
+    statistics: SourceName | None = None  # mean and covariance that others published
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> Self:
@@ -68,33 +70,40 @@ class Dataset(Record):
             raise ValueError("a 'part' needs 'source_images', the number of images it is taken from")
         return self
 
+    def raw_in_words(self) -> str:
+        """Return in words what raw data the data set is made from."""
+        if self.source == "cifar10":
+            return "cifar-10-python.tar.gz, cifar-10-binary.tar.gz, the folder one unpacks to, or EDM's ZIP"
+        classes = f" in {self.classes:,} sub-folders, one for each class" if self.classes else ""
+        images = f"{self.source_images or self.images:,} images{classes}"
+        return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"
+
 
 class FeatureNetwork(Record):
-    """A small frozen network for tiny images: the discriminator looks through it, or it judges."""
+    """A small frozen network for tiny images: a backbone of the discriminator, or a metric's extractor."""
 
     title: str
-    dataset: str
+    dataset: DatasetName
     architecture: Literal["plain", "residual"]
     width: Count
-    steps: Annotated[int, Field(ge=0)]  # of training as a classifier; 0 keeps random weights
+    steps: NotNegative  # of training as a classifier; 0 keeps random weights
     batch: Count = 128
     lr: Positive = 2e-3
-    seed: Seed
+    seed: NotNegative
 
 
 class Teacher(Record):
     """A pretrained diffusion model: published by others, or trained here."""
 
     title: str
-    dataset: str  # a published one's serves to tell which settings it fits
+    dataset: DatasetName  # a published one's serves to tell which settings it fits
     architecture: Architecture
-    published: str | None = None  # a file of sources.yaml
+    published: SourceName | None = None
     training: TeacherRecipe | None = None
 
     @model_validator(mode="after")
     def _comes_from_somewhere(self) -> Self:
-        if (self.published is None) == (self.training is None):
-            raise ValueError("give either 'published' or 'training'")
+        self.require_one_of("published", "training")
         return self
 
 
@@ -103,7 +112,7 @@ class Rate(Record):
 
     training: Positive  # images
     generating: Positive  # evaluations of the network, an image each
-    judging: Positive  # images through the network that judges
+    judging: Positive  # images through the network whose features are compared
     # Images that go through the networks together; fewer than the batch norm's group need more GPUs.
     at_once: Count | None = None
     known: Literal["measured", "reported", "estimated"]
@@ -113,7 +122,7 @@ class Rate(Record):
 class Resources(Record):
     """What a run of a setting takes. The number of GPUs changes results by rounding only."""
 
-    gpus: Annotated[int, Field(ge=0)] = 1  # 0 trains and judges on the CPU
+    gpus: NotNegative = 1  # 0 trains and evaluates on the CPU
     memory: Positive = 8.0  # GB of main memory for each process
     parameters: Positive | None = None  # millions, of the network; a snapshot has four bytes for each
     rates: dict[Literal[Card, "cpu"], Rate] = {}
@@ -136,16 +145,59 @@ class Monitor(Record):
     every: Count | None = None  # images of training between two; None is the snapshots' interval
 
 
+class Evaluation(Record):
+    """How the runs of a setting are evaluated.
+
+    Every snapshot is evaluated by its FID on block 0 of the latents; the last, the best (by that FID) and
+    those of `also_at` by all metrics on every block.
+    """
+
+    dataset: DatasetName | None = None  # the real images compared with; None is the setting's own data set
+    extractor: ExtractorName  # in whose features `fid`, `precision` and most others are computed
+    pixels: bool = False  # the usual metrics on raw pixels too, and `nearest`
+    samples: Count  # generated images per block of latents
+    blocks: Count = 1  # blocks for the final and the best snapshot; curves use block 0
+    # Image counts of further snapshots that are evaluated like the final one, in runs that have them.
+    also_at: Annotated[tuple[Count, ...], Distinct] = ()
+    # All metrics; none is the usual ones: fid, precision, recall, density, coverage, and what `pixels` adds.
+    metrics: Annotated[tuple[MetricName, ...], Distinct] = ()
+
+    @model_validator(mode="after")
+    def _has_what_chooses(self) -> Self:
+        if self.metrics and "fid" not in self.metrics:
+            raise ValueError("'metrics' needs 'fid', by which the best snapshot is chosen")
+        if self.metrics and self.pixels:
+            raise ValueError("'pixels' adds to the usual metrics; beside 'metrics', name them there")
+        if self.dataset is not None and PIXELS in self.extractors():
+            key = "metrics" if self.metrics else "pixels"
+            raise ValueError(
+                f"'{key}' compares pixels with the training images, so it cannot stand beside 'dataset'"
+            )
+        return self
+
+    def wanted(self) -> tuple[str, ...]:
+        """Return the metrics of whatever is evaluated in full."""
+        return self.metrics or USUAL + (USUAL_OF_PIXELS if self.pixels else ())
+
+    def wanted_on_curves(self) -> tuple[str, ...]:
+        """Return the metrics of every snapshot."""
+        return tuple(metric for metric in self.wanted() if metric in ON_CURVES)
+
+    def extractors(self) -> list[str]:
+        """Return the extractors that the metrics need, `pixels` among them."""
+        return list(by_extractor(self.wanted(), self.extractor))
+
+
 class Setting(Record):
-    """A data set with its teacher, the recipe every run starts from, and how runs are judged."""
+    """A data set with its teacher, the recipe every run starts from, and how runs are evaluated."""
 
     title: str
     notes: tuple[str, ...] = ()  # what a reader of its numbers has to know, shown with every table
-    dataset: str
-    teacher: str
+    dataset: DatasetName
+    teacher: TeacherName
     teacher_sampler: Sampler
     recipe: PartialRecipe
-    methods: dict[str, PartialRecipe] = {}  # what a method changes in this setting
+    methods: dict[MethodName, PartialRecipe] = {}  # what a method changes in this setting
     evaluation: Evaluation
     monitor: Monitor | None = None  # None logs no FID on the way
     resources: Resources = Resources()
@@ -154,18 +206,18 @@ class Setting(Record):
 class ExternalFile(Record):
     """A generator, or images of one, for one setting."""
 
-    published: str | None = None  # a file of sources.yaml; None is a file that the user provides
-    where: str = ""  # where the user finds it, told where it is missing
+    published: SourceName | None = None  # None is a file that the user provides
+    where: str = ""  # where the user finds it
 
 
 class External(Record):
-    """One method's published generators, or images made by them, by the setting that judges each."""
+    """One method's published generators, or images made by them, by the setting that evaluates each."""
 
     title: str
     # generator: a pickle as EDM, GDD and SiD publish them (nothing in it is run), or weights of this project.
     # images: an .npz, a folder, a .zip or a .tar.
     holds: Literal["generator", "images"]
-    settings: Annotated[dict[str, ExternalFile], Field(min_length=1)]
+    settings: Annotated[dict[SettingName, ExternalFile], Field(min_length=1)]
     key: str = "ema"  # where in a pickle the network stands
     evaluations: Count | None = None  # of a network for an image, which images do not say
     licence: str

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from gdd.config.record import Record, parse, read_yaml
+from gdd.config.record import Count, Record
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+.-]*$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S+$")]
 
 # `git-blob` is what `git hash-object` prints; `sha256-prefix` stands in the names of torchvision's files.
@@ -22,9 +20,10 @@ Checksum = Annotated[
 
 # No part starts with a dot, so nothing leads out of the folder.
 _PART = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
+Name = Annotated[str, Field(pattern=rf"^{_PART}$")]
 Below = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
 
-RESERVED = ("lock.yaml", ".part", ".part.json")
+RESERVED = ("lock.yaml", ".part", ".part.tag")
 
 
 class Source(Record):
@@ -33,7 +32,7 @@ class Source(Record):
     use: str  # what it is for
     url: Url
     path: Below  # below resources/
-    bytes: Annotated[int, Field(gt=0)] | None
+    bytes: Count | None
     checksum: Checksum | None
     licence: str
 
@@ -48,22 +47,3 @@ class Sources(Record):
     """`sources.yaml`: the files by name."""
 
     sources: dict[Name, Source]
-
-    @model_validator(mode="after")
-    def _have_own_places(self) -> Self:
-        places: dict[str, str] = {}
-        for name, source in self.sources.items():
-            if source.path in places:
-                raise ValueError(f"'{places[source.path]}' and '{name}' have the same path, {source.path}")
-            places[source.path] = name
-        return self
-
-
-def load_sources(folder: Path) -> dict[str, Source]:
-    """Read `folder/sources.yaml`.
-
-    Raises:
-        UserError: it is missing or wrong.
-    """
-    path = folder / "sources.yaml"
-    return parse(Sources, read_yaml(path), path).sources

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gdd.config.metrics import ColumnName, columns
-from gdd.config.recipe import Count, PartialRecipe, Positive
-from gdd.config.record import Distinct, Record
+from gdd.config.names import AblationName, ExternalName, MethodName, SettingName, TeacherName
+from gdd.config.recipe import PartialRecipe
+from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 
-Seed = Annotated[int, Field(ge=0)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
-Names = Annotated[tuple[str, ...], Field(min_length=1), Distinct]
+Seeds = Annotated[tuple[NotNegative, ...], Field(min_length=1), Distinct]
+Titles = Annotated[  # one, or a list
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value,
+        json_schema_input_type=str | tuple[str, ...],
+    ),
+    Field(min_length=1),
+    Distinct,
+]
 
 
 class Method(PartialRecipe):  # type: ignore[misc]
@@ -31,35 +39,29 @@ class Row(PartialRecipe):  # type: ignore[misc]
     The last stands only in those of the table's settings for which there is a file of it.
     """
 
-    method: str | None = None
+    method: MethodName | None = None
     teacher_steps: Count | Literal["setting"] | None = None  # setting: those of its `teacher_sampler`
-    external: str | None = None
+    external: ExternalName | None = None
     # Which snapshot the row shows; an image count is one of the setting's `evaluation.also_at`, or the end.
     at: Count | Literal["end", "best"] = "end"
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
-        if [self.method, self.teacher_steps, self.external].count(None) != 2:
-            raise ValueError("a row needs one of 'method', 'teacher_steps' and 'external'")
-        if self.external is not None and self.model_fields_set != {"external"}:
-            other = min(self.model_fields_set - {"external"})
-            raise ValueError(f"a row with 'external' trains nothing: '{other}' cannot stand beside it")
-        ignored = self.model_fields_set - {"method", "teacher_steps", "teacher"}
-        if self.teacher_steps is not None and ignored:
-            raise ValueError(
-                f"a row with 'teacher_steps' trains nothing: only 'teacher' can stand beside it, "
-                f"not '{min(ignored)}'"
-            )
+        self.require_one_of("method", "teacher_steps", "external")
+        for key, beside in (("external", set()), ("teacher_steps", {"teacher"})):
+            ignored = self.model_fields_set - {key, *beside}
+            if self.changes(key) and ignored:
+                raise ValueError(f"a row with '{key}' trains nothing: leave out '{min(ignored)}'")
         return self
 
 
 class Reported(Record):
     """Numbers that others report, and where."""
 
-    setting: str
-    method: str | None = None  # with the lowest FID of a run: what the papers give
+    setting: SettingName
+    method: MethodName | None = None  # with the lowest FID of a run: what the papers give
     teacher_steps: Count | None = None
-    external: str | None = None  # a file of external/
+    external: ExternalName | None = None
     fid: Positive
     recall: Positive | None = None
     clip_fid: Positive | None = None
@@ -67,8 +69,7 @@ class Reported(Record):
 
     @model_validator(mode="after")
     def _is_of_one_thing(self) -> Self:
-        if [self.method, self.teacher_steps, self.external].count(None) != 2:
-            raise ValueError("a reported number is of one of 'method', 'teacher_steps' and 'external'")
+        self.require_one_of("method", "teacher_steps", "external")
         return self
 
 
@@ -78,28 +79,14 @@ class ReportedNumbers(Record):
     reported: tuple[Reported, ...]
 
 
-class Curve(Record):
-    """A figure beside the table: a metric against the images seen."""
-
-    x: Literal["images"] = "images"
-    y: Literal["fid", "pixel_fid"] = "fid"
-
-
-class Choice(Record):
-    """One row is chosen per value of a row key: the one with the lowest mean of a column."""
-
-    per: Literal["method"] = "method"
-    by: Literal["fid"] = "fid"
-
-
 class Claim(Record):
     """What a table is meant to show: each row of `better` is better than each of `than` in a column.
 
     Whether it holds is decided from the runs and shown with the table.
     """
 
-    better: str | Names
-    than: str | Names
+    better: Titles
+    than: Titles
     column: ColumnName = Field(alias="in")
 
     @model_validator(mode="after")
@@ -108,17 +95,9 @@ class Claim(Record):
         if known[self.column].better is None or not known[self.column].spread:
             possible = ", ".join(name for name, of in known.items() if of.better and of.spread)
             raise ValueError(f"no claim can be made in the column '{self.column}'; choose one of: {possible}")
-        if both := set(self.winners()) & set(self.losers()):
+        if both := {*self.better} & {*self.than}:
             raise ValueError(f"a claim has the row {min(both)!r} on both sides")
         return self
-
-    def winners(self) -> tuple[str, ...]:
-        """Return the titles of the rows that should be better."""
-        return (self.better,) if isinstance(self.better, str) else self.better
-
-    def losers(self) -> tuple[str, ...]:
-        """Return the titles of the rows that should be worse."""
-        return (self.than,) if isinstance(self.than, str) else self.than
 
 
 class Ablation(Record):
@@ -129,23 +108,23 @@ class Ablation(Record):
 
     title: str
     caption: str = ""
-    setting: str | None = None
-    settings: Annotated[tuple[str, ...], Distinct] = ()
+    setting: SettingName | None = None
+    settings: Annotated[tuple[SettingName, ...], Distinct] = ()
     rows: dict[str, Row] = {}
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1), Distinct]] = {}
     columns: Annotated[tuple[ColumnName, ...], Field(min_length=1), Distinct]
-    curve: Curve | None = None
+    curve: Literal["fid", "pixel_fid"] | None = None  # a figure: this metric against the images seen
     seeds: Seeds | None = None
-    teachers: Annotated[tuple[str, ...], Distinct] = ()
-    choose: Choice | None = None
+    teachers: Annotated[tuple[TeacherName, ...], Distinct] = ()
+    choose: bool = False  # one row of each method, that with the lowest mean FID
     claims: tuple[Claim, ...] = ()
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        if (self.setting is None) == (not self.settings):
-            raise ValueError("give either 'setting' or 'settings'")
-        if bool(self.rows) == bool(self.grid):
-            raise ValueError("give either 'rows' or 'grid'")
+        self.require_one_of("setting", "settings")
+        self.require_one_of("rows", "grid")
+        if self.choose and self.settings[1:]:
+            raise ValueError("'choose' chooses for one setting; write a file for each of 'settings'")
         if self.teachers and any(row.method and row.teacher for row in self.rows.values()):
             raise ValueError("'teachers' trains every row with each of them, so no row can name a 'teacher'")
         return self
@@ -154,10 +133,11 @@ class Ablation(Record):
     def _claims_are_of_its_rows(self) -> Self:
         titles = self.titles()
         for claim in self.claims:
-            for title in (*claim.winners(), *claim.losers()):
+            for title in (*claim.better, *claim.than):
                 if title not in titles:
-                    near = ", ".join(difflib.get_close_matches(title, titles, n=3) or titles)
-                    raise ValueError(f"a claim is on the row {title!r}, which is not here; there are: {near}")
+                    raise ValueError(
+                        f"a claim is on the row {title!r}, which is not here; there are: {', '.join(titles)}"
+                    )
         return self
 
     def setting_names(self) -> tuple[str, ...]:
@@ -166,9 +146,12 @@ class Ablation(Record):
 
     def titles(self) -> tuple[str, ...]:
         """Return the titles of the rows; in a grid, the values that a row sets."""
-        if self.rows:
-            return tuple(self.rows)
-        return tuple(", ".join(map(str, values)) for values in itertools.product(*self.grid.values()))
+        return tuple(self.rows or map(grid_title, itertools.product(*self.grid.values())))
+
+
+def grid_title(values: Iterable[Any]) -> str:
+    """Return the title of the row that sets these values of a grid."""
+    return ", ".join(str(list(value) if isinstance(value, tuple) else value) for value in values)
 
 
 class Target(Record):
@@ -176,7 +159,7 @@ class Target(Record):
 
     title: str
     page: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # results/site/<page>.html
-    tables: Names  # of ablations
+    tables: Annotated[tuple[AblationName, ...], Field(min_length=1), Distinct]
 
 
 class Project(Record):
@@ -184,3 +167,12 @@ class Project(Record):
 
     seeds: Seeds
     targets: dict[str, Target]
+
+    @model_validator(mode="after")
+    def _have_own_pages(self) -> Self:
+        pages: dict[str, str] = {}
+        for name, target in self.targets.items():
+            if target.page in pages:
+                raise ValueError(f"'{name}' and '{pages[target.page]}' have the same page; rename one")
+            pages[target.page] = name
+        return self

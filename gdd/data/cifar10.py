@@ -12,11 +12,8 @@ import numpy as np
 from gdd.errors import UserError
 from gdd.foreign.read import read_foreign
 
-PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))  # the training images, in EDM's order
-PYTHON_META = "batches.meta"
-BINARY = tuple(f"{part}.bin" for part in PYTHON)
-BINARY_META = "batches.meta.txt"
-NAMES = frozenset((*PYTHON, PYTHON_META, *BINARY, BINARY_META))
+PYTHON = (*(f"data_batch_{number}" for number in range(1, 6)), "batches.meta")  # images, in EDM's order
+BINARY = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "batches.meta.txt")
 SIZE = 32
 PIXELS = 3 * SIZE * SIZE
 LARGEST = 1 << 26  # bytes that are read of a file; a batch has 31 MB
@@ -35,18 +32,17 @@ def read_cifar10(raw: Path) -> RawImages:
         UserError: a batch is missing, damaged, or not what it should be; the sentence names it.
     """
     contents = _from_folder(raw) if raw.is_dir() else _from_archive(raw)
-    binary = BINARY_META in contents
-    parts, meta = (BINARY, BINARY_META) if binary else (PYTHON, PYTHON_META)
-    if missing := [part for part in (*parts, meta) if part not in contents]:
+    binary = BINARY[-1] in contents
+    if missing := [part for part in (BINARY if binary else PYTHON) if part not in contents]:
         raise UserError(f"{raw} lacks {', '.join(missing)}; it is not the whole of CIFAR-10.")
-    where = f"{meta} in {raw}"
-    classes = (
-        contents[meta].decode(errors="replace").split() if binary else _python_classes(contents[meta], where)
-    )
+    *parts, meta = BINARY if binary else PYTHON
+    if binary:
+        classes = contents[meta].decode(errors="replace").split()
+    else:
+        classes = _python_classes(contents[meta], f"{meta} in {raw}")
     read = _binary_batch if binary else _python_batch
     batches = [read(contents.pop(part), f"{part} in {raw}") for part in parts]
-    images = np.concatenate([images for images, _ in batches])
-    labels = np.concatenate([labels for _, labels in batches])
+    images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     if labels.dtype.kind not in "iu" or not np.isin(labels, range(len(classes))).all():
         raise UserError(f"{raw} does not give each image one of {len(classes)} labels.")
     kind = "CIFAR-10, binary" if binary else "CIFAR-10 for Python"
@@ -54,7 +50,7 @@ def read_cifar10(raw: Path) -> RawImages:
 
 
 def _from_folder(raw: Path) -> dict[str, bytes]:
-    return {name: (raw / name).read_bytes() for name in NAMES if (raw / name).is_file()}
+    return {name: (raw / name).read_bytes() for name in (*PYTHON, *BINARY) if (raw / name).is_file()}
 
 
 def _from_archive(raw: Path) -> dict[str, bytes]:
@@ -64,7 +60,7 @@ def _from_archive(raw: Path) -> dict[str, bytes]:
             for member in archive:
                 part = PurePosixPath(member.name).name
                 file = archive.extractfile(member)
-                if file and part in NAMES:
+                if file and part in (*PYTHON, *BINARY):
                     contents[part] = file.read(LARGEST)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{raw} is not a whole archive ({error}); fetch it again.") from None

@@ -37,21 +37,17 @@ def prepare_folder(
             f"The part '{name}' of {raw} would be {len(chosen):,} images, not {dataset.images:,}."
         )
     # EDM's archives are prepared already: an image of another size there is a wrong archive, not a large one.
-    transform = None if listing.label_file is not None else dataset.transform
-    description = describe(
-        name,
-        dataset,
-        classes=classes,
-        source=str(raw),
-        source_kind="EDM archive" if listing.label_file is not None else listing.kind,
-        transform=transform,
-    )
+    prepared = listing.label_file is not None
+    transform = None if prepared else dataset.transform
+    source_kind = "EDM archive" if prepared else listing.kind
+    facts = {"classes": classes, "source": str(raw), "source_kind": source_kind, "transform": transform}
+    description = describe(name, dataset, **facts)
     size, parts = dataset.resolution, folder / "parts"
     try:
         with locked(parts / ".lock", patience=0):
-            files, skipped = convert(
-                listing, chosen, transform, size, parts, workers=workers, allowed=allow_corrupt
-            )
+            files, skipped = convert(listing.only(chosen), transform, size, parts, workers)
+            if len(skipped) > allow_corrupt:
+                raise UserError(_refusal(raw, skipped, allow_corrupt))
             if skipped:
                 description["skipped"] = dict(sorted(skipped.items()))
             kept = chosen[[listing.names[index] not in skipped for index in chosen]]
@@ -79,12 +75,10 @@ def labels_of(listing: Listing, classes: int) -> tuple[np.ndarray, list[str]]:
         if without := [name for name in listing.names if name not in given]:
             raise UserError(f"{LABEL_FILE} in {listing.path} gives no label for {_named(without)}.")
         labels = [given[name] for name in listing.names]
-        one_for_all = classes > 1 and len(set(labels)) == 1
-        if min(labels) < 0 or max(labels) >= classes or one_for_all:
+        if min(labels) < 0 or max(labels) >= classes:
             raise UserError(
-                f"{LABEL_FILE} in {listing.path} gives labels from {min(labels)} to {max(labels)}, "
-                f"{len(set(labels)):,} different ones, but the data set has {classes} classes; check that it "
-                "is the right archive."
+                f"{LABEL_FILE} in {listing.path} gives labels from {min(labels)} to {max(labels)}, but the "
+                f"data set has {classes} classes; check that it is the right archive."
             )
         return np.array(labels, np.int64), [str(label) for label in range(classes)]
     tops = [_top(name) for name in listing.names]
@@ -117,16 +111,14 @@ def _read_labels(listing: Listing) -> dict[str, int]:
 def _check_count(listing: Listing, expected: int, raw: Path) -> None:
     if len(listing) == expected:
         return
+    hint = "check that it is complete and nothing else"
     tops = Counter(_top(name) for name in listing.names if _top(name))
     if missing := sorted(_read_labels(listing).keys() - set(listing.names)):
         hint = f"missing are {_named(missing)}"
-    elif not tops:
-        hint = "check that it is complete and nothing else"
-    elif len(tops) <= NAMED:
-        hint = f"its folders: {_counts(sorted(tops.items()))}"
-    else:
-        smallest = sorted(tops.items(), key=lambda item: (item[1], item[0]))[:5]
-        hint = f"of its {len(tops):,} folders the smallest are {_counts(smallest)}"
+    elif tops:
+        smallest = sorted(tops, key=lambda name: (tops[name], name))[:5]
+        counts = ", ".join(f"{name} with {tops[name]:,}" for name in smallest)
+        hint = f"of its {len(tops):,} folders the smallest are {counts}"
     raise UserError(f"{raw} holds {len(listing):,} images, not {expected:,}; {hint}.")
 
 
@@ -134,11 +126,19 @@ def _top(name: str) -> str:
     return name.partition("/")[0] if "/" in name else ""
 
 
-def _counts(folders: list[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} with {count:,}" for name, count in folders)
-
-
 def _named(names: list[str]) -> str:
     """Return the first names and how many more there are, for a sentence."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return f"{len(names):,} file{'s'[: len(names) != 1]}: {', '.join(names[:NAMED])}{more}"
+
+
+def _refusal(source: Path, unusable: dict[str, str], allowed: int) -> str:
+    shown = sorted(unusable)[:NAMED]
+    reasons = "; ".join(f"{name} {unusable[name]}" for name in shown)
+    more = f"; and {len(unusable) - NAMED:,} more" if len(unusable) > NAMED else ""
+    most = f", of which {allowed:,} may be skipped" if allowed else ""
+    return (
+        f"{source} holds {len(unusable):,} unusable image{'s'[: len(unusable) != 1]}{most}: {reasons}{more}. "
+        "Mend them and run the same command again, which reads only what is missing, or skip them with "
+        f"--allow-corrupt {len(unusable)}."
+    )

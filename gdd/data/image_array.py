@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +17,12 @@ from torch import Tensor
 
 from gdd.config.records import Dataset, Part
 from gdd.errors import DivergedError, UserError
-from gdd.files import atomic_path, read_json, write_json
+from gdd.files import atomic_path, locked, read_json, write_json
 from gdd.randomness import stream
+
+FILES = ("images.npy", "labels.npy", "dataset.json")
+
+log = logging.getLogger("gdd")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,12 @@ class ImageArray:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def content_hash(self) -> str:
+        """Return what `sha256` has to be."""
+        digest = hashlib.sha256(self.images.data)
+        digest.update(self.labels.astype("<i8").data)
+        return digest.hexdigest()
 
     @classmethod
     def open(cls, folder: str | Path) -> ImageArray:
@@ -106,6 +119,50 @@ def write_blocks(
     write_json(folder / "identity.json", identity)
     write_json(folder / "dataset.json", {**description, **identity})
     return ImageArray.open(folder)
+
+
+def staged(folder: Path, scratch: Path | None) -> Path:
+    """Copy the data set in `folder` below `scratch`, once for all processes there, and return the copy.
+
+    A copy is named by the content's hash, and checked against it before it gets its name. Without a
+    `scratch`, or where it has no room or no permission, it is `folder` that comes back.
+
+    Raises:
+        UserError: what was copied is not what dataset.json says.
+    """
+    if scratch is None:
+        return folder
+    array = ImageArray.open(folder)
+    # Per user: another one's files could not be trusted nor replaced.
+    copy = scratch / f"gdd-{os.getuid()}" / f"{array.name}-{array.sha256[:16]}"
+    try:
+        with locked(copy.with_name(f".{copy.name}.lock")):
+            # What cleans up scratch disks may have taken one of the files.
+            if not all((copy / name).is_file() for name in FILES):
+                _copy(folder, copy, array.sha256)
+    except OSError as error:
+        log.warning("%s is not staged to %s (%s): it is read where it lies.", folder, scratch, error.strerror)
+        return folder
+    return copy
+
+
+def _copy(folder: Path, copy: Path, sha256: str) -> None:
+    part = copy.with_name(f".{copy.name}.part")
+    for leftover in (part, copy):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        part.mkdir()
+        for name in FILES:
+            shutil.copyfile(folder / name, part / name)
+        if ImageArray.open(part).content_hash() != sha256:
+            raise UserError(
+                f"The data set in {folder} is not what its dataset.json says, or its copy in "
+                f"{copy.parent} is damaged: the hashes differ; check the disks, and prepare it again."
+            )
+        part.replace(copy)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    log.info("%s is staged to %s.", folder, copy)
 
 
 def describe(name: str, dataset: Dataset, **facts: Any) -> dict[str, Any]:

@@ -10,29 +10,26 @@ import array
 import contextlib
 import hashlib
 import os
-import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from gdd.data.transforms import Unusable
 from gdd.errors import UserError
-
-Kind = Literal["folder", "zip", "tar"]
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 LABEL_FILE = "dataset.json"  # in which EDM's own archives say what label an image has
 
 PLAIN = -1  # neither compressed nor checksummed: a file of its own, or a .tar's member
 
-# The start of a ZIP member, of which only the lengths of its name and extra field count (APPNOTE 4.3.7).
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+class Unusable(Exception):
+    """An image that cannot become pixels; the message is a reason to print behind its name."""
 
 
 class Entry(NamedTuple):
@@ -52,9 +49,8 @@ class Listing:
     Names are relative, with '/' between folders.
     """
 
-    kind: Kind
+    kind: Literal["folder", "zip", "tar"]
     path: Path  # the folder, or the archive's file
-    inside: str  # the folder within the archive that was asked for, ending in '/'; else empty
     names: list[str]
     places: np.ndarray  # int64 [N, 4]: the fields of `Entry` after the name
     label_file: bytes | None
@@ -62,18 +58,17 @@ class Listing:
     def __len__(self) -> int:
         return len(self.names)
 
-    def only(self, indices: np.ndarray) -> Listing:
+    def __iter__(self) -> Iterator[Entry]:
+        return (Entry(name, *place.tolist()) for name, place in zip(self.names, self.places, strict=True))
+
+    def only(self, indices: Sequence[int] | np.ndarray) -> Listing:
         """Return a listing of these images, without labels, to be sent to other processes."""
         names = [self.names[index] for index in indices]
         return replace(self, names=names, places=self.places[indices], label_file=None)
 
-    def entries(self, indices: Iterable[int]) -> list[Entry]:
-        """Return what a reader needs to find these images."""
-        return [Entry(self.names[index], *self.places[index].tolist()) for index in indices]
-
     def fingerprint(self) -> str:
         """Return a hash that changes when an image is added, removed, renamed or moved in its archive."""
-        digest = hashlib.sha256("\0".join([self.kind, self.inside, *self.names]).encode(errors="replace"))
+        digest = hashlib.sha256("\0".join([self.kind, *self.names]).encode(errors="replace"))
         digest.update(self.places.tobytes())
         return digest.hexdigest()
 
@@ -116,9 +111,7 @@ def _in_folder(root: Path) -> Iterator[Entry]:
 def _in_zip(archive: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
-            if not info.is_dir():
-                place = (info.header_offset, info.compress_size, info.CRC, info.compress_type)
-                yield Entry(info.filename, *place)
+            yield Entry(info.filename, info.header_offset, info.compress_size, info.CRC, info.compress_type)
 
 
 def _in_tar(archive: Path) -> Iterator[Entry]:
@@ -140,7 +133,10 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
 
 
-def _sorted(kind: Kind, path: Path, inside: str, found: Iterator[Entry]) -> Listing:
+def _sorted(
+    kind: Literal["folder", "zip", "tar"], path: Path, inside: str, found: Iterator[Entry]
+) -> Listing:
+    """Return the images among the files that were found in a folder of the source."""
     names: list[str] = []
     places = array.array("q")
     label_file = None
@@ -150,16 +146,14 @@ def _sorted(kind: Kind, path: Path, inside: str, found: Iterator[Entry]) -> List
             continue
         name = name.removeprefix(inside)
         if name == LABEL_FILE:
-            label_file = entry._replace(name=name)
+            label_file = _label_file(path, entry)
         elif _is_image(name):
             names.append(name)
             places.extend(entry[1:])
     last = {name: index for index, name in enumerate(names)}
-    sorted_names = sorted(last)
-    order = [last[name] for name in sorted_names]
-    columns = np.array(places, dtype=np.int64).reshape(-1, 4)[order]
-    content = _label_file(path, label_file) if label_file else None
-    return Listing(kind, path, inside, sorted_names, columns, content)
+    order = sorted(last)
+    columns = np.array(places, np.int64).reshape(-1, 4)[[last[name] for name in order]]
+    return Listing(kind, path, order, columns, label_file)
 
 
 def _is_image(name: str) -> bool:
@@ -178,8 +172,7 @@ def _label_file(path: Path, entry: Entry) -> bytes:
 @contextlib.contextmanager
 def reader(source: Path) -> Iterator[Callable[[Entry], bytes]]:
     """Yield a function that returns a file's content, or raises `Unusable` if it is not whole."""
-    with contextlib.ExitStack() as stack:
-        archive = None if source.is_dir() else stack.enter_context(source.open("rb"))
+    with contextlib.nullcontext() if source.is_dir() else source.open("rb") as archive:
 
         def read(entry: Entry) -> bytes:
             try:
@@ -193,11 +186,11 @@ def reader(source: Path) -> Iterator[Callable[[Entry], bytes]]:
 def _member(archive: BinaryIO, entry: Entry) -> bytes:
     archive.seek(entry.offset)
     if entry.method != PLAIN:
-        header = archive.read(_LOCAL_HEADER.size)
-        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        # Of a ZIP member's header only the lengths of its name and extra field count (APPNOTE 4.3.7).
+        header = archive.read(30)
+        if not header.startswith(b"PK\3\4"):
             raise Unusable("is not where the archive's directory says")
-        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        archive.seek(name_length + extra_length, 1)
+        archive.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
     content = archive.read(entry.size)
     if len(content) != entry.size:
         raise Unusable("is cut off")

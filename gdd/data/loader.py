@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,42 +17,43 @@ from gdd.randomness import stream
 
 
 class EpochOrder:
-    """The order in which training sees the images: a new permutation every epoch.
+    """The endless stream of images that training sees: a new permutation, and new flips, every epoch.
 
-    The position in the stream, a count of images, says everything: nothing is kept between calls but the
-    latest permutation, as a cache.
+    The position in the stream, a count of images, says everything; only the latest epoch is cached.
     """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
         self.seed = seed
-        # One assignment, so that a thread reading ahead never sees an epoch with another's permutation.
-        self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._of_epoch = functools.lru_cache(1)(self._draw)  # a thread reads ahead
 
     def indices(self, position: int, count: int) -> np.ndarray:
-        """Return the indices of images `position` to `position + count` of the endless stream."""
-        parts = [np.empty(0, np.int64)]
+        """Return which images stand at `position` to `position + count`."""
+        return self._cut(position, count)[0]
+
+    def mirrored(self, position: int, count: int) -> np.ndarray:
+        """Return which of these are mirrored, bool `[count]`, each with probability 1/2."""
+        return self._cut(position, count)[1].astype(bool)
+
+    def _cut(self, position: int, count: int) -> np.ndarray:
+        parts = [np.empty((2, 0), np.int64)]
         while count > 0:
             epoch, offset = divmod(position, self.count)
-            part = self._of_epoch(epoch)[offset : offset + count]
-            parts.append(part)
-            position += len(part)
-            count -= len(part)
-        return np.concatenate(parts)
+            parts.append(self._of_epoch(epoch)[:, offset : offset + count])
+            position += parts[-1].shape[1]
+            count -= parts[-1].shape[1]
+        return np.concatenate(parts, axis=1)
 
-    def _of_epoch(self, epoch: int) -> np.ndarray:
-        cached, permutation = self._cached
-        if cached != epoch:
-            generator = stream(self.seed, "epoch order", epoch)
-            permutation = torch.randperm(self.count, generator=generator).numpy()
-            self._cached = (epoch, permutation)
-        return permutation
+    def _draw(self, epoch: int) -> np.ndarray:
+        permutation = torch.randperm(self.count, generator=stream(self.seed, "epoch order", epoch))
+        mirrored = torch.randint(2, (self.count,), generator=stream(self.seed, "flips", epoch))
+        return torch.stack([permutation, mirrored]).numpy()
 
 
 class Batch(NamedTuple):
     """One rank's share of a batch."""
 
-    images: Tensor  # uint8 [b, H, W, C]
+    images: Tensor  # uint8 [b, H, W, C], page-locked where there is a GPU, to which it is copied meanwhile
     labels: Tensor  # int64 [b]
     position: int  # of its first image in the endless stream of images
 
@@ -70,9 +72,7 @@ class Batches:
         rank: this process among `world`.
         world: the number of processes.
         group: images that must stay on one rank (statistics are taken over them); divides `batch`.
-        flip: mirror each image with probability 1/2, decided by (seed, position of the image).
-        pin: put batches into page-locked memory, from which copies to a GPU are asynchronous; by default
-            wherever CUDA is available.
+        flip: mirror each image with probability 1/2.
     """
 
     def __init__(
@@ -85,13 +85,10 @@ class Batches:
         *,
         group: int = 1,
         flip: bool = False,
-        pin: bool | None = None,
     ) -> None:
         self.array = array
-        self.seed = seed
         self.batch = batch
         self.flip = flip
-        self.pin = torch.cuda.is_available() if pin is None else pin
         groups = batch // group
         self.start, self.stop = (group * (index * groups // world) for index in (rank, rank + 1))
         self._order = EpochOrder(len(array), seed)
@@ -102,17 +99,17 @@ class Batches:
         The position in the result is that of the share. With more ranks than groups a share can be empty.
         """
         first, size = position + self.start, self.stop - self.start
-        indices = self._order.indices(first, size)
-        images = torch.empty((size, *self.array.images.shape[1:]), dtype=torch.uint8, pin_memory=self.pin)
+        indices, pin = self._order.indices(first, size), torch.cuda.is_available()
+        images = torch.empty((size, *self.array.images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # One copy, from the memory map to its destination; any mode but "raise" does without a buffer.
         np.take(self.array.images, indices, axis=0, out=images.numpy(), mode="clip")
         if self.flip:
-            mirrored = np.flatnonzero(flips(self.seed, first, size))
+            mirrored = np.flatnonzero(self._order.mirrored(first, size))
             # A pixel as one item, because numpy reverses whole items twice as fast as their channels.
             pixels = images.numpy().view(f"V{images.shape[-1]}")
             pixels[mirrored] = pixels[mirrored, :, ::-1]
         labels = torch.from_numpy(self.array.labels[indices])
-        return Batch(images, labels.pin_memory() if self.pin else labels, first)
+        return Batch(images, labels.pin_memory() if pin else labels, first)
 
     def stream(self, position: int = 0, *, prefetch: int = 2) -> Iterator[Batch]:
         """Yield this rank's shares of one batch after the other, without end, from `position` on.
@@ -131,22 +128,3 @@ class Batches:
                 ahead.append(thread.submit(self.at, position + prefetch * self.batch))
                 yield batch
                 position += self.batch
-
-
-def flips(seed: int, position: int, count: int) -> np.ndarray:
-    """Return which of the images `position` to `position + count` of the stream are mirrored, bool `[count]`.
-
-    A hash of (seed, position), so that an image's flip does not depend on batches or ranks.
-    """
-    with np.errstate(over="ignore"):
-        state = np.arange(position, position + count, dtype=np.uint64)
-        # Two rounds of SplitMix64's output function (Steele et al. 2014), the first to spread the seed.
-        state += _mix(np.full(1, seed, np.uint64))
-        return (_mix(state) >> np.uint64(63)).astype(bool)
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

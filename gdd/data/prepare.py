@@ -9,7 +9,6 @@ import numpy as np
 
 from gdd.config.records import Dataset
 from gdd.data.cifar10 import RawImages, read_cifar10
-from gdd.data.expected import archives_above, what_is_expected
 from gdd.data.folder import prepare_folder
 from gdd.data.image_array import ImageArray, describe, part_indices, write
 from gdd.data.listing import LABEL_FILE
@@ -28,7 +27,7 @@ def prepare(
     """Make the image array of `dataset` in `folder`.
 
     Args:
-        folder: receives images.npy, labels.npy and, last, dataset.json.
+        folder: receives images.npy, labels.npy, identity.json and, last, dataset.json.
         name: what the data set is called.
         dataset: what it must turn out to be.
         raw: where its raw data lies; None for the digits, which are part of scikit-learn.
@@ -41,18 +40,19 @@ def prepare(
     if dataset.source == "digits":
         if raw is not None:
             raise UserError(f"The data set '{name}' is part of scikit-learn: it takes no raw data ({raw}).")
-        raw_images = read_digits()
+        images, labels, facts = read_digits()
     else:
-        if raw is None or not any(path.exists() for path in [raw, *archives_above(raw)]):
+        # It may name a folder in an archive: IN.zip/FOLDER.
+        if raw is None or not (raw.exists() or any(above.is_file() for above in raw.parents)):
             where = f"at {raw}, which does not exist" if raw else "at a path you give"
             raise UserError(
-                f"The raw data of '{name}' is expected {where}: {what_is_expected(dataset)}. "
+                f"The raw data of '{name}' is expected {where}: {dataset.raw_in_words()}. "
                 f"Set raw_data.{name} in config/local.yaml, or --raw."
             )
-        if dataset.source == "folder" or _is_edm_format(raw):
+        zipped = any(zipfile.is_zipfile(path) for path in [raw, *raw.parents])
+        if dataset.source == "folder" or zipped or (raw / LABEL_FILE).is_file():
             return prepare_folder(folder, name, dataset, raw, workers=workers, allow_corrupt=allow_corrupt)
-        raw_images = read_cifar10(raw)
-    images, labels, facts = raw_images
+        images, labels, facts = read_cifar10(raw)
     if dataset.source_images not in (None, len(images)):
         raise UserError(f"{facts['source']} holds {len(images):,} images, not {dataset.source_images:,}.")
     chosen = part_indices(len(images), dataset.part)
@@ -78,8 +78,3 @@ def read_digits() -> RawImages:
         "source": "sklearn.datasets.load_digits (UCI ML hand-written digits, test set)",
     }
     return images, digits.target, facts
-
-
-def _is_edm_format(raw: Path) -> bool:
-    zipped = any(zipfile.is_zipfile(path) for path in [raw, *archives_above(raw)] if path.is_file())
-    return zipped or (raw / LABEL_FILE).is_file()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.adversary.published_weights import WeightsProblem, fill, read_state
-from gdd.config.pretrained import LPIPS
+from gdd.config.names import LPIPS
 from gdd.errors import UserError
 
 # (output, target), each [B, C, H, W] in about [-1, 1] -> [B]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -17,14 +15,12 @@ from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from gdd.config.sources import Source
 from gdd.errors import UserError
-from gdd.files import read_json, write_json
 from gdd.progress import Bar, Display
 
 CHUNK = 1 << 16  # bytes; so many that have come are lost when a connection breaks
 PROGRESS = 1 << 20  # bytes after which an attempt counts as a success, and patience begins anew
 TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two bytes
 HINT = "check the network (https_proxy and REQUESTS_CA_BUNDLE count), or name a mirror in config/local.yaml"
-LONGEST_WAIT = 600.0  # seconds, whatever a server asks for (Retry-After)
 
 log = logging.getLogger("gdd")
 
@@ -34,16 +30,11 @@ class Unreachable(UserError):
 
 
 class Patience(Retry):
-    """Says why it waits, and not for as long as a server likes."""
-
-    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        asked = super().get_retry_after(response)
-        return None if asked is None else min(asked, LONGEST_WAIT)
+    """Says why it waits."""
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        last = self.history[-1]
+        last, made = self.history[-1], len(self.history)
         reason = f"answers {last.status}" if last.status else _reason(last.error)
-        made = len(self.history)
         log.info("%s: %s; attempt %s of %s.", last.url, reason, made + 1, made + 1 + int(self.total or 0))
         super().sleep(response)
 
@@ -80,7 +71,7 @@ def shown(text: str) -> str:
 class Download:
     """Brings a source's file from `url` to `part`.
 
-    What it is a part of stands in `<part>.json`, by which another process can resume it.
+    Which file it is a part of stands in `<part>.tag`, by which another process can resume it.
     """
 
     session: requests.Session
@@ -102,9 +93,8 @@ class Download:
                 self._attempt()
                 return
             except requests.RequestException as error:
-                raise Unreachable(
-                    shown(f"{self.url} cannot be reached ({_reason(error)}); {HINT}.")
-                ) from None
+                sentence = f"{self.url} cannot be reached ({_reason(error)}); {HINT}."
+                raise Unreachable(shown(sentence)) from None
             except HTTPError as error:  # while reading
                 size = self._size()
                 # Against the most there ever was: a server that cannot resume may bring the same for ever.
@@ -121,17 +111,19 @@ class Download:
                 patience.sleep()
 
     def _attempt(self) -> None:
-        begun, done = self._begun(), self._size()
-        if begun and done == begun["total"]:
-            return
-        headers = {"Range": f"bytes={done}-", "If-Range": begun["validator"]} if begun else {}
+        done, tag = self._size(), note(self.part).read_text() if note(self.part).exists() else ""
+        headers = {"Range": f"bytes={done}-", "If-Range": tag} if done and tag else {}
         with self.session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
             self._check(answer)
+            ranges = answer.headers.get("Content-Range", "")
+            rest = re.fullmatch(rf"bytes {done}-\d+/(\d+)", ranges)
             if answer.status_code == 200:
                 total, done = self._begin(answer), 0
-            elif begun and _continues(answer, begun, done):
-                total = begun["total"]
-            else:  # also 416: what we have is longer than the file
+            elif answer.status_code == 416 and ranges == f"bytes */{done}":
+                return  # all is there
+            elif headers and rest and _tag(answer) in ("", tag):  # some servers ignore If-Range
+                total = int(rest[1])
+            else:
                 discard(self.part)
                 raise ProtocolError("the file has changed")
             self.bar = self.bar or self.display.bar(self.source.path, total, done=done, unit="bytes")
@@ -159,43 +151,29 @@ class Download:
     def _begin(self, answer: requests.Response) -> int | None:
         """Note of what file the bytes to come are; returns its length, None if nobody knows it."""
         discard(self.part)
+        note(self.part).write_text(_tag(answer))
         announced = answer.headers.get("Content-Length", "")
-        total = int(announced) if announced.isdecimal() else self.source.bytes
-        write_json(_note(self.part), {"validator": _validator(answer), "total": total})
-        return total
-
-    def _begun(self) -> dict[str, Any] | None:
-        """Return what `_begin` noted; None if the download cannot go on from there."""
-        with contextlib.suppress(UserError, KeyError, TypeError):
-            facts: dict[str, Any] = read_json(_note(self.part))
-            if self._size() and facts["validator"] and facts["total"]:
-                return facts
-        return None
+        return int(announced) if announced.isdecimal() else self.source.bytes
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
 
+def note(part: Path) -> Path:
+    """Return where it stands which file something is a part of."""
+    return part.with_name(f"{part.name}.tag")
+
+
 def discard(part: Path) -> None:
     """Remove a part, and the note of what it is a part of."""
     part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
+    note(part).unlink(missing_ok=True)
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _continues(answer: requests.Response, begun: dict[str, Any], done: int) -> bool:
-    """Whether the bytes are the rest of the same file; some servers ignore If-Range."""
-    rest = f"bytes {done}-{begun['total'] - 1}/{begun['total']}"
-    return answer.headers.get("Content-Range") == rest and _validator(answer) in (None, begun["validator"])
-
-
-def _validator(answer: requests.Response) -> str | None:
+def _tag(answer: requests.Response) -> str:
     """Return a strong ETag or the date; without one nobody can tell whether the file has changed."""
     tag = answer.headers.get("ETag", "")
-    return tag if tag.startswith('"') else answer.headers.get("Last-Modified")
+    return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 
 
 def _reason(error: BaseException | None) -> str:

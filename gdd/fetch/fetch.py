@@ -1,27 +1,54 @@
-"""`gdd fetch`: bring files below `resources/`, or say what is missing there."""
+"""`gdd fetch`: bring files below `resources/`, verified, or say what is missing there."""
 
 from __future__ import annotations
 
-import difflib
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import requests
+import yaml
+from pydantic import Field
 from rich.filesize import decimal
 
 from gdd.config.local import Local
+from gdd.config.record import NotNegative, Record, parse, read_yaml
 from gdd.config.sources import Source
 from gdd.errors import UserError
 from gdd.fetch.download import Download, Unreachable, discard, open_session, shown
-from gdd.fetch.lock_file import Entry, difference, measure, read_lock, record
-from gdd.files import locked
+from gdd.files import locked, write_text
 from gdd.progress import Display
+
+LOCK = "lock.yaml"
+HEADER = """\
+# Written by `gdd fetch`. A file whose publisher gives no checksum is trusted the first time, and has to have
+# the SHA-256 written here ever after. To accept another, delete the file and its lines here, and fetch again.
+"""
+
+# How the wrong files begin that servers give: a log-in page, an error, a pointer of Git LFS.
+PAGE = (b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")
+
+
+class Entry(Record):
+    """What a file was when it was last read from end to end."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    checksum: str | None  # the published one it agreed with; null: trusted on first use
+    bytes: NotNegative
+    mtime_ns: int  # with the size, tells whether it has to be read again
+
+
+class Lock(Record):
+    """`lock.yaml`: the entries by path below its folder."""
+
+    files: dict[str, Entry] = {}
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,22 @@ class Resources:
 
     folder: Path
     local: Local = field(default_factory=Local)
+
+    def entries(self) -> dict[str, Entry]:
+        """Return what lock.yaml says, by path; nothing if no file has been fetched yet.
+
+        Raises:
+            UserError: it is broken.
+        """
+        path = self.folder / LOCK
+        return parse(Lock, read_yaml(path), path).files if path.exists() else {}
+
+    def record(self, path: str, entry: Entry) -> None:
+        """Add or replace one entry, whatever other processes add at the same time."""
+        with locked(self.folder / f".{LOCK}.lock"):
+            files = {**self.entries(), path: entry}
+            plain = {"files": {key: files[key].model_dump() for key in sorted(files)}}
+            write_text(self.folder / LOCK, HEADER + yaml.safe_dump(plain))
 
     def has(self, source: Source, *, again: bool = False) -> bool:
         """Whether the file is there and verified; it is read only if it has changed, or `again`.
@@ -49,7 +92,7 @@ class Resources:
         if problem := difference(path, found, source, known):
             raise UserError(f"{path} is not the expected file: {problem}; delete it and fetch again.")
         try:
-            record(self.folder, source.path, found)
+            self.record(source.path, found)
         except OSError as error:
             # A shared folder nobody may write to is used as it is, only read again each time.
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -57,23 +100,15 @@ class Resources:
         return True
 
     def place(self, source: Source) -> str | Path:
-        """Return where to get the file: its URL, or what `mirrors` makes of it (the longest prefix counts).
-
-        Raises:
-            UserError: a mirror is neither a URL, `file:` nor a path.
-        """
+        """Return where to get the file: its URL, or what `mirrors` makes of it; the longest prefix counts."""
         prefix = max(filter(source.url.startswith, self.local.mirrors), key=len, default=None)
         if prefix is None:
             return source.url
         mirrored = self.local.mirrors[prefix] + source.url.removeprefix(prefix)
-        parts = urlsplit(mirrored)
-        if parts.scheme in ("http", "https"):
+        if mirrored.startswith(("http:", "https:")):
             return mirrored
-        if parts.scheme == "file" and not parts.netloc:
-            return Path(url2pathname(parts.path))
-        if parts.scheme == "":
-            return Path(mirrored).expanduser()
-        raise UserError(f"local.yaml: the mirror {shown(mirrored)!r} is neither http(s), file: nor a path.")
+        file = mirrored.startswith("file:")
+        return Path(url2pathname(urlsplit(mirrored).path) if file else mirrored).expanduser()
 
     def get(self, source: Source, session: requests.Session, display: Display) -> None:
         """Fetch the file, verify it, give it its name; wait where another process is fetching it.
@@ -82,46 +117,65 @@ class Resources:
             UserError: it cannot be had, or is not what was expected. What has come so far stays in
                 `<path>.part`, except wrong bytes, which are removed.
         """
-        final = self.folder / source.path
-        lock = final.with_name(f".{final.name}.lock")
+        final, place = self.folder / source.path, self.place(source)
+        lock, part = final.with_name(f".{final.name}.lock"), final.with_name(f"{final.name}.part")
         with locked(lock, waiting=lambda: display.say(f"{final}: another process is fetching it; waiting.")):
             if not final.exists():
-                part = final.with_name(f"{final.name}.part")
-                found = self._get_right(source, part, session, display)
+                if isinstance(place, Path):
+                    _copy(place, part)
+                else:
+                    Download(session, place, source, part, display).run()
+                found = measure(part, source.checksum)
+                if problem := difference(part, found, source, self._first(source)):
+                    discard(part)
+                    raise UserError(
+                        shown(f"{place} is not the expected file and was removed: {problem}; ")
+                        + "try once more, or a mirror; if the publisher has replaced the file and you trust "
+                        "the new one, correct config/sources.yaml or delete the file's lines in lock.yaml."
+                    )
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
-                record(self.folder, source.path, found)
+                self.record(source.path, found)
                 part.replace(final)
                 discard(part)
             lock.unlink(missing_ok=True)  # nobody needs it now that the file is there
         self.has(source)  # if another process made it, what it made is checked as well
 
-    def _get_right(self, source: Source, part: Path, session: requests.Session, display: Display) -> Entry:
-        """Get the bytes and verify them; wrong ones may have been damaged on the way, so they come twice."""
-        place, known = self.place(source), self._first(source)
-        problem = None
-        for _ in range(2):
-            if problem:
-                display.say(shown(f"{place}: {problem}; once more from the start."))
-            if isinstance(place, Path):
-                _copy(place, part)
-            else:
-                Download(session, place, source, part, display).run()
-            found = measure(part, source.checksum)
-            problem = difference(part, found, source, known)
-            if not problem:
-                return found
-            discard(part)
-        raise UserError(
-            shown(f"{place} is not the expected file, twice, and was removed: {problem}; ")
-            + "if the publisher has replaced the file and you trust the new one, correct config/sources.yaml "
-            "or delete the file's lines in lock.yaml; else try a mirror."
-        )
-
     def _first(self, source: Source) -> Entry | None:
         """Return what the copy fetched first was, while its checksum is still the published one."""
-        known = read_lock(self.folder).get(source.path)
+        known = self.entries().get(source.path)
         return known if known and known.checksum == source.checksum else None
+
+
+def measure(path: Path, checksum: str | None) -> Entry:
+    """Read a file and return what it is, with a checksum of the same kind as the given one."""
+    kind, _, value = (checksum or "").partition(":")
+    status = path.stat()
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256[: len(value)]
+        file.seek(0)
+        if kind == "md5":
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        elif kind == "git-blob":  # what `git hash-object` prints
+            start = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+            found = hashlib.file_digest(file, lambda: start).hexdigest()
+    measured = f"{kind}:{found}" if checksum else None
+    return Entry(sha256=sha256, checksum=measured, bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def difference(path: Path, found: Entry, source: Source, first: Entry | None) -> str | None:
+    """Return in which way a file is not its source's, or not the copy fetched first; None if it is."""
+    if found.checksum != source.checksum:
+        return f"its checksum is {found.checksum} instead of {source.checksum}"
+    if first and found.sha256 != first.sha256:
+        return f"its SHA-256 is {found.sha256} instead of {first.sha256}, that of the copy fetched first"
+    if source.bytes not in (None, found.bytes):
+        return f"its size is {found.bytes:,} instead of {source.bytes:,} bytes"
+    with path.open("rb") as file:
+        if file.read(256).lstrip().lower().startswith(PAGE):
+            return "it is a web page or a pointer, not the file itself"
+    return None
 
 
 def _copy(place: Path, part: Path) -> None:
@@ -129,22 +183,6 @@ def _copy(place: Path, part: Path) -> None:
         shutil.copyfile(place, part)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"The mirror has no file {place} ({error.strerror}); see `mirrors`.") from None
-
-
-def choose(sources: Mapping[str, Source], names: Iterable[str]) -> dict[str, Source]:
-    """Return the sources of these names.
-
-    Raises:
-        UserError: one does not exist.
-    """
-    chosen = {}
-    for name in names:
-        if name not in sources:
-            near = difflib.get_close_matches(name, sources, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "; `gdd fetch --list` shows all."
-            raise UserError(f"There is no '{name}' in sources.yaml{hint}")
-        chosen[name] = sources[name]
-    return chosen
 
 
 def fetch(
@@ -163,12 +201,11 @@ def fetch(
     silent: set[str] = set()  # servers that gave no answer; others of their files need not wait as long again
     with open_session() as session, Display() as display:
         for name, source in sources.items():
-            server = ""
+            place = resources.place(source)
+            server = urlsplit(place).netloc if isinstance(place, str) else ""
             try:
                 if resources.has(source, again=verify):
                     continue
-                place = resources.place(source)
-                server = urlsplit(place).netloc if isinstance(place, str) else ""
                 if offline and not (isinstance(place, Path) and place.is_file()):
                     missing[name] = source
                 elif server in silent:
@@ -176,11 +213,10 @@ def fetch(
                 else:
                     resources.get(source, session, display)
                     fetched.append(name)
-            except Unreachable as error:
-                silent.add(server)
-                problems.append(str(error))
             except UserError as error:
                 problems.append(str(error))
+                if isinstance(error, Unreachable):
+                    silent.add(server)
     if missing:
         problems.append(missing_message(missing, resources.folder))
     if problems:

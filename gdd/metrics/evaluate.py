@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdd.config.evaluation import Evaluation
 from gdd.config.metrics import METRICS
+from gdd.config.records import Evaluation
 from gdd.errors import DivergedError, UserError
 from gdd.files import read_json, sha256, write_json
 from gdd.metrics.frechet import Moments

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gdd import files
 from gdd.config.metrics import PIXELS
-from gdd.config.pretrained import EXTRACTORS
+from gdd.config.names import EXTRACTORS
 from gdd.errors import UserError
 from gdd.networks.classifier import load_classifier
 from gdd.networks.weights import load_weights

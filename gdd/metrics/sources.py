@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from gdd.config.recipe import Sampler
+from gdd.data.conversion import decode
 from gdd.data.image_array import quantise
-from gdd.data.listing import Listing, list_images, reader
-from gdd.data.transforms import Unusable, decode
+from gdd.data.listing import Listing, Unusable, list_images, reader
 from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError, UserError
@@ -194,7 +194,7 @@ def _read_array(path: Path) -> np.ndarray:
 def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray:
     rows = np.empty((stop - start, side, side, 3), np.uint8)
     with reader(listing.path) as read:
-        for row, entry in zip(rows, listing.entries(range(start, stop)), strict=True):
+        for row, entry in zip(rows, listing.only(range(start, stop)), strict=True):
             try:
                 row[:] = decode(read(entry), None, side)
             except Unusable as reason:
@@ -204,7 +204,7 @@ def _read_rows(listing: Listing, side: int, start: int, stop: int) -> np.ndarray
 
 def _side_of_first(listing: Listing) -> int:
     """Return how wide the first image is, and with it how wide and high all have to be."""
-    (entry,) = listing.entries([0])
+    (entry,) = listing.only([0])
     try:
         with reader(listing.path) as read, Image.open(io.BytesIO(read(entry))) as image:
             return image.width

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.adversary.published_weights import WeightsProblem, fill, read_state
-from gdd.config.pretrained import EXTRACTORS
+from gdd.config.names import EXTRACTORS
 from gdd.errors import UserError
 from gdd.foreign.read import read_foreign
 from gdd.metrics.extractors import PublishedNetwork, each

@@ -54,7 +54,7 @@ def plot_curve(experiments: Experiments, name: str) -> list[Path]:
         figure = Figure(figsize=(WIDTH, HEIGHT * len(table.settings)))
         panels = figure.subplots(len(table.settings), 1, squeeze=False)[:, 0]
         for axes, lines in zip(panels, lines_by_setting(table, experiments.config).values(), strict=True):
-            _draw_curves(axes, table, lines, curve.y)
+            _draw_curves(axes, table, lines, curve)
         _title(panels, table)
         handles: list[Any] = []
         if over := designs(table.students()):

@@ -45,9 +45,9 @@ def write_choice(experiments: Experiments, name: str) -> list[Path]:
     Raises:
         UserError: the ablation has no `choose`, or an input file is missing.
     """
-    if experiments.config.ablations[name].choose is None:
+    if not experiments.config.ablations[name].choose:
         where = experiments.config.where("ablations", name)
-        raise UserError(f"{where} chooses nothing; add `choose: {{per: method, by: fid}}` to it.")
+        raise UserError(f"{where} chooses nothing; add `choose: true` to it.")
     table = build_table(experiments, name)
     found = choices(table)
     titles = {method: record.title for method, record in experiments.config.methods.items()}

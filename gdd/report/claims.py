@@ -128,8 +128,8 @@ def verdicts(table: Table) -> list[Verdict]:
         for claim in table.ablation.claims:
             pairs = [
                 compare(table, lines[better], lines[than], claim.column)
-                for better in claim.winners()
-                for than in claim.losers()
+                for better in claim.better
+                for than in claim.than
                 if better in lines and than in lines  # others' work has no row where there is no file of it
             ]
             where = f"{setting.title}: " if len(table.settings) > 1 else ""

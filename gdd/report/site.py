@@ -113,7 +113,7 @@ def _figure(table: Table, kind: str, out: Path) -> dict[str, str]:
     """Return a picture inside the page, what it shows in words, and the file for print."""
     png, pdf = (require(path, table.name) for path in figure_files(table.name, kind))
     curve = table.ablation.curve
-    metric = curve.y if curve and kind == "curve" else "fid"
+    metric = curve if curve and kind == "curve" else "fid"
     rows = ((line.row.title, cell_text(table, line, metric)) for line in table.lines)
     values = "; ".join(title if kind == "samples" else f"{title} {text}" for title, text in rows)
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from gdd import paths
 from gdd.config.config import Config
 from gdd.config.metrics import PIXELS
-from gdd.config.pretrained import BACKBONES, EXTRACTORS
+from gdd.config.names import BACKBONES, EXTRACTORS
 from gdd.config.records import ExternalFile, Setting
 from gdd.errors import UserError
 from gdd.stages.stage import Input

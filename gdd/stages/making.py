@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gdd import paths
-from gdd.config.pretrained import CLASS_EMBEDDINGS, LPIPS
-from gdd.config.recipe import TEACHER_ENCODER
+from gdd.config.names import CLASS_EMBEDDINGS, LPIPS, TEACHER_ENCODER
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.stages.inputs import (

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from gdd import cli
-from gdd.config.load import SCHEMAS
+from gdd.config.config import SCHEMAS
 from gdd.errors import ProcessLost, UserError
 from gdd.training.stop import Stopped
 

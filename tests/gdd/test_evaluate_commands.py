@@ -121,7 +121,7 @@ def test_any_file(call: Call, trained: Path, tmp_path: Path) -> None:
         (["--metrics", "lpips"], "there is no metric 'lpips'"),
         (
             ["--extractor", "vgg"],
-            "'--extractor' is 'vgg': no such file in features/; there are: random, pixels, inception",
+            "There is no extractor 'vgg'; there are: random, pixels, inception",
         ),
         (
             ["--extractor", "inception"],

@@ -49,7 +49,7 @@ def test_a_row_can_take_a_loss_away(experiments: Experiments) -> None:
 def test_the_teachers_encoder_needs_no_file(experiments: Experiments) -> None:
     changes = {"backbones": ["teacher-encoder"]}
     assert experiments.recipe("digits", "gdd", changes, "here").backbones == ("teacher-encoder",)
-    with pytest.raises(UserError, match=r"'backbones' is 'encoder': .* digits-random, teacher-encoder, "):
+    with pytest.raises(UserError, match=r"'backbones.0' is 'encoder': .* digits-random, teacher-encoder, "):
         experiments.recipe("digits", "gdd", {"backbones": ["encoder"]}, "here")
 
 
@@ -199,7 +199,7 @@ def test_a_grid_of_teachers_steps(config_folder: Any) -> None:
         ({"method": "gdd"}, "'grid.method' is 'gdd': input should be a list."),
         ({"method": []}, "'grid.method' is []: it needs at least one entry."),
         ({"method": ["gdd", "gdd"]}, "'grid.method' is ['gdd', 'gdd']: 'gdd' stands twice."),
-        ({"batch": [64]}, "grid '64': a row needs one of 'method', 'teacher_steps' and 'external'."),
+        ({"batch": [64]}, "grid '64': give exactly one of 'method', 'teacher_steps', 'external'."),
         (
             {"method": ["gdd"], "lr.gen": [1.0]},
             "grid 'gdd, 1.0': unknown key 'lr.gen'; allowed here: discriminator, generator.",
@@ -212,7 +212,7 @@ def test_a_grid_of_teachers_steps(config_folder: Any) -> None:
             {"method": ["gdd"], "freeze": ["cnov"]},
             "grid 'gdd, cnov': 'freeze' is 'cnov': input should be 'none'",
         ),
-        ({"method": ["gdd", "dmd"]}, "row 'dmd': 'method' is 'dmd': no such file in methods/; there are: "),
+        ({"method": ["gdd", "dmd"]}, "grid 'dmd': 'method' is 'dmd': no such file in methods/; there are: "),
         ({"method": ["gdd"], "batch": [64, 96]}, "row 'gdd, 96': 'batch' (96) cannot be divided into"),
         ({"method": ["gdd"], "freeze": ["none", ["none"], "['none']"]}, "input should be 'none', 'conv'"),
     ],
@@ -227,7 +227,7 @@ def test_mistakes_in_a_grid(config_folder: Any, values: dict[str, Any], sentence
 
 def test_a_choice_is_made_for_one_setting(config_folder: Any) -> None:
     config_folder.write("settings/more.yaml", (config_folder.path / "settings" / "digits.yaml").read_text())
-    config_folder.change(TABLE, ("choose",), {"per": "method", "by": "fid"})
+    config_folder.change(TABLE, ("choose",), True)
     assert config_folder.load().config.ablations["small"].choose
     config_folder.change(TABLE, ("setting",), ...)
     config_folder.change(TABLE, ("settings",), ["digits", "more"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.stages import STAGES, showing
@@ -180,13 +180,13 @@ def test_files_of_an_ablation(config_folder: Any) -> None:
     tables = [f"results/tables/small.{ending}" for ending in ("csv", "md", "tex", "json")]
     samples = ["results/figures/small-samples.png", "results/figures/small-samples.pdf"]
     assert files() == tables + samples
-    config_folder.change(TABLE, ("curve",), {"y": "fid"})
+    config_folder.change(TABLE, ("curve",), "fid")
     config_folder.change(TABLE, ("seeds",), [0, 1])
     kinds = ("curve", "spread", "samples")
     assert [file.split("-")[1] for file in files()[4::2]] == [f"{kind}.png" for kind in kinds]
     config_folder.change(TABLE, ("rows",), ...)
     config_folder.change(TABLE, ("grid",), {"method": ["gdd"], "lr.generator": [1e-4, 1e-3]})
-    config_folder.change(TABLE, ("choose",), {"per": "method", "by": "fid"})
+    config_folder.change(TABLE, ("choose",), True)
     assert files()[-2:] == ["results/tables/small-choice.yaml", "results/tables/small-choice.md"]
     assert not any("samples" in file for file in files())  # a grid has too many rows for a picture of each
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import io
-import json
 import tarfile
 import threading
 from pathlib import Path
@@ -20,6 +19,7 @@ from inception_stand_in import StandIn
 from python2_pickle import python2
 
 from gdd.config.architecture import Architecture
+from gdd.config.record import parse
 from gdd.metrics.inception import InceptionExtractor
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.seeded import seeded_weights
@@ -95,7 +95,7 @@ def write_teacher(
 ) -> None:
     maker = Foreign(monkeypatch, False)
     with seeded_weights(seed):
-        denoiser = Denoiser(Architecture.model_validate_json(json.dumps(ARCH)))
+        denoiser = Denoiser(parse(Architecture, ARCH, "here"))
     buffers = {name for name, _ in denoiser.named_buffers()}
     maker.write(path, maker.network(ARCH, denoiser.state_dict(), buffers, class_name=class_name))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.experiments import Experiments
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
@@ -129,7 +129,7 @@ def test_a_file_of_ten_lines_is_a_new_target(demo: Any) -> None:
         "  Reused: {method: gdd, reuse_fakes: true}\n"
         "  Fresh: {method: gdd, reuse_fakes: false}\n"
         "columns: [fid, seconds]\n"
-        "curve: {x: images, y: fid}\n"
+        "curve: fid\n"
     )
     with edited(demo, "ablations/fresh-fakes.yaml") as path:
         path.write_text(text)

@@ -8,7 +8,6 @@ from typing import Any
 
 from gdd import paths
 from gdd.config.config import Config
-from gdd.data.expected import archives_above, what_is_expected
 from gdd.errors import UserError
 from gdd.fetch.fetch import Resources, missing_message
 from gdd.stages.inputs import external_file, external_path, external_source, raw_path, raw_source, resource
@@ -52,14 +51,14 @@ def _data(config: Config, names: Iterable[str]) -> list[str]:
         dataset = config.datasets[name]
         if dataset.source == "digits" or raw_source(config, name):
             continue
-        path, key, expected = raw_path(config, name), dataset.raw or name, what_is_expected(dataset)
+        path, key, expected = raw_path(config, name), dataset.raw or name, dataset.raw_in_words()
         if path is None:
             lines[key] = f"  {key}: {expected}"
-        elif not any(place.exists() for place in (path, *archives_above(path))):
+        elif not path.exists() and not any(above.is_file() for above in path.parents):  # IN.zip/FOLDER
             lines[key] = f"  {key}: {path} does not exist; expected is {expected}"
         elif path.is_dir() and not any(path.iterdir()):
             lines[key] = f"  {key}: {path} is empty; expected is {expected}"
-    heading = f"Data sets: in {config.roots[0]}/local.yaml, `raw_data` has to say where each lies."
+    heading = f"Data sets: in {config.root}/local.yaml, `raw_data` has to say where each lies."
     return [heading, *lines.values()] if lines else []
 
 
@@ -74,7 +73,7 @@ def _external(config: Config, wanted: Iterable[tuple[str, str]]) -> list[str]:
         missing = f"{path} does not exist; expected is " if path else ""
         hint = f" ({where})" if where else ""
         lines.append(f"  {name}: {setting}: {missing}{holds[config.external[name].holds]}{hint}")
-    heading = f"Published by others: in {config.roots[0]}/local.yaml, `external` has to say where each lies."
+    heading = f"Published by others: in {config.root}/local.yaml, `external` has to say where each lies."
     return [heading, *lines] if lines else []
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from gdd.config.config import Config
 from gdd.config.local import CPU
 from gdd.config.metrics import PIXELS
-from gdd.config.pretrained import EXTRACTORS
+from gdd.config.names import EXTRACTORS
 from gdd.config.recipe import Recipe, Sampler
 from gdd.config.records import Rate, Setting
 from gdd.experiments import Experiments

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.stages import STAGES

@@ -27,7 +27,7 @@ from gdd.adversary.backbones import (
 from gdd.adversary.discriminator import build_discriminator
 from gdd.adversary.published_weights import WeightsProblem, read_augreg
 from gdd.config.architecture import Architecture
-from gdd.config.pretrained import BACKBONES
+from gdd.config.names import BACKBONES
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier, save_classifier

@@ -8,8 +8,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from gdd.config.evaluation import Evaluation
 from gdd.config.metrics import DERIVED, METRICS, Metric, by_extractor, columns, metric_help
+from gdd.config.records import Evaluation
 from gdd.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_every_entry_is_whole() -> None:
 
 
 def test_reading_the_table_imports_no_torch() -> None:
-    script = "import sys, gdd.config.load; sys.exit('torch' in sys.modules)"
+    script = "import sys, gdd.config.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import shutil
 import tarfile
 from pathlib import Path
@@ -47,8 +46,8 @@ def binary_files() -> Files:
 FILES = {"CIFAR-10 for Python": python_files, "CIFAR-10, binary": binary_files}
 
 
-def archive(path: Path, files: Files, mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as file:  # type: ignore[call-overload]
+def archive(path: Path, files: Files) -> Path:
+    with tarfile.open(path, "w:gz") as file:
         for name, content in files.items():
             info = tarfile.TarInfo(f"cifar-10-batches/{name}")
             info.size = len(content)
@@ -62,11 +61,11 @@ def record(**changes: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("kind", FILES)
-@pytest.mark.parametrize("form", ["tar.gz", "tar", "folder"])
+@pytest.mark.parametrize("form", ["tar.gz", "folder"])
 def test_five_batches_in_order(kind: str, form: str, tmp_path: Path) -> None:
-    raw = archive(tmp_path / f"cifar.{form}", FILES[kind](), "w:gz" if form == "tar.gz" else "w")
+    raw = archive(tmp_path / "cifar.tar.gz", FILES[kind]())
     if form == "folder":
-        shutil.unpack_archive(raw, tmp_path, "tar")
+        shutil.unpack_archive(raw, tmp_path)
         raw = tmp_path / "cifar-10-batches"
     array = prepare(tmp_path / "set", "cifar10", record(), raw)
     assert np.array_equal(array.images, IMAGES)
@@ -77,7 +76,7 @@ def test_five_batches_in_order(kind: str, form: str, tmp_path: Path) -> None:
 
 
 def test_a_part(tmp_path: Path) -> None:
-    raw = archive(tmp_path / "cifar.tar.gz", python_files())
+    raw = archive(tmp_path / "cifar.tar.gz", binary_files())
     part = record(part=Part(first_shuffled=7), images=7, source_images=20)
     array = prepare(tmp_path / "set", "cifar10-7", part, raw)
     chosen = part_indices(20, part.part)
@@ -86,56 +85,20 @@ def test_a_part(tmp_path: Path) -> None:
     assert array.description["part"]["first_shuffled"] == 7
 
 
-@pytest.mark.parametrize("protocol", range(5))
-def test_later_protocols(protocol: int, tmp_path: Path) -> None:
-    files = python_files()
-    names = {"label_names": CLASSES}
-    content = {"labels": LABELS[0].tolist(), "data": PLANES[0].reshape(4, -1)}
-    files["batches.meta"] = pickle.dumps(names, protocol)
-    if protocol > 2:  # before, Python 3 writes bytes as Python 2 never did
-        files["data_batch_1"] = pickle.dumps(content, protocol)
-    array = prepare(tmp_path / "set", "cifar10", record(), archive(tmp_path / "cifar.tar.gz", files))
-    assert np.array_equal(array.images, IMAGES)
-
-
-class Calls:
-    def __reduce__(self) -> Any:
-        return os.system, ("touch canary",)
-
-
+FIRST, TWO = "data_batch_1", np.zeros((2, 3072), np.uint8)
 WRONG = {
     "a batch is missing": ("data_batch_3", None, "lacks data_batch_3; it is not the whole of CIFAR-10"),
     "meta is missing": ("batches.meta", None, "lacks batches.meta; "),
-    "no names": (
-        "batches.meta",
-        python2({}),
-        "batches.meta in {raw} does not hold the names of the classes.",
-    ),
-    "one class": ("batches.meta", python2({b"label_names": [b"one"]}), "does not give each image one of 1 "),
-    "cut off": ("data_batch_2", batch(1)[:-99], "data_batch_2 in {raw} is damaged, cut off"),
-    "no keys": ("data_batch_2", python2({}), "data_batch_2 in {raw} does not hold images of 3 x 32 x 32"),
-    "no array": ("data_batch_2", batch(1, data=3), "data_batch_2 in {raw} does not hold images"),
-    "width": ("data_batch_2", batch(1, data=np.zeros((4, 99), np.uint8)), "does not hold images"),
-    "fewer labels": ("data_batch_2", batch(1, labels=[0, 1, 2]), "images of 3 x 32 x 32 bytes with a label"),
-    "label 3": ("data_batch_2", batch(1, labels=[0, 1, 2, 3]), "does not give each image one of 3 labels"),
-    "no label": ("data_batch_2", batch(1, labels=[0, 1, 2, None]), "does not give each image one of 3"),
-    "hostile": (
-        "data_batch_2",
-        pickle.dumps(Calls(), 2),
-        "data_batch_2 in {raw} asks for posix.system, whi",
-    ),
-    "fewer images": (
-        "data_batch_5",
-        batch(4, data=np.zeros((2, 3072), np.uint8), labels=[0, 1]),
-        "has images (18, 32, 32, 3) of 3 classes, not (20, 32, 32, 3) of 3",
-    ),
-    "binary batch": (
-        "data_batch_1.bin",
-        b"x" * 3000,
-        "data_batch_1.bin in {raw} does not consist of records",
-    ),
+    "no names": ("batches.meta", python2({}), "batches.meta in {raw} does not hold the names of the classes."),
+    "cut off": (FIRST, batch(1)[:-99], "data_batch_1 in {raw} is damaged, cut off"),
+    "no keys": (FIRST, python2({}), "data_batch_1 in {raw} does not hold images of 3 x 32 x 32"),
+    "width": (FIRST, batch(1, data=np.zeros((4, 99), np.uint8)), "does not hold images"),
+    "fewer labels": (FIRST, batch(1, labels=[0, 1, 2]), "images of 3 x 32 x 32 bytes with a label"),
+    "no label": (FIRST, batch(1, labels=[0, 1, 2, None]), "does not give each image one of 3"),
+    "fewer images": (FIRST, batch(4, data=TWO, labels=[0, 1]), "has images (18, 32, 32, 3) of 3 classes, not (20, "),
+    "binary batch": ("data_batch_1.bin", b"x" * 3000, "data_batch_1.bin in {raw} does not consist of records"),
     "binary label": ("data_batch_1.bin", b"\3" + bytes(3072), "does not give each image one of 3 labels"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -143,9 +106,8 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
     name, content, sentence = WRONG[case]
     files: dict[str, Any] = binary_files() if case.startswith("binary") else python_files()
     files[name] = content
-    raw = archive(
-        tmp_path / "cifar.tar.gz", {key: value for key, value in files.items() if value is not None}
-    )
+    whole = {key: value for key, value in files.items() if value is not None}
+    raw = archive(tmp_path / "cifar.tar.gz", whole)
     with pytest.raises(UserError) as caught:
         prepare(tmp_path / "set", "cifar10", record(), raw)
     assert sentence.format(raw=raw) in str(caught.value)
@@ -153,7 +115,7 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.parametrize("keep", [0, 10, 500, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
 def test_a_cut_archive_is_one_sentence(keep: float, tmp_path: Path) -> None:
     raw = archive(tmp_path / "cifar.tar.gz", python_files())
     os.truncate(raw, int(keep if keep >= 1 else keep * raw.stat().st_size))

@@ -6,18 +6,23 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from gdd.config.records import Dataset, Part
 from gdd.data import conversion
-from gdd.data.conversion import Chunk
 from gdd.data.image_array import ImageArray, part_indices, write
+from gdd.data.listing import list_images
 from gdd.data.prepare import prepare
 from gdd.errors import UserError
 from gdd.files import locked
@@ -143,7 +148,7 @@ def test_parts(part: Part, source: Path, photos: Files, tmp_path: Path) -> None:
 def test_wrong_counts_say_what_there_is(expected: int, source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepare(tmp_path / "set", "photos", record(images=expected), source)
-    said = f"holds 19 images, not {expected}; its folders: a with 6, b with 7, c with 6."
+    said = f"holds 19 images, not {expected}; of its 3 folders the smallest are a with 6, c with 6, b with 7."
     assert said in str(caught.value)
     assert not (tmp_path / "set").exists()
 
@@ -203,39 +208,38 @@ def test_some_damaged_files_can_be_left_out(source: Path, photos: Files, tmp_pat
     assert sorted(bytes_of(tmp_path / "set")) == OUTPUTS
 
 
-def test_a_source_of_rubbish_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "GIVE_UP", 30)
+def test_many_damaged_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
-    for number in range(60):
+    for number in range(32):
         (tmp_path / "raw" / f"{number:02d}.png").touch()
     with pytest.raises(UserError) as caught:
-        prepare(tmp_path / "set", "rubbish", record(images=60, classes=0), tmp_path / "raw")
-    assert "holds at least 32 unusable images: 00.png is empty; 01.png is empty" in str(caught.value)
+        prepare(tmp_path / "set", "rubbish", record(images=32, classes=0), tmp_path / "raw")
+    assert "holds 32 unusable images: 00.png is empty; 01.png is empty" in str(caught.value)
     assert "19.png is empty; and 12 more." in str(caught.value)
 
 
-# Stopped in the middle (tests/gdd/data/test_preparation_kill.py kills processes)
+# Stopped in the middle
 
 
 class Killed(BaseException):
     pass
 
 
-def killed_after(chunks: int, folder: Path, source: Path, wanted: Dataset) -> list[str]:
-    """Leave what a preparation leaves that was killed; return the chunks that it and later ones convert."""
-    original, seen = conversion.convert_chunk, []
+def killed_after(chunks: int, folder: Path, source: Path, wanted: Dataset) -> None:
+    """Leave what a preparation leaves that was killed."""
+    original, done = conversion.convert_chunk, 0
 
-    def convert_chunk(chunk: Chunk) -> dict[str, str]:
-        if len(seen) == chunks:
+    def convert_chunk(*arguments: Any, **options: Any) -> dict[str, str]:
+        nonlocal done
+        done += 1
+        if done > chunks:
             raise Killed
-        seen.append(chunk.file.name)
-        return original(chunk)
+        return original(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(conversion, "convert_chunk", convert_chunk)
         prepare(folder, "photos", wanted, source)
     assert [path.name for path in folder.iterdir()] == ["parts"]
-    return seen
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_what_was_left_is_taken_up_only_if_it_fits(
 ) -> None:
     folder, wanted = tmp_path / "set", record()
     left = {"another resolution": {"resolution": 4}, "another transform": {"transform": "resize"}}
-    assert len(killed_after(2, folder, source, record(**left.get(change, {})))) == 2
+    killed_after(2, folder, source, record(**left.get(change, {})))
     if change == "a chunk is cut off":
         chunk = min(folder.glob("parts/*/*"))
         os.truncate(chunk, chunk.stat().st_size - 1)
@@ -276,9 +280,60 @@ def test_only_one_process_at_a_time(source: Path, tmp_path: Path) -> None:
     assert len(prepare(folder, "photos", record(), source)) == 19
 
 
+def die(*_: Any) -> dict[str, str]:
+    os._exit(9)
+
+
 @pytest.mark.slow  # processes
-def test_a_worker_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "convert_chunk", os._exit)
-    chunks: Any = [9]
+def test_a_worker_that_dies_is_one_sentence(source: Path) -> None:
     with pytest.raises(UserError, match="was killed, perhaps for want of memory; the same command goes on"):
-        list(conversion._converted(chunks, 2))
+        list(conversion._converted(die, {source: list_images(source)}, 2))
+
+
+MANY, SMALL = 1607, 16
+CONVERT = f"""
+import sys
+from pathlib import Path
+from gdd.data import conversion, listing
+conversion.CHUNK = {SMALL}
+images = listing.list_images(Path(sys.argv[1]))
+conversion.convert(images, "center-crop", 8, Path(sys.argv[2]), workers=2)
+"""
+
+
+@pytest.mark.slow  # processes
+def test_after_sigkill_no_worker_stays_and_the_next_call_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw, parts = tmp_path / "raw", tmp_path / "set" / "parts"
+    images = sorted(source.glob("?/[iI]mage*"))
+    for number in range(MANY):
+        path = raw / "abc"[number % 3] / f"{number}{images[number % 19].suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(images[number % 19])
+
+    def finished() -> int:
+        return len(list(parts.glob("*/[0-9]*")))
+
+    process = subprocess.Popen([sys.executable, "-c", CONVERT, str(raw), str(parts)])
+    deadline = time.monotonic() + 120
+    while finished() < 4:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert len(workers) >= 2
+    assert not alive  # nobody is left to wait for work
+    done = finished()
+    assert 4 <= done < MANY // SMALL
+
+    monkeypatch.setattr(conversion, "CHUNK", SMALL)
+    wanted = record(images=MANY)
+    with caplog.at_level(logging.INFO):
+        prepare(tmp_path / "set", "many", wanted, raw)
+    assert f"Going on after {done * SMALL:,} of {MANY:,} images" in caplog.text
+    prepare(tmp_path / "whole", "many", wanted, raw)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "whole")

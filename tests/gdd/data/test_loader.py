@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdd.data.image_array import ImageArray, write
-from gdd.data.loader import Batches, EpochOrder, flips
+from gdd.data.loader import Batches, EpochOrder
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -95,16 +95,14 @@ def test_epochs_and_seeds_differ() -> None:
 # Flips
 
 
-def test_flips_depend_on_seed_and_position_alone() -> None:
-    whole = flips(4, 0, 10_000)
-    assert whole.dtype == np.bool_
-    assert 0.48 < whole.mean() < 0.52
-    assert 0.48 < (whole[1:] == whole[:-1]).mean() < 0.52
-    assert np.array_equal(flips(4, 777, 50), whole[777:827])
-    for other in (0, 3, 5, 2**63 - 1):
-        assert 0.48 < (flips(other, 0, 10_000) == whole).mean() < 0.52
-    assert 0.4 < (flips(4, 2**40, 1000) == whole[:1000]).mean() < 0.6
-    assert flips(4, 7, 0).shape == (0,)
+def test_half_of_the_images_are_mirrored_others_in_every_epoch() -> None:
+    order = EpochOrder(10_000, 4)
+    first, second = order.mirrored(0, 20_000).reshape(2, 10_000)
+    assert first.dtype == np.bool_
+    for image in (first, second, first == second, first[1:] == first[:-1]):
+        assert 0.48 < image.mean() < 0.52
+    assert 0.48 < (EpochOrder(10_000, 5).mirrored(0, 10_000) == first).mean() < 0.52
+    assert np.array_equal(EpochOrder(10_000, 4).mirrored(9_990, 20), [*first[-10:], *second[:10]])
 
 
 @pytest.mark.parametrize("world", [1, 3])
@@ -113,12 +111,13 @@ def test_an_image_is_mirrored_in_width(world: int) -> None:
     images = random.integers(0, 256, (40, 4, 5, 3), dtype=np.uint8)
     array = ImageArray(images, np.arange(40), {"name": "random"})
     original = images.copy()
-    order, mirrored = EpochOrder(40, 6), flips(6, 0, 100)
+    order = EpochOrder(40, 6)
     for rank in range(world):
         share = Batches(array, 6, 100, rank, world, flip=True).at(0)
         for offset, image in enumerate(share.images.numpy(), start=share.position):
             expected = images[order.indices(offset, 1)[0]]
-            assert np.array_equal(image, expected[:, ::-1] if mirrored[offset] else expected)
+            mirrored = order.mirrored(offset, 1)[0]
+            assert np.array_equal(image, expected[:, ::-1] if mirrored else expected)
     assert np.array_equal(images, original)
 
 
@@ -159,7 +158,7 @@ def test_what_goes_wrong_ahead_is_raised_where_it_is_wanted() -> None:
 def test_the_batch_is_the_callers(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
     array = write(tmp_path, images, np.arange(30), {"name": "set"})
-    share = Batches(array, 2, 12, pin=False).at(24)
+    share = Batches(array, 2, 12).at(24)
     assert (share.images.dtype, share.labels.dtype) == (torch.uint8, torch.int64)
     assert np.array_equal(share.images.numpy(), images[EpochOrder(30, 2).indices(24, 12)])
     share.images.zero_()
@@ -172,6 +171,4 @@ def test_pinned_memory() -> None:
     share = Batches(numbered(30), 2, 12).at(0)
     assert share.images.is_pinned()
     assert share.labels.is_pinned()
-    assert torch.equal(
-        share.images.to("cuda", non_blocking=True).cpu(), Batches(numbered(30), 2, 12, pin=False).at(0).images
-    )
+    assert torch.equal(share.images.to("cuda", non_blocking=True).cpu(), share.images)

@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from gdd.config.record import parse, read_yaml
-from gdd.config.records import Dataset, Part
+from gdd.config.records import Dataset
 from gdd.data.image_array import ImageArray
 from gdd.data.prepare import prepare
 from gdd.errors import UserError
@@ -81,20 +81,3 @@ def test_digits_take_no_raw_data(tmp_path: Path) -> None:
     wanted = record(source="digits", transform=None, channels=1, classes=10, images=1797)
     with pytest.raises(UserError, match="'digits' is part of scikit-learn: it takes no raw data"):
         prepare(tmp_path / "set", "digits", wanted, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"channels": 1}, "'channels' has to be 3"),
-        ({"source": "cifar10"}, "the source 'cifar10' knows no 'transform'"),
-        ({"source_images": 30}, "'source_images' belongs to a 'part'"),
-        ({"part": Part(first_shuffled=3)}, "a 'part' needs 'source_images'"),
-        ({"part": {}}, "a part is either 'one_in' with 'take', or 'first_shuffled'"),
-        ({"part": {"one_in": 3}}, "a part is either"),
-        ({"part": {"first_shuffled": 3, "one_in": 3, "take": "rest"}}, "a part is either"),
-    ],
-)
-def test_records_that_contradict_themselves(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        record(**changes)

@@ -77,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         if status == 200 and asked and do.get("ranges", True) and holds:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             status = 206 if start < len(content) else 416
-            headers.setdefault("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            span = f"{start}-{len(content) - 1}" if status == 206 else "*"
+            headers.setdefault("Content-Range", f"bytes {span}/{len(content)}")
         body = content[start:] if status in (200, 206) else b"no"
         chunked = do.get("chunked", False)
         headers |= {"Transfer-Encoding": "chunked"} if chunked else {}
@@ -161,7 +162,7 @@ class Witness:
     def look(self) -> None:
         visible = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
         unfinished = visible - {"lock.yaml", "file.bina", "file.binb"}
-        assert all(name.endswith((".part", ".part.json")) for name in unfinished), "not verified yet"
+        assert all(name.endswith((".part", ".part.tag")) for name in unfinished), "not verified yet"
 
     def bar(self, name: str, total: int | None, **_: object) -> Witness:
         self.look()

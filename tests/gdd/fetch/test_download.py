@@ -28,7 +28,7 @@ from gdd.fetch.fetch import Resources, fetch
 
 pytestmark = pytest.mark.slow  # real connections, broken in many ways
 
-PART = {"file.bin.part", "file.bin.part.json"}
+PART = {"file.bin.part", "file.bin.part.tag"}
 Facts = dict[str, Any]
 
 
@@ -85,7 +85,7 @@ def test_a_server_with_a_password_and_a_redirect(run: Any, source: Source, serve
     server.next(times=9, status=404)
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+/file\.bin answers 404 Not Found") as caught:
         run({"x": source}, local)
-    assert "secret" not in str(caught.value) + (folder / "file.bin.part.json").read_text()
+    assert "secret" not in str(caught.value) + (folder / "file.bin.part.tag").read_text()
     assert shown("at https://me:pass@a.b/c and http://a.b/@c") == "at https://a.b/c and http://a.b/@c"
 
 
@@ -96,33 +96,17 @@ M = {"drop": 1_000_000}  # the connection breaks after so many bytes
 SOME = f"bytes={1_000_000}-"
 RIGHT: dict[str, tuple[list[Facts], list[str | None]]] = {
     "only a date": ([{**M, "headers": DATE}, {"headers": DATE}], [None, SOME]),
-    "a weak tag, then none": (
-        [{**M, "headers": {"ETag": 'W/"1"'}}, {**M, "headers": {"ETag": None}}],
-        [None, None, None],
-    ),
+    "a weak tag, then none": ([{**M, "headers": {"ETag": 'W/"1"'}}, {**M, "headers": {"ETag": None}}], [None] * 3),
     "ranges are ignored": ([M, {"ranges": False}], [None, SOME]),
-    "the file changes on the way": (
-        [{**M, "content": bytes(3_000_000), "headers": {"ETag": '"0"'}}],
-        [None, SOME],
-    ),
+    "the file changes on the way": ([{**M, "content": bytes(3_000_000), "headers": {"ETag": '"0"'}}], [None, SOME]),
     "another tag of the rest": ([M, {"if_range": False, "headers": {"ETag": '"2"'}}], [None, SOME, None]),
-    "another range": (
-        [M, {"if_range": False, "headers": {"Content-Range": "bytes 7-9/10"}}],
-        [None, SOME, None],
-    ),
+    "another range": ([M, {"if_range": False, "headers": {"Content-Range": "bytes 7-9/10"}}], [None, SOME, None]),
     "no range": ([M, {"if_range": False, "headers": {"Content-Range": None}}], [None, SOME, None]),
-    "a shorter file": ([{"drop": 3_000_000, "content": bytes(4_000_000)}], [None, "bytes=3000000-", None]),
-    "a part nobody asked for": (
-        [{"status": 206, "headers": {"Content-Range": "bytes 0-9/10"}}],
-        [None, None],
-    ),
-    "wrong bytes once": ([{"content": bytes(3_000_000)}], [None, None]),
-    "the same tag for other bytes": ([{**M, "content": bytes(3_000_000)}], [None, SOME, None]),
-    "no length": ([{"announce": None, **M}, {"announce": None}], [None, None]),
-    "chunks": ([{"chunked": True, **M}, {"chunked": True}], [None, None]),
+    "a part nobody asked for": ([{"status": 206, "headers": {"Content-Range": "bytes 0-9/10"}}], [None, None]),
+    "chunks": ([{"chunked": True, **M}, {"chunked": True}], [None, SOME]),
     "busy": ([{"status": 408}, {"status": 429}, {"status": 500}, {"status": 503}], [None] * 5),
     "no answer twice": ([{"before": True}, {"before": True}], [None] * 3),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", RIGHT)
@@ -146,9 +130,9 @@ def test_a_broken_connection_goes_on_where_it_was(
 
 
 def test_many_broken_connections_that_each_bring_something(get: Any, server: Any) -> None:
-    server.content = server.content * 5
-    server.next(times=10, drop=1_100_000)  # each begins the count anew, which would else be at its end
-    assert len(get()) == 11
+    server.content = server.content * 3
+    server.next(times=7, drop=1_100_000)  # each begins the count anew, which would else be at its end
+    assert len(get()) == 8
 
 
 def test_the_known_length_tells_where_the_server_does_not(get: Any, server: Any) -> None:
@@ -159,13 +143,12 @@ def test_the_known_length_tells_where_the_server_does_not(get: Any, server: Any)
 def test_the_server_says_when(get: Any, server: Any, witness: Any) -> None:
     server.next(status=429, headers={"Retry-After": "7"})
     server.next(status=503, headers={"Retry-After": formatdate(0, usegmt=True)})
-    server.next(status=503, headers={"Retry-After": "99999"})
     server.next(status=503)
     get()
-    asked, date, longest, own = witness.waits
-    assert (asked, longest) == (7, 600)
+    asked, date, own = witness.waits
+    assert asked == 7
     assert 2 <= date <= 3
-    assert 8 <= own <= 9
+    assert 4 <= own <= 5
 
 
 # What is refused: behaviours, what is known of the file, words of the sentence, what is left, requests
@@ -174,21 +157,15 @@ SHORT = hashlib.sha256(bytes(1000)).hexdigest()
 WRONG: dict[str, tuple[list[Facts], Facts, str, set[str], int]] = {
     "busy for ever": ([{"status": 503, "headers": {"Retry-After": "1"}}] * 9, {}, "answers 503 Service", set(), 6),
     "not there": ([{"status": 404}] * 9, {}, "answers 404 Not Found; try again later, correct", set(), 1),
-    "not allowed": ([{"status": 403}] * 9, {}, "answers 403 Forbidden", set(), 1),
-    "ranges are ignored, and it always breaks": (
-        [{"drop": 2_000_000, "ranges": False}] * 20,
-        {},
-        "6 times in a row; 2,000,000 bytes are kept; check the network",
-        PART,
-        6,
-    ),
+    "it always breaks": ([{"drop": 2_000_000, "ranges": False}] * 20, {}, "6 times in a row; 2,000,000 bytes ar", PART, 6),
     "a length that is too long": ([{"announce": 4_000_000, "ranges": False}] * 9, {}, "3,000,000 bytes are kept", PART, 6),
-    "a web page": ([{"content": b"<!DOCTYPE html>Log in"}] * 2, {"bytes": 21}, "it is a web page or", set(), 2),
-    "a pointer": ([{"content": b"version https://git-lfs.x"}] * 2, {"bytes": 25}, "or a pointer", set(), 2),
-    "wrong bytes": ([{"content": bytes(1000)}] * 2, {}, f"twice, and was removed: its checksum is sha256:{SHORT}", set(), 2),
-    "a wrong size": ([], {"bytes": 4_000_000}, "its size is 3,000,000 instead of 4,000,000 bytes", set(), 2),
-    "too short a length": ([{"announce": 1000}] * 2, {}, "twice, and was removed: its checksum is", set(), 2),
-    "more than the known length": ([{"announce": None}] * 2, {"bytes": 2_000_000}, "instead of 2,000,000", set(), 2),
+    "a web page": ([{"content": b"<!DOCTYPE html>Log in"}], {"bytes": 21}, "it is a web page or", set(), 1),
+    "a pointer": ([{"content": b"version https://git-lfs.x"}], {"bytes": 25}, "or a pointer", set(), 1),
+    "wrong bytes": ([{"content": bytes(1000)}], {}, f"and was removed: its checksum is sha256:{SHORT}", set(), 1),
+    "the same tag for other bytes": ([{**M, "content": bytes(3_000_000)}], {}, "its checksum is", set(), 2),
+    "a wrong size": ([], {"bytes": 4_000_000}, "its size is 3,000,000 instead of 4,000,000 bytes", set(), 1),
+    "too short a length": ([{"announce": 1000}], {}, "and was removed: its checksum is", set(), 1),
+    "more than the known length": ([{"announce": None}], {"bytes": 2_000_000}, "instead of 2,000,000", set(), 1),
 }  # fmt: skip
 
 
@@ -273,33 +250,21 @@ def test_an_interrupted_download_is_gone_on_with(
     assert int(asked.removeprefix("bytes=").removesuffix("-")) > 1_500_000
 
 
-def test_complete_bytes_are_not_asked_for_again(
-    get: Any, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_bytes_do_not_come_again(get: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("gdd.fetch.fetch.measure", killed)
         get()
-    assert get() == []
+    assert get() == ["bytes=3000000-"]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        '{"validator": 1}',
-        '{"validator": "x", "total": null}',
-        '{"validator": "x", "total": 99}',
-    ],
-)
-def test_a_part_of_who_knows_what(get: Any, folder: Path, text: str) -> None:
+@pytest.mark.parametrize("tag", ["", '"x"'])
+def test_a_part_of_who_knows_what(get: Any, folder: Path, tag: str) -> None:
     (folder / "file.bin.part").write_bytes(b"who knows")
-    (folder / "file.bin.part.json").write_text(text)
-    assert get() == ["bytes=9-" if "99" in text else None]
+    (folder / "file.bin.part.tag").write_text(tag)
+    assert get() == ["bytes=9-" if tag else None]
 
 
 def test_a_disk_that_fills_up(get: Any, folder: Path) -> None:

@@ -5,83 +5,61 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from gdd.cli import cli
 from gdd.config.sources import Source
+from gdd.errors import UserError
 
 pytestmark = pytest.mark.slow  # real connections
 
 
 @pytest.fixture
-def config(tmp_path: Path, source: Source) -> Path:
-    path = tmp_path / "config"
-    path.mkdir()
-    (path / "sources.yaml").write_text(yaml.safe_dump({"sources": {"x": source.model_dump()}}))
-    return path
+def gdd(config_folder: Any, source: Source, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call `gdd fetch` for the server's file x in a project; returns what it prints, or its complaint."""
+    monkeypatch.chdir(config_folder.path.parent)
+    Path("config/sources.yaml").write_text(yaml.safe_dump({"sources": {"x": source.model_dump()}}))
 
-
-@pytest.fixture
-def gdd(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """Call `gdd fetch` in this process; returns its status and what it says."""
-    from gdd import cli
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        options = ["--config", str(config), "--resources", str(folder)]
-        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
-        monkeypatch.setattr(logging, "captureWarnings", lambda _: None)
-        monkeypatch.setattr(sys, "argv", ["gdd", "fetch", *options, *arguments])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(cli, ["fetch", *arguments])
+        if isinstance(result.exception, UserError):
+            return str(result.exception)
+        assert result.exit_code == 0, result.exception
+        return result.stdout
 
     return call
 
 
 @pytest.mark.parametrize("how", ["flag", "local"])
-def test_the_command_offline(config: Path, how: str, gdd: Any, folder: Path, no_network: None) -> None:
+def test_offline(how: str, gdd: Any, no_network: None) -> None:
     if how == "local":
-        (config / "local.yaml").write_text("offline: true\n")
-    status, out, err = gdd("--all", *(["--offline"] if how == "flag" else []))
-    assert (status, out) == (2, "")
-    assert err.startswith("gdd: Offline, and 1 file is missing. Put each where its first line says")
-    assert f"\n  {folder / 'file.bin'}\n" in err
+        Path("config/local.yaml").write_text("offline: true\n")
+    sentence = gdd("--all", *(["--offline"] if how == "flag" else []))
+    assert sentence.startswith("Offline, and 1 file is missing. Put each where its first line says")
+    assert "\n  resources/file.bin\n" in sentence
 
 
-def test_the_command_leaves_a_note_that_depends_on_the_content_alone(
-    gdd: Any, folder: Path, tmp_path: Path, server: Any
-) -> None:
-    note = tmp_path / "x.json"
-    status, _, err = gdd("x", "--note", str(note))
-    assert status == 0
-    assert err.endswith("1 fetched, 0 were there; all verified.\n")
+def test_a_note_depends_on_the_content_alone(gdd: Any, server: Any, caplog: pytest.LogCaptureFixture) -> None:
+    note, notes = Path("results/fetched/x.json"), []
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            gdd("x", "--note")
+            notes.append(note.read_bytes())
+            Path("resources/file.bin").unlink()
+    assert "1 fetched, 0 were there; all verified." in caplog.text
     content = hashlib.sha256(server.content).hexdigest()
-    assert json.loads(note.read_text()) == {"x": {"path": "file.bin", "sha256": content}}
-    first = note.read_bytes()
-    (folder / "file.bin").unlink()
-    note.unlink()
-    assert gdd("x", "--note", str(note))[0] == 0
-    assert note.read_bytes() == first
+    assert json.loads(notes[0]) == {"path": "file.bin", "sha256": content}
+    assert notes[0] == notes[1]
 
 
-def test_the_command_without_a_configuration(gdd: Any, config: Path) -> None:
-    (config / "sources.yaml").unlink()
-    assert gdd("x") == (2, "", f"gdd: {config}/sources.yaml does not exist; --config says where it lies.\n")
-
-
-def test_the_command_lists(gdd: Any, no_network: None) -> None:
-    status, out, err = gdd("--list")
-    assert (status, err) == (0, "")
-    assert out.startswith("x: missing\n    a test\n")
-
-
-def test_nothing_asked_for(gdd: Any) -> None:
-    sentence = "gdd: Name what to fetch, or use --all; --list shows what there is.\n"
-    assert gdd() == (2, "", sentence)
+def test_what_else_it_says(gdd: Any, no_network: None) -> None:
+    assert gdd("--list").startswith("x: missing\n    a test\n")
+    assert gdd() == "Name what to fetch, or use --all; --list shows what there is."
+    assert gdd("y") == "There is no 'y' in sources.yaml; there are: x."
+    Path("config/sources.yaml").unlink()
+    assert gdd("x") == "config/sources.yaml does not exist; `gdd --config` says where it lies."

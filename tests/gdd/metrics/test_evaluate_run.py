@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gdd.config.evaluation import Evaluation
 from gdd.config.metrics import by_extractor
+from gdd.config.records import Evaluation
 from gdd.data.image_array import quantise
 from gdd.distill.generate import generate
 from gdd.errors import UserError

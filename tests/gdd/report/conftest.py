@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gdd import paths
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.experiments import Experiments, Run
 from gdd.report.table import Table, build_table
 
@@ -57,7 +57,7 @@ rows:
   GDD-I: {method: gdd-i}
   Both: {method: gdd-direct}
 columns: [fid, fid_difference, best_fid, best_fid_fresh, final_fid_fresh, seconds]
-curve: {y: fid}
+curve: fid
 """
 FIDS = {
     "Teacher": (0.7, 0.8),
@@ -93,12 +93,12 @@ rows:
   GDD: {method: gdd}
   GDD-I: {method: gdd-i}
 columns: [evaluations, fid, precision, recall, pixel_fid, pixel_precision, pixel_recall, nearest, seconds]
-curve: {y: fid}
+curve: fid
 claims:
   - {better: [GDD, GDD-I], than: Direct imitation, in: fid}
   - {better: GDD, than: GDD-I, in: fid}
 """,
-    "ablations/frozen-layers": "{title: Frozen layers, setting: digits, curve: {y: fid}, "
+    "ablations/frozen-layers": "{title: Frozen layers, setting: digits, curve: fid, "
     "rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}}, "
     "columns: [trainable, fid, precision, recall, pixel_fid, seconds]}",
 }

@@ -19,7 +19,7 @@ grid:
   lr.generator: [1e-4, 3e-4, 1e-3]
 seeds: [0, 1]
 columns: [fid]
-choose: {per: method, by: fid}
+choose: true
 """
 # By hand: in the middle and clear; at the edge, and within the spread of the next (variances 0.02 and 0.02).
 FIDS = {

@@ -116,7 +116,10 @@ def test_a_run_without_a_number_leaves_a_claim_open(project, change):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{better: GDD, than: GDI, in: fid}", "on the row 'GDI', which is not here; there are: GDD-I, GDD"),
+        (
+            "{better: GDD, than: GDI, in: fid}",
+            "a claim is on the row 'GDI', which is not here; there are: GDD, GDD-I",
+        ),
         ("{better: [GDD, GDD-I], than: GDD, in: fid}", "a claim has the row 'GDD' on both sides"),
         ("{better: GDD, than: Direct, in: fd}", "there is no column 'fd'; did you mean 'fid'?"),
         (

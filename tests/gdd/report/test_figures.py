@@ -21,7 +21,7 @@ AGAIN = """
 title: A
 setting: digits
 columns: [fid]
-curve: {y: pixel_fid}
+curve: pixel_fid
 rows:
   Early: {method: gdd, at: 9_600}
   G: {method: gdd}
@@ -31,7 +31,7 @@ BOTH = """
 title: B
 settings: [digits, other]
 columns: [fid]
-curve: {y: fid}
+curve: fid
 rows: {GDD: {method: gdd}, T1: {teacher_steps: 1}}
 """
 BLUE, ORANGE, GREEN = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)
@@ -102,10 +102,10 @@ def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(p
 
 @pytest.mark.parametrize(
     ("curve", "sentence"),
-    [("", "asks for no curve"), ("curve: {y: pixel_fid}", "has a curve of 'pixel_fid'")],
+    [("", "asks for no curve"), ("curve: pixel_fid", "has a curve of 'pixel_fid'")],
 )
 def test_a_table_without_a_curve_says_so(project, change, curve, sentence):
-    text = AGAIN.replace("  Early: {method: gdd, at: 9_600}\n", "").replace("curve: {y: pixel_fid}", curve)
+    text = AGAIN.replace("  Early: {method: gdd, at: 9_600}\n", "").replace("curve: pixel_fid", curve)
     experiments = project(again=text)
     change("*/*/*", curve=[], also_at={})
     with pytest.raises(UserError, match=sentence):

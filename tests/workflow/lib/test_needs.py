@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gdd.config.load import load_config
+from gdd.config.config import load_config
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.training.layout import lay_out, most_processes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdd.data.transforms import Unusable, decode, fit
+from gdd.data.conversion import Unusable, decode, fit
 
 Encode = Callable[..., bytes]
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)

@@ -1,0 +1,67 @@
+"""What names in the configuration stand for: records, fetched files, and published networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
+
+from gdd.errors import UserError
+
+# Published networks that need no training here, and their files in sources.yaml.
+BACKBONES = {  # of the projected discriminator, by timm's or torchvision's name
+    "vgg16_bn": "vgg16-bn",
+    "tf_efficientnet_lite0": "tf-efficientnet-lite0",
+    "deit_base_distilled_patch16_224": "deit-base-distilled-patch16-224",
+    "vit_base_patch16_224": "vit-base-patch16-224",
+    "tf_efficientnet_b0_ns": "tf-efficientnet-b0-ns",
+}
+EXTRACTORS = {  # of features for metrics; two of them are one file, seen through two resizes
+    "inception": "inception",
+    "inception-clean": "inception",
+    "clip": "clip-vit-b-32",
+    "dinov2": "dinov2-vit-l-14",
+}
+CLASS_EMBEDDINGS = {"stylegan-xl": "stylegan-xl-class-embeddings"}  # of a conditional discriminator
+LPIPS = "lpips-vgg16"  # the trunk of LPIPS
+
+TEACHER_ENCODER = "teacher-encoder"  # a backbone that comes from the run's own teacher instead of a file
+
+
+class Named(dict[str, Any]):
+    """Things by name, and the `place` in config/ that names them."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f"There is no '{name}' in {self.place}; there are: {', '.join(self) or 'none'}.")
+
+
+def _name_of(kind: str, also: Iterable[str] = ()) -> AfterValidator:
+    """Annotates text that has to be the name of a record of a kind, or one of `also`.
+
+    It is looked up in what `parse` is told to be known, and in nothing else.
+    """
+
+    def check(name: str, info: ValidationInfo) -> str:
+        if info.context is not None and name not in (there := [*info.context[kind], *also]):
+            place = info.context[kind].place
+            raise ValueError(f"no such file in {place}; there are: {', '.join(there) or 'none'}")
+        return name
+
+    return AfterValidator(check)
+
+
+DatasetName = Annotated[str, _name_of("datasets")]
+TeacherName = Annotated[str, _name_of("teachers")]
+SettingName = Annotated[str, _name_of("settings")]
+MethodName = Annotated[str, _name_of("methods")]
+ExternalName = Annotated[str, _name_of("external")]
+AblationName = Annotated[str, _name_of("ablations")]
+SourceName = Annotated[str, _name_of("sources")]
+RawDataName = Annotated[str, _name_of("raw_data")]
+BackboneName = Annotated[str, _name_of("features", also=(TEACHER_ENCODER, *BACKBONES))]
+ExtractorName = Annotated[str, _name_of("features", also=EXTRACTORS)]
