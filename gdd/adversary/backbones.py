@@ -17,7 +17,7 @@ from gdd.config.recipe import TEACHER_ENCODER
 from gdd.errors import UserError
 from gdd.networks.classifier import load_classifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import derived_seed, seeded_weights
+from gdd.randomness import derived_seed, seeded_weights
 
 STAGES = (1, 2, 3, 4)  # of a convolutional network: the last features of a half (VGG) or a quarter, and so on
 BLOCKS = (2, 5, 8, 11)  # of a transformer, from 0

@@ -24,7 +24,7 @@ def load_class_embedding(path: str | Path, label_dim: int) -> Tensor:
     """
     if not Path(path).is_file():
         raise UserError(f"The class embeddings {path} do not exist; run `gdd fetch {SOURCE}`.")
-    table = read_foreign(path, "embedding", "embed")[1].get("weight")
+    table = read_foreign(path, "network", "embed")[1].get("weight")
     if table is None or table.shape != SHAPE or not table.is_floating_point() or not table.isfinite().all():
         raise UserError(f"{path} holds no table of {SHAPE} finite numbers under 'embed'; fetch it again.")
     if label_dim > len(table):

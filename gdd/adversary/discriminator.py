@@ -12,7 +12,7 @@ from gdd.adversary.feature_network import FeatureNetwork
 from gdd.adversary.heads import Head, downsampling_head, local_head
 from gdd.adversary.projection import RandomProjection
 from gdd.errors import UserError
-from gdd.networks.seeded import derived_seed
+from gdd.randomness import derived_seed
 
 Features = list[list[Tensor]]  # projected, [B, C, H, W] by backbone and tap
 HeadKind = Literal["downsampling", "local"]

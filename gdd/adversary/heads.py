@@ -13,7 +13,7 @@ from torch.nn.utils import spectral_norm
 
 from gdd.adversary.normalisation import GroupedBatchNorm2d
 from gdd.errors import UserError
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 # Channels by nominal size, for head_channels = 64 (Projected GAN's multi-scale discriminator).
 CHANNELS_BY_SIZE = {128: 64, 64: 64, 32: 128, 16: 256, 8: 512, 4: 512}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 
 class RandomProjection(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from gdd.config.config import Config
 from gdd.config.load import load_config
 from gdd.config.recipe import Sampler
 from gdd.experiments import Experiments
-from gdd.gpus import Claim
 from gdd.stages import STAGES
 from gdd.stages.stage import Stage
 
@@ -26,7 +25,7 @@ class Here:
 
     folder: Path
     extra: tuple[Path, ...]
-    claim: Claim = field(default_factory=Claim)
+    gpus: tuple[str, ...] = ()
 
     @cached_property
     def experiments(self) -> Experiments:

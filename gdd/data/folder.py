@@ -48,7 +48,7 @@ def prepare_folder(
     )
     size, parts = dataset.resolution, folder / "parts"
     try:
-        with locked(parts / ".lock", patience=0):
+        with locked(parts / ".lock", wait=False):
             files, skipped = convert(
                 listing, chosen, transform, size, parts, workers=workers, allowed=allow_corrupt
             )

@@ -13,9 +13,8 @@ from gdd.config.recipe import Sampler
 from gdd.diffusion.sampler import heun_sample
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.networks.checkpoint import load_denoiser
+from gdd.networks.checkpoint import load_denoiser, load_weights, save_weights
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.weights import load_weights, save_weights
 from gdd.randomness import labels, latents, noise, stream
 
 PAIR_BATCH = 250

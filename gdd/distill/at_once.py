@@ -39,7 +39,7 @@ def images_at_once(student: Student, wanted: int | None = None) -> int:
     if world.device.type == "cpu" or layout.piece == layout.share:
         return layout.piece
     found = most_that_fit(layout.piece, layout.share, lambda count: fits(student, count))
-    agreed = world.minimum(found)
+    agreed = min(world.all_gather(found))
     if agreed == 0:
         total = torch.cuda.get_device_properties(world.device).total_memory / 2**30
         raise UserError(

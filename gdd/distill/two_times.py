@@ -15,8 +15,14 @@ from torch import Tensor
 from gdd.diffusion.sampler import heun_step
 from gdd.distill.distances import Distance, squared_error
 from gdd.distill.shares import Group
-from gdd.networks.preconditioning import SIGMA_MAX, SIGMA_MIN, Denoiser, OneStepGenerator, noise_levels
-from gdd.networks.two_time import TwoTimeGenerator
+from gdd.networks.preconditioning import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Denoiser,
+    OneStepGenerator,
+    TwoTimeGenerator,
+    noise_levels,
+)
 from gdd.randomness import noise, stream
 
 

@@ -1,24 +1,30 @@
 """Pickles read as data: what a file asks to be built becomes a record of the request.
 
-Whoever wrote a pickle decides what is called when it is read. Here each name that networks, class embeddings
-and image batches need stands for something of this module that only keeps data, and any other name ends the
-reading. Only the standard library is imported.
+Whoever wrote a pickle decides what is called when it is read. Here each name that networks and image batches
+need stands for something of this module that only keeps data, and any other name ends the reading.
+
+`read.py` runs this file in a process of its own, within limits on memory and time. Standard input is the
+pickle; standard output is one line of JSON and the numbers of the tensors in it. Only the standard library is
+imported.
 """
 
 from __future__ import annotations
 
-import codecs
+import contextlib
+import gc
 import io
+import json
 import math
+import os
 import pickle
+import resource
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
-
-codecs.lookup("cp437")  # of names in archives; importing it at its first use would be too late
 
 # Several times what EDM's largest network has (ADM of ImageNet: 553 tensors).
 MOST_PARTS = 10_000  # modules and tensors
@@ -66,19 +72,16 @@ class Storage(NamedTuple):
     key: str = ""
 
 
-Ints = tuple[int, ...]
-
-
 class Tensor(NamedTuple):
     """A view of a storage."""
 
     storage: Storage
     offset: int
-    size: Ints
-    stride: Ints
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
-def rebuild_tensor(storage: Storage, offset: int, size: Ints, stride: Ints, *_: Any) -> Tensor:
+def rebuild_tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     """`torch._utils._rebuild_tensor_v2`."""
     if any(type(count) is not int or not 0 <= count <= storage.length for count in (offset, *size, *stride)):
         raise Problem(DAMAGED)
@@ -114,14 +117,9 @@ def scalar(dtype: Record, content: bytes) -> Any:
     return struct.unpack(layout, content)[0]
 
 
-SIZES = {
-    "Double": ("float64", 8),
-    "Float": ("float32", 4),
-    "Half": ("float16", 2),
-    "BFloat16": ("bfloat16", 2),
-}
-SIZES |= {"Long": ("int64", 8), "Int": ("int32", 4), "Short": ("int16", 2), "Char": ("int8", 1)}
-SIZES |= {"Byte": ("uint8", 1), "Bool": ("bool", 1)}
+SIZES = {"Double": ("float64", 8), "Float": ("float32", 4), "Half": ("float16", 2)}
+SIZES |= {"BFloat16": ("bfloat16", 2), "Long": ("int64", 8), "Int": ("int32", 4), "Short": ("int16", 2)}
+SIZES |= {"Char": ("int8", 1), "Byte": ("uint8", 1), "Bool": ("bool", 1)}
 STORAGES = {f"torch.{cuda}{name}Storage": kind for name, kind in SIZES.items() for cuda in ("", "cuda.")}
 
 TENSORS = {"collections.OrderedDict": dict, "torch._utils._rebuild_tensor_v2": Function(rebuild_tensor)}
@@ -190,24 +188,18 @@ Contents = tuple[dict[str, Any], dict[str, Tensor]]  # what can be JSON, and ten
 
 
 def network(file: IO[bytes], key: str) -> Contents:
-    """Return class name, constructor's arguments and tensors of the network under `key` of a dict."""
+    """Return class name, constructor's arguments and tensors of the module under `key` of a dict."""
     held = Reader(file, NETWORKS).load()
     if type(held) is not dict:
         raise Problem(DAMAGED)
     if key not in held:
         there = ", ".join([name[:40] for name in held if type(name) is str][:8])
         raise Problem(f"holds no '{key}' but {there or 'nothing'}; give the key of a network")
-    state = attributes(held[key])
-    if state.get("_init_args"):
+    module, found = held[key], tensors(held[key], children)
+    if module.state.get("_init_args"):
         raise Problem("holds a network whose constructor's arguments have no names; save it anew")
-    facts = {"class_name": held[key].arguments[0], "arguments": state["_init_kwargs"]}
-    return facts, tensors(held[key], children)
-
-
-def embedding(file: IO[bytes], key: str) -> Contents:
-    """Return the table under `key` of a dict: a tensor, or the weight of a module."""
-    embed = Reader(file, NETWORKS).load()[key]
-    return {}, {"weight": embed} if type(embed) is Tensor else tensors(embed, children)
+    class_name = module.arguments[0] if module.arguments else "module of torch"
+    return {"class_name": class_name, "arguments": module.state.get("_init_kwargs")}, found
 
 
 def batch(file: IO[bytes], _: str) -> Contents:
@@ -229,24 +221,18 @@ def archive(file: IO[bytes], prefix: str) -> Contents:
     with zipfile.ZipFile(file) as content:
         path = next(path for path in map(PurePosixPath, content.namelist()) if path.name == "data.pkl")
         description = io.BytesIO(content.read(str(path)))
-        reader = Reader(
+        root = Reader(
             description, TENSORS | STORAGES, lambda key: content.read(f"{path.parent}/data/{key}")
-        )
-        root = reader.load()
+        ).load()
     found = tensors(root, lambda module: module.state.items() if type(module.state) is dict else ())
     return {}, {name: tensor for name, tensor in found.items() if name.startswith(prefix)}
 
 
-def attributes(module: Any) -> dict[str, Any]:
-    if type(module) is not Record:
-        raise Problem("has something else in the place of a module; check the key and the file")
-    state: dict[str, Any] = module.state
-    return state
-
-
 def children(module: Any) -> Iterable[tuple[str, Any]]:
     """Return the parameters, buffers and modules inside a module, by name."""
-    state = attributes(module)
+    if type(module) is not Record:
+        raise Problem("has something else in the place of a module; check the key and the file")
+    state = module.state
     passing = state.get("_non_persistent_buffers_set", ())
     buffers = ((name, value) for name, value in state["_buffers"].items() if name not in passing)
     return chain(state["_parameters"].items(), buffers, state["_modules"].items())
@@ -272,4 +258,43 @@ def tensors(root: Any, inside: Callable[[Any], Iterable[tuple[str, Any]]]) -> di
     return found
 
 
-READERS = {"network": network, "embedding": embedding, "batch": batch, "archive": archive}
+READERS = {"network": network, "batch": batch, "archive": archive}
+
+
+def answer(file: IO[bytes], kind: str, key: str) -> list[bytes | memoryview]:
+    """Return the line of JSON and the numbers of tensors, or a line that says why the file is refused."""
+    try:
+        facts, found = READERS[kind](file, key)
+        views = {name: (t.storage.dtype, t.storage.length, *t[1:]) for name, t in found.items()}
+        return [json_line(facts=facts, tensors=views), *(t.storage.numbers for t in found.values())]
+    except MemoryError:
+        raise
+    except Problem as problem:
+        return [json_line(problem=str(problem))]
+    except Exception:  # a stream of nonsense makes the interpreter fail in every way
+        return [json_line(problem=DAMAGED)]
+
+
+def json_line(**content: Any) -> bytes:
+    line = json.dumps(content)
+    if "\\" in line or not line.isprintable():
+        line = '{"problem": "has names or texts with special characters; check where it comes from"}'
+    return f"{line}{' ' * (-len(line) % 8 + 7)}\n".encode()  # numbers begin at a multiple of 8
+
+
+def main(kind: str, key: str) -> None:
+    """Read standard input and write what is in it to standard output."""
+    size = os.fstat(0).st_size
+    memory = 3 * 2**27 + size * 3 // 2  # protocol 2 writes bytes as text, and both are kept
+    for limited, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, 2 + size // 10**8)):
+        with contextlib.suppress(ValueError):  # a stricter one is in force; or macOS, which knows not all
+            resource.setrlimit(limited, (limit, limit))
+    gc.disable()  # or millions of objects would be gone through again and again
+    for part in answer(sys.stdin.buffer, kind, key):
+        sys.stdout.buffer.write(part)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -20,7 +20,7 @@ from gdd.config.architecture import Architecture
 from gdd.config.load import load_config
 from gdd.distill.freeze import freeze
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 ROOT = Path(__file__).parents[2]
 CHANNELS = (4, 6, 8, 10)

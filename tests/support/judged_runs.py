@@ -15,7 +15,8 @@ from gdd.metrics.comparison import open_comparisons
 from gdd.metrics.extractors import open_extractor
 from gdd.metrics.reference import build_reference
 from gdd.metrics.sources import open_source
-from gdd.networks.checkpoint import one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, save_network
+from gdd.networks.preconditioning import OneStepGenerator
 
 EVALUATION = Evaluation(extractor="one", pixels=True, samples=80, blocks=2)
 
@@ -57,7 +58,7 @@ def make_run(
 ) -> Path:
     """Write snapshots that drift away from the teacher."""
     for images, scale in zip(counts, scales, strict=False):
-        generator = one_step_from_denoiser(world.teachers[conditional])
+        generator = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[conditional]))
         with torch.no_grad():
             generator.model.dec["8x8_aux_conv"].weight *= scale
         save_network(folder / "snapshots" / f"{images:09d}.safetensors", generator)

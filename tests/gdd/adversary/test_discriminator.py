@@ -9,7 +9,7 @@ from gdd.adversary.discriminator import ProjectedDiscriminator, build_discrimina
 from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 
 def backbones() -> dict[str, FeatureNetwork]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gdd.adversary.feature_network import FeatureNetwork, SmallBackbone
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 
 def classifier(architecture: str) -> SmallClassifier:

@@ -23,7 +23,7 @@ from gdd.adversary.r1 import r1_backward
 from gdd.config.architecture import Architecture
 from gdd.networks.classifier import SmallClassifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 WEIGHT = 0.3
 

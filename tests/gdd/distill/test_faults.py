@@ -15,9 +15,10 @@ import psutil
 import pytest
 from tiny_project import BATCH, RUN, command, copy_project, make_project, results, write_config
 
+from gdd.errors import STOPPED
 from gdd.files import sha256
+from gdd.training.processes import STOP_FILE_VARIABLE
 from gdd.training.run_directory import load_checkpoint
-from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED
 
 pytestmark = pytest.mark.slow
 

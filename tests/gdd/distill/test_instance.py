@@ -24,8 +24,7 @@ from gdd.distill.instance import build_instance_loss
 from gdd.distill.shares import Group
 from gdd.distill.two_times import TwoTimeLoss, image_of_step
 from gdd.networks.checkpoint import load_denoiser
-from gdd.networks.preconditioning import Denoiser, OneStepGenerator, noise_levels
-from gdd.networks.two_time import TwoTimeGenerator
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator, TwoTimeGenerator, noise_levels
 from gdd.randomness import labels, noise, stream
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,11 @@ from forked import in_processes
 
 from gdd.distill.distill import distill
 from gdd.distill.student import Student
-from gdd.errors import ProcessLost, UserError
-from gdd.networks.checkpoint import load_generator, one_step_from_denoiser
-from gdd.training.execution import PLAIN, Execution
-from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED, Stopped
+from gdd.errors import STOPPED, ProcessLost, Stopped, UserError
+from gdd.networks.checkpoint import load_denoiser, load_generator
+from gdd.networks.preconditioning import OneStepGenerator
+from gdd.training.processes import STOP_FILE_VARIABLE
+from gdd.training.world import PLAIN, Execution
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_the_same_run(world: Any, one: Path, other: Path) -> None:
-    before = weights(one_step_from_denoiser(world.teachers[False]))
+    before = weights(OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False])))
     for images in ("000000016", "000000032"):
         first, second = (
             weights(load_generator(folder / "snapshots" / f"{images}.safetensors")) - before
@@ -159,7 +160,7 @@ def test_an_error_in_the_main_process_ends_the_others(world: Any, tmp_path: Path
         (
             4,
             {"objective": {"instance": "direct", "pairs": 10}},
-            "needs whole groups, so use at most 2 processes",
+            "use at most 2 because an instance-based objective needs whole groups",
         ),
     ],
 )

@@ -29,7 +29,7 @@ from gdd.metrics.kid import kernel_distance
 from gdd.metrics.neighbours import nearest_ratio, neighbour_metrics
 from gdd.metrics.reference import build_reference
 from gdd.metrics.sources import Source, open_source
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 pytestmark = pytest.mark.slow
 

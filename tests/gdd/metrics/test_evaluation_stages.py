@@ -23,7 +23,8 @@ from gdd.metrics import evaluate
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.sources import open_source
 from gdd.metrics.stages import check_data, evaluate_in_setting, evaluate_run
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, load_generator, save_network
+from gdd.networks.preconditioning import OneStepGenerator
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +183,7 @@ def test_a_snapshot_that_diverged_has_no_numbers(
     world: Any, tmp_path: Path, comparisons: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = make_run(world, tmp_path, counts=(16,))
-    broken = one_step_from_denoiser(world.teachers[False])
+    broken = OneStepGenerator.from_denoiser(load_denoiser(world.teachers[False]))
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
     save_network(run / "snapshots" / "000000032.safetensors", broken)

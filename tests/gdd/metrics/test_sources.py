@@ -19,7 +19,7 @@ from gdd.diffusion.sampling import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.metrics.sources import open_source
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, load_generator, save_network
 from gdd.networks.preconditioning import OneStepGenerator
 
 STOCHASTIC = Sampler(steps=2, churn=1.0)
@@ -29,7 +29,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def generators(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain, conditional, broken = (
-        one_step_from_denoiser(world.teachers[conditional]) for conditional in (False, True, False)
+        OneStepGenerator.from_denoiser(load_denoiser(world.teachers[conditional]))
+        for conditional in (False, True, False)
     )
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
