@@ -4,7 +4,7 @@ Whoever wrote a pickle decides what is called when it is read. Here each name th
 need stands for something of this module that only keeps data, and any other name ends the reading.
 
 `read.py` runs this file in a process of its own, within limits on memory and time. Standard input is the
-pickle; standard output is one line of JSON and the numbers of the tensors in it. Only the standard library is
+pickle; standard output is one line of JSON and the values of the tensors in it. Only the standard library is
 imported.
 """
 
@@ -63,12 +63,12 @@ class Function(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """`length` little-endian numbers in the order of memory."""
+    """`length` little-endian values in the order of memory."""
 
     dtype: str
     itemsize: int
     length: int
-    numbers: memoryview
+    values: memoryview
     key: str = ""
 
 
@@ -87,20 +87,20 @@ def rebuild_tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: An
         raise Problem(DAMAGED)
     last = offset + sum((entries - 1) * step for entries, step in zip(size, stride, strict=True))
     if 0 in size or len(size) > 8 or last >= storage.length or math.prod(size) > storage.length:
-        raise Problem("holds a tensor that reaches beyond its numbers; fetch it again")
-    if len(storage.numbers) != storage.length * storage.itemsize:
+        raise Problem("holds a tensor that reaches beyond its values; fetch it again")
+    if len(storage.values) != storage.length * storage.itemsize:
         raise Problem(DAMAGED)
     return Tensor(storage, offset, size, stride)
 
 
 def load_storage(payload: bytes) -> Storage:
-    """`torch.storage._load_from_bytes`: torch's old format of five pickles, followed by numbers."""
+    """`torch.storage._load_from_bytes`: torch's old format of five pickles, followed by values."""
     file = io.BytesIO(payload)
     magic, version, machine, storage, keys = (Reader(file, STORAGES).load() for _ in range(5))
     facts = (magic, version, machine["little_endian"], *struct.unpack("<q", file.read(8)), keys)
     if facts != (0x1950A86A20F9469CFC6C, 1001, True, storage.length, [storage.key]):
         raise Problem(DAMAGED)
-    made: Storage = storage._replace(numbers=memoryview(payload)[file.tell() :])
+    made: Storage = storage._replace(values=memoryview(payload)[file.tell() :])
     return made
 
 
@@ -153,21 +153,21 @@ BATCHES = {
 class Reader(pickle.Unpickler):
     """Reads a pickle that may ask for `names` and, where it is part of an archive, for its own classes.
 
-    `numbers` then returns the numbers of a storage of the archive.
+    `values` then returns the values of a storage of the archive.
     """
 
     def __init__(
-        self, file: IO[bytes], names: Mapping[str, Any], numbers: Callable[[str], bytes] | None = None
+        self, file: IO[bytes], names: Mapping[str, Any], values: Callable[[str], bytes] | None = None
     ) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as text
-        self.names, self.numbers = names, numbers
+        self.names, self.values = names, values
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name."""
         wanted = f"{module}.{name}"
         if wanted in self.names:
             return self.names[wanted]
-        if self.numbers and wanted.startswith(("__torch__.", "torch.jit._pickle.build_")):
+        if self.values and wanted.startswith(("__torch__.", "torch.jit._pickle.build_")):
             return Record
         raise Problem(
             f"asks for {wanted[:100]}, which no such file needs (nothing of it was run); "
@@ -175,13 +175,13 @@ class Reader(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> Storage:
-        """Return a storage, the numbers of which follow later, or are a file of the archive."""
+        """Return a storage, the values of which follow later, or are a file of the archive."""
         what, kind, key, _, count, *view = pid
         if what != "storage" or kind not in SIZES.values() or type(count) is not int or any(view):
             raise Problem(DAMAGED)
         dtype, itemsize = kind
-        numbers = self.numbers(key)[: count * itemsize] if self.numbers else b""
-        return Storage(dtype, itemsize, count, memoryview(numbers), key)
+        values = self.values(key)[: count * itemsize] if self.values else b""
+        return Storage(dtype, itemsize, count, memoryview(values), key)
 
 
 Contents = tuple[dict[str, Any], dict[str, Tensor]]  # what can be JSON, and tensors by name
@@ -210,9 +210,9 @@ def batch(file: IO[bytes], _: str) -> Contents:
         _, size, dtype, column_major, text = held.pop(name).state
         if dtype.arguments[0] != "u1" or column_major:
             raise Problem("holds an array that is not of bytes in row order; fetch it again")
-        numbers = memoryview(text if type(text) is bytes else text.encode("latin1"))
+        values = memoryview(text if type(text) is bytes else text.encode("latin1"))
         stride = tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
-        arrays[name] = rebuild_tensor(Storage("uint8", 1, len(numbers), numbers), 0, size, stride)
+        arrays[name] = rebuild_tensor(Storage("uint8", 1, len(values), values), 0, size, stride)
     return held, arrays
 
 
@@ -253,8 +253,8 @@ def tensors(root: Any, inside: Callable[[Any], Iterable[tuple[str, Any]]]) -> di
             if type(value) is Record:
                 pending.append((f"{name}.", value))
     # A small file could become endless weights by sharing.
-    if len({id(tensor.storage.numbers.obj) for tensor in found.values()}) < len(found):
-        raise Problem("holds tensors that share their numbers; save it with copies")
+    if len({id(tensor.storage.values.obj) for tensor in found.values()}) < len(found):
+        raise Problem("holds tensors that share their values; save it with copies")
     return found
 
 
@@ -262,11 +262,11 @@ READERS = {"network": network, "batch": batch, "archive": archive}
 
 
 def answer(file: IO[bytes], kind: str, key: str) -> list[bytes | memoryview]:
-    """Return the line of JSON and the numbers of tensors, or a line that says why the file is refused."""
+    """Return the line of JSON and the values of tensors, or a line that says why the file is refused."""
     try:
         facts, found = READERS[kind](file, key)
         views = {name: (t.storage.dtype, t.storage.length, *t[1:]) for name, t in found.items()}
-        return [json_line(facts=facts, tensors=views), *(t.storage.numbers for t in found.values())]
+        return [json_line(facts=facts, tensors=views), *(t.storage.values for t in found.values())]
     except MemoryError:
         raise
     except Problem as problem:
@@ -279,7 +279,7 @@ def json_line(**content: Any) -> bytes:
     line = json.dumps(content)
     if "\\" in line or not line.isprintable():
         line = '{"problem": "has names or texts with special characters; check where it comes from"}'
-    return f"{line}{' ' * (-len(line) % 8 + 7)}\n".encode()  # numbers begin at a multiple of 8
+    return f"{line}{' ' * (-len(line) % 8 + 7)}\n".encode()  # values begin at a multiple of 8
 
 
 def main(kind: str, key: str) -> None:

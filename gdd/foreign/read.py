@@ -76,7 +76,7 @@ def read_foreign(
         raise UserError(f"{where} {header['problem']}.")
     tensors, start = {}, end + 1
     for name, (dtype, count, offset, shape, stride) in header["tensors"].items():
-        numbers = torch.frombuffer(answer, dtype=getattr(torch, dtype), count=count, offset=start)
-        tensors[name] = numbers.as_strided(shape, stride, offset)
-        start += numbers.nbytes
+        values = torch.frombuffer(answer, dtype=getattr(torch, dtype), count=count, offset=start)
+        tensors[name] = values.as_strided(shape, stride, offset)
+        start += values.nbytes
     return header["facts"], tensors

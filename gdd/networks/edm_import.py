@@ -96,7 +96,7 @@ def import_network(
     check_fit(source, built, tensors)
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
-            raise UserError(f"{source} has other than finite numbers in {name}; get the file anew.")
+            raise UserError(f"{source} has NaN, infinity or integers in {name}; get the file anew.")
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
     save_weights(destination, {name: tensors[name] for name in built}, description)  # in order of execution
     return arch

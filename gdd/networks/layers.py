@@ -75,7 +75,7 @@ class GroupNorm(nn.Module):
 
 def separable_filter(taps: Sequence[int]) -> Tensor:
     """Return the outer product of `taps` with itself, of sum 1, as [1, 1, n, n]."""
-    # In plain numbers: `torch.outer` on the meta device would import the compiler, a second at every start.
+    # In plain Python: `torch.outer` on the meta device would import the compiler, a second at every start.
     total = sum(taps) ** 2
     return torch.tensor([[[[first * second / total for second in taps] for first in taps]]])
 

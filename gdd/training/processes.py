@@ -131,7 +131,8 @@ def spread(command: Sequence[str], nodes: int, gpus: int) -> NoReturn:
         raise UserError(f"The run is to be spread over {nodes} machines, but {has}.")
     # This process is the batch script, or in a step that has all of the job (`--overlap`); its variables say
     # 1 for `--ntasks`, and bind to processors of this machine. Since SLURM 22.05 a step gets one processor a
-    # task unless it is told. The others of a run whose processes have ended on one machine have a minute.
+    # task unless `--cpus-per-task` says more. Once a run's processes have ended on one machine, those on the
+    # others have a minute.
     options = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
     options += ["--cpu-bind=none", "--wait=60"]
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):

@@ -164,7 +164,7 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "a network that is a number": ema(b"K\x01"),
         "a dict in itself": stream(b"}\x94" + text("ema") + b"h\x00s"),
     },
-    "holds a tensor that reaches beyond its numbers": {
+    "holds a tensor that reaches beyond its values": {
         "tensor beyond its storage": weight(tensor(FLOAT, offset=b"K\x01")),
         "tensor of no entries": weight(tensor(FLOAT, size=b"K\x00\x85")),
     },

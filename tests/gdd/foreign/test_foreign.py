@@ -104,13 +104,13 @@ def test_ambiguous_networks_are_refused(foreign: Maker, tmp_path: Path) -> None:
     state["_init_args"] = (3,)
     refused("arguments have no names")
     state["_modules"]["b"] = state["_modules"]["c"] = maker.network({}, {"a": torch.ones(1)}, set())
-    refused("share their numbers")
+    refused("share their values")
     state["_buffers"]["a"] = torch.ones(1)
     refused("two tensors named a")
 
 
 class Tower(nn.Module):
-    """Parameters of its own, in a module, and of half precision; numbers and lists beside them."""
+    """Parameters of its own, in a module, and of half precision; constants and lists beside them."""
 
     def __init__(self) -> None:
         super().__init__()

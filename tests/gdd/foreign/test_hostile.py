@@ -82,7 +82,7 @@ BATCHES: dict[str, tuple[bytes, str]] = {
     "dtype of objects": (python2({b"a": np.array([[None]], dtype=object)}), "is not of bytes in row order"),
     "array too short": (
         python2({b"a": ZEROS}).replace(b"K\x03K\x20K\x20", b"K\x04K\x20K\x20"),
-        "reaches beyond its numbers",
+        "reaches beyond its values",
     ),
     "names with an escape sequence": (python2({b"label_names": [b"\x1b[2J"]}), "special characters"),
     "not a dict": (python2([1]), DAMAGED),
@@ -162,7 +162,7 @@ def test_files_cut_off_anywhere(tiny: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_network_with_wrong_bytes(tiny: Path, seed: int) -> None:
-    """A change of a few bytes gives a sentence, or a network where it hit no more than numbers."""
+    """A change of a few bytes gives a sentence, or a network where it hit no more than values."""
     content, rng = bytearray(tiny.read_bytes()), random.Random(seed)
     for _ in range((1, 10, 1000)[seed]):
         content[rng.randrange(len(content))] = rng.randrange(256)

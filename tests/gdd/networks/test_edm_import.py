@@ -232,7 +232,7 @@ def test_tensors_that_do_not_fit(change: Change) -> None:
     change.refused("lacks model.map_layer0.bias: its weights do not fit the architecture it names")
     for value in (bias.long(), torch.full_like(bias, float("nan")), torch.full_like(bias, float("-inf"))):
         change.state["model.map_layer0.bias"] = value
-        change.refused("has other than finite numbers in model.map_layer0.bias; get the file anew")
+        change.refused("has NaN, infinity or integers in model.map_layer0.bias; get the file anew")
 
 
 def test_the_architecture_that_is_expected(change: Change) -> None:
