@@ -98,9 +98,9 @@ def test_a_classifier_comes_back_frozen(tmp_path: Path, architecture: str) -> No
 def test_what_does_not_fit_is_one_sentence(
     teacher: Path, tensors: dict[str, Any], description: dict[str, Any], sentence: str
 ) -> None:
-    weights, told = load_weights(teacher)
+    weights, written = load_weights(teacher)
     changed = {name: tensor for name, tensor in (weights | tensors).items() if tensor is not None}
-    save_weights(teacher, changed, told | description)
+    save_weights(teacher, changed, written | description)
     with pytest.raises(UserError, match=sentence):
         load_denoiser(teacher)
 
