@@ -39,8 +39,7 @@ from gdd.experiments import Experiments
 from gdd.networks.checkpoint import save_network
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.training.execution import Execution
-from gdd.training.world import World
+from gdd.training.world import Execution, World, own_device
 
 PLAIN, OURS = "plain eager", "ours"
 TURN = 1.0  # seconds that a turn of steps lasts at least
@@ -282,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  {name}: {error:.1e}, {apart[OURS][name]:.1e}", flush=True)
             if not apart[OURS][name] <= 3 * error + 1e-5:
                 raise SystemExit(f"The two orders disagree in the {name}; nothing is measured.")
-        Execution(tf32=options.tf32).set_up(device)
+        own_device(options.device, tf32=options.tf32)
         student = run.student(options.batch, device)
         plain = PlainTrainer(student, run.backbones, device)
         contenders = {PLAIN: plain_steps(plain, first_batch(student)), OURS: student_steps(student)}

@@ -12,7 +12,7 @@ import click
 
 from gdd.commands import data, distill, evaluate, networks, project, report
 from gdd.commands.options import FILE, Here
-from gdd.errors import ProcessLost, UserError
+from gdd.errors import STOPPED, ProcessLost, Stopped, UserError
 from gdd.gpus import claim
 
 # No room, a quota, a limit to a file's size; a place nobody may write to.
@@ -56,7 +56,7 @@ def cli(
     logging.captureWarnings(True)
     logging.getLogger(COMMAND_LOG).info("gdd %s", " ".join(sys.argv[1:]))
     if gpus is not None and "RANK" not in os.environ:  # whoever started this process has claimed them
-        context.obj.claim = claim(gpus)
+        context.obj.gpus = claim(gpus)
     if threads:
         import torch
 
@@ -90,8 +90,6 @@ for command in (
 
 def main() -> None:
     """Run the command line; bad input ends in one sentence and a status other than 0."""
-    from gdd.training.stop import STOPPED, Stopped
-
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as end:

@@ -1,6 +1,8 @@
-"""What goes wrong through bad input, as opposed to a defect of this program."""
+"""How a command ends other than by success or by a defect of this program."""
 
 from __future__ import annotations
+
+STOPPED = 75  # the exit status of a run that can be resumed (EX_TEMPFAIL)
 
 
 class UserError(Exception):
@@ -16,3 +18,7 @@ class DivergedError(UserError):
 
 class ProcessLost(Exception):
     """Another process of the run does not answer; the run ends, and the same command resumes it."""
+
+
+class Stopped(Exception):
+    """A run wrote its checkpoint because it was asked to stop; the same command resumes it."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,28 +21,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_POLL = 0.2  # seconds between two attempts
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems (some NFS and Lustre mounts) without
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems (some NFS and Lustre mounts) without
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
+    """Yield a path beside `path` for a new file; on success flush that to disk and rename it to `path`.
 
-    On an exception, a full disk included, the temporary file is removed and `path` stays as it was. What need
+    On an exception, a full disk included, the new file is removed and `path` stays as it was. What need
     not outlast a crash of the machine is not `lasting`: nobody waits for the disk then.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     # The ending is kept because some writers (numpy, matplotlib) decide by it.
-    handle, name = tempfile.mkstemp(prefix=f".{final.stem}.", suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}{final.suffix}")
     try:
         yield temporary
         if lasting:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~current_umask())
         temporary.replace(final)
     except OSError as error:
         # A full disk shows in a write, which does not know what the file is called.
@@ -50,13 +47,6 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def current_umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: str | Path, text: str, *, lasting: bool = True) -> None:
@@ -88,7 +78,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and make it again.") from None
 
 
@@ -101,36 +91,32 @@ def sha256(path: str | Path) -> str:
 @contextlib.contextmanager
 def locked(
     path: str | Path,
-    *,
-    patience: float | None = None,
     waiting: Callable[[], None] = lambda: None,
+    *,
+    wait: bool = True,
     everybody: bool = False,
 ) -> Iterator[None]:
     """Hold the lock file `path`; the kernel releases it however this process ends.
 
-    The file is made if it does not exist, and stays. Where the file system has no locks, a warning says so,
+    The file is made if it does not exist, and stays; `everybody` lets all users of the machine lock it. If
+    another process holds it, `waiting` is called once. Where the file system has no locks, a warning says so,
     and nothing is held.
 
-    Args:
-        patience: seconds to wait for another holder; None is as long as it takes.
-        waiting: called once if there is one and `patience` is not 0.
-        everybody: let all users of the machine take the lock.
-
     Raises:
-        TimeoutError: another process still holds it.
+        TimeoutError: another process holds it and there is to be no `wait`.
     """
     from filelock import FileLock, Timeout
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, mode=0o666 if everybody else 0o666 & ~current_umask(), thread_local=False)
+    lock = FileLock(path, mode=0o666, thread_local=False) if everybody else FileLock(path, thread_local=False)
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            if patience == 0:
+            if not wait:
                 raise
             waiting()
-            lock.acquire(timeout=-1 if patience is None else patience, poll_interval=LOCK_POLL)
+            lock.acquire(poll_interval=LOCK_POLL)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -7,15 +7,13 @@ N` claims N of them by locks, which the kernel frees however the command ends, a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from gdd.errors import UserError
@@ -29,50 +27,41 @@ LOCKS = "GDD_GPU_LOCKS"  # the folder of the locks; the same for all users of a 
 USUAL_LOCKS = "/tmp/gdd-gpus"
 POLL = 0.5  # seconds between two looks for free GPUs
 
-
-@dataclass(frozen=True)
-class Claim:
-    """GPUs, as CUDA_VISIBLE_DEVICES names them, and their locks."""
-
-    devices: tuple[str, ...] = ()
-    locks: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
+_for_life = contextlib.ExitStack()
 
 
-_claims: list[Claim] = []  # held for the process's life
+def claim(count: int, held: contextlib.ExitStack = _for_life) -> tuple[str, ...]:
+    """Make `count` GPUs this process's own, or all where there are fewer; wait for free ones.
 
-
-def claim(count: int) -> Claim:
-    """Make `count` GPUs this process's own for its life, or all where there are fewer; wait for free ones.
-
-    CUDA_VISIBLE_DEVICES is respected, and changed to what was claimed; for 0 it becomes empty. What SLURM
-    gave a job is its own already.
+    CUDA_VISIBLE_DEVICES is respected, and changed to what was claimed; for 0 it becomes empty. `held` takes
+    the locks; usually they end with the process.
 
     Raises:
         UserError: a SLURM job asked for GPUs and sees none; with GDD_DEVICE=cpu it means to.
     """
     devices = visible_devices() if count else []
-    job = os.environ.get("SLURM_JOB_ID")
     if len(devices) < count:
         log.info("%d GPU(s) asked for, %s here.", count, len(devices) or "none")
+    job = os.environ.get("SLURM_JOB_ID")
     if count and not devices and job and os.environ.get(DEVICE) != "cpu":
         raise UserError(
             f"{count} GPU(s) asked for in SLURM job {job}, but it sees none; see what SLURM gave it, or set "
             f"{DEVICE}=cpu to compute on the CPU."
         )
-    given = job if VISIBLE in os.environ else None
-    locks = contextlib.ExitStack()
-    if devices and not (given and len(devices) <= count):
-        names = _lock_names(devices)
-        if given:  # a job may number its GPUs from 0, whatever others do beside it
-            names = {device: f"slurm-{given}-{name}" for device, name in names.items()}
-        devices = _take(names, min(count, len(devices)), locks)
-        log.info("Computing on GPU %s.", ", ".join(devices))
+    count = min(count, len(devices))
+    taken = _lock(devices, count, held)
+    if count and not taken:
+        log.warning("Waiting for %d of the GPUs %s, until another job ends.", count, ", ".join(devices))
+    while count and not taken:
+        time.sleep(POLL)
+        taken = _lock(devices, count, held)
+    if taken:
+        log.info("Computing on GPU %s.", ", ".join(taken))
     # CUDA sees these GPUs only, and commands compute on them, or on the CPU where there are none.
-    os.environ[VISIBLE] = ",".join(devices)
+    os.environ[VISIBLE] = ",".join(taken)
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers mean what nvidia-smi means by them
-    os.environ.setdefault(DEVICE, "cuda" if devices else "cpu")
-    _claims.append(Claim(tuple(devices), locks))
-    return _claims[-1]
+    os.environ.setdefault(DEVICE, "cuda" if taken else "cpu")
+    return taken
 
 
 def visible_devices() -> list[str]:
@@ -80,13 +69,8 @@ def visible_devices() -> list[str]:
     visible = os.environ.get(VISIBLE)
     if visible is None:
         return list(_installed())
-    devices = []
-    for entry in (text.strip() for text in visible.split(",")):
-        # As CUDA does: whatever follows an entry that is no GPU is not seen.
-        if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", entry):
-            break
-        devices.append(entry)
-    return list(dict.fromkeys(devices))
+    # As CUDA does: whatever follows an entry that is no GPU is not seen.
+    return list(takewhile(re.compile(r"\d+|(GPU|MIG)-\S+").fullmatch, map(str.strip, visible.split(","))))
 
 
 def _installed() -> dict[str, str]:
@@ -99,52 +83,26 @@ def _installed() -> dict[str, str]:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    pairs = (line.split(",") for line in answer.splitlines() if line.count(",") == 1)
-    return {index.strip(): uuid.strip() for index, uuid in pairs}
+    return dict(re.findall(r"^(\d+), *(\S+)$", answer, re.MULTILINE))
 
 
-def _lock_names(devices: Iterable[str]) -> dict[str, str]:
-    """Return by GPU what its lock is called: its UUID, by whichever name it goes here, as a file's name."""
-    known = _installed()
-    names = {}
-    for device in devices:
-        full = next((uuid for uuid in known.values() if uuid.startswith(device)), device)
-        names[device] = known.get(device, full).replace("/", "-")  # older drivers: MIG-GPU-<UUID>/1/0
-    return names
+def _lock(devices: list[str], count: int, held: contextlib.ExitStack) -> tuple[str, ...]:
+    """Lock `count` GPUs that are free, or none: whoever held some and waited could block another for ever.
 
-
-def _take(names: dict[str, str], count: int, locks: contextlib.ExitStack) -> list[str]:
-    """Return `count` GPUs whose locks `locks` then holds; `names` are those of the locks, by GPU."""
-    folder = Path(os.environ.get(LOCKS, USUAL_LOCKS))
+    A lock is called by the GPU's UUID: a SLURM job may number its GPUs from 0, whatever runs beside it.
+    """
+    folder, uuids = Path(os.environ.get(LOCKS, USUAL_LOCKS)), _installed()
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):  # another user's, who has done it
-        folder.chmod(0o1777)
-    which = f"GPU {next(iter(names))}" if len(names) == 1 else f"{count} of the GPUs {', '.join(names)}"
-
-    def waiting() -> None:
-        log.warning("Waiting for %s, until another job ends.", which)
-
-    # Who chooses from the same GPUs waits in a queue, or commands with few would never let one with many in.
-    alike = hashlib.sha256(" ".join(sorted(names.values())).encode()).hexdigest()[:16]
-    with locked(folder / f"queue-{alike}", waiting=waiting, everybody=True):
-        taken = _free(folder, names, count, locks)
-        if not taken:
-            waiting()
-        while not taken:
-            time.sleep(POLL)
-            taken = _free(folder, names, count, locks)
-    return taken
-
-
-def _free(folder: Path, names: dict[str, str], count: int, locks: contextlib.ExitStack) -> list[str]:
-    """Lock `count` GPUs that are free, or none: whoever held some and waited could block another for ever."""
+        folder.chmod(0o777)
     taken: list[str] = []
-    with contextlib.ExitStack() as held:
-        for device, name in names.items():
+    with contextlib.ExitStack() as locks:
+        for device in devices:
+            file = folder / uuids.get(device, device)
             with contextlib.suppress(TimeoutError):
-                held.enter_context(locked(folder / name, patience=0, everybody=True))
+                locks.enter_context(locked(file, wait=False, everybody=True))
                 taken.append(device)
             if len(taken) == count:
-                locks.enter_context(held.pop_all())
-                return taken
-    return []
+                held.enter_context(locks.pop_all())
+                return tuple(taken)
+    return ()

@@ -1,12 +1,14 @@
 """Random streams that depend on what they are for, never on what was drawn before.
 
-A stream is named by (seed, purpose, index). Nothing has to be saved to resume a run, and the numbers are
+A stream is named by (seed, purpose, index). Nothing has to be saved to resume a run, and the values are
 the same however the work is split over processes: they are always drawn on the CPU.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
@@ -32,8 +34,23 @@ def latents(seed: int, start: int, count: int, shape: tuple[int, int, int]) -> t
 
 def labels(seed: int, start: int, count: int, classes: int) -> torch.Tensor:
     """Return uniformly random class indices `[count]` of images `start` to `start + count`."""
-    draws = [
-        torch.randint(classes, (), generator=stream(seed, "label", index))
-        for index in range(start, start + count)
-    ]
-    return torch.stack(draws)
+    streams = (stream(seed, "label", index) for index in range(start, start + count))
+    return torch.stack([torch.randint(classes, (), generator=generator) for generator in streams])
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """Return a seed in [0, 2^63) for one purpose, independent of the seeds of all other purposes."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Make modules constructed inside draw their initial weights from `seed`, on the CPU.
+
+    PyTorch's initialisers only know the default generator, so that one is borrowed and put back. It is seeded
+    directly because `torch.manual_seed` would also reseed the generators of the accelerators.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -22,7 +22,7 @@ from gdd.experiments import Experiments
 from gdd.networks.checkpoint import save_network
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 pytestmark = pytest.mark.slow
 

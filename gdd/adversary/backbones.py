@@ -21,8 +21,8 @@ from gdd.config.names import BACKBONES, TEACHER_ENCODER
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier, load_classifier
 from gdd.networks.preconditioning import Denoiser, denoiser_coefficients
-from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.networks.unet import UNet
+from gdd.randomness import derived_seed, seeded_weights
 
 STAGES = (1, 2, 3, 4)  # of a convolutional network: the last features of a half (VGG) or a quarter, and so on
 BLOCKS = (2, 5, 8, 11)  # of a transformer, from 0

@@ -12,7 +12,7 @@ from gdd.adversary.backbones import Backbone
 from gdd.adversary.heads import Head, downsampling_head, local_head
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
-from gdd.networks.seeded import derived_seed, seeded_weights
+from gdd.randomness import derived_seed, seeded_weights
 
 Features = list[list[Tensor]]  # projected, [B, C, H, W] by backbone and tap
 START_SIZES = (128, 64, 32, 16)

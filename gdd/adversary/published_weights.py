@@ -91,7 +91,7 @@ def load_class_embedding(path: Path, label_dim: int) -> Tensor:
     Raises:
         UserError: the file is missing, damaged or something else, or has fewer rows than there are classes.
     """
-    table = read_foreign(path, "embedding", "embed")[1].get("weight")
+    table = read_foreign(path, "network", "embed")[1].get("weight")
     if (
         table is None
         or table.shape[1:] != (EMBEDDING_WIDTH,)

@@ -62,7 +62,7 @@ def distill(
     from gdd.data.image_array import staged
     from gdd.distill.distill import Inputs
     from gdd.distill.distill import distill as train
-    from gdd.training.execution import Execution
+    from gdd.training.world import Execution
 
     local = here.config.local
     inputs = Inputs(
@@ -105,10 +105,10 @@ def _monitor(here: Here, setting: str, stage: Stage) -> FidMonitor | None:
 
 def _start_others(here: Here, recipe: Recipe, processes: int | None, nodes: int) -> None:
     """Start the processes that a run is to have and end as they do; return where it has only this one."""
-    from gdd.training.launch import ONE, launch, own_place, spread
     from gdd.training.layout import most_processes
+    from gdd.training.processes import ONE, launch, own_place, spread
 
-    gpus = len(here.claim.devices)
+    gpus = len(here.gpus)
     command = [sys.executable, "-m", "gdd", *sys.argv[1:]]
     place = own_place()
     if nodes > 1 and place is None:

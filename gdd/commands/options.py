@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import click
 
 from gdd.config.config import Config, load_config
 from gdd.experiments import Experiments
-from gdd.gpus import Claim
 from gdd.stages import STAGES
 from gdd.stages.stage import Stage
 
@@ -24,7 +23,7 @@ class Here:
 
     folder: Path
     extra: tuple[Path, ...]
-    claim: Claim = field(default_factory=Claim)
+    gpus: tuple[str, ...] = ()
 
     @cached_property
     def experiments(self) -> Experiments:

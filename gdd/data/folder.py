@@ -44,7 +44,7 @@ def prepare_folder(
     description = describe(name, dataset, **facts)
     size, parts = dataset.resolution, folder / "parts"
     try:
-        with locked(parts / ".lock", patience=0):
+        with locked(parts / ".lock", wait=False):
             files, skipped = convert(listing.only(chosen), transform, size, parts, workers)
             if len(skipped) > allow_corrupt:
                 raise UserError(_refusal(raw, skipped, allow_corrupt))

@@ -15,9 +15,8 @@ from torch.nn import functional
 from gdd.config.recipe import Sampler
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.networks.checkpoint import load_denoiser
+from gdd.networks.checkpoint import load_denoiser, load_weights, save_weights
 from gdd.networks.preconditioning import Denoiser, noise_levels
-from gdd.networks.weights import load_weights, save_weights
 from gdd.randomness import labels, latents, noise, stream
 
 # (x [B, C, H, W] float32, sigma [B] or scalar float32, class_labels) -> [B, C, H, W]

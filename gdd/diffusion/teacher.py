@@ -17,12 +17,10 @@ from gdd.diffusion.sampler import DenoiserFunction
 from gdd.files import sha256, write_json
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
-from gdd.networks.seeded import derived_seed, seeded_weights
 from gdd.provenance import environment
-from gdd.randomness import stream
-from gdd.training.execution import PLAIN
+from gdd.randomness import derived_seed, seeded_weights, stream
 from gdd.training.loop import train
-from gdd.training.run_directory import RunDirectory
+from gdd.training.run_directory import own_run
 from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, update_average
 from gdd.training.world import CPU, join
 
@@ -149,7 +147,7 @@ def train_teacher(
     folder = Path(folder)
     # The data's content, not its time stamp, is part of what decides the weights.
     fingerprint = f"{recipe.fingerprint()}-{arch.fingerprint()}-{data.sha256[:16]}"
-    with join(training=True) as world, RunDirectory(folder, fingerprint) as run:
+    with join() as world, own_run(folder, fingerprint) as run:
         if not run.finished:
             teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors", world.device)
             trained = train(
@@ -159,7 +157,6 @@ def train_teacher(
                 total=recipe.images,
                 snapshots=[recipe.images],
                 checkpoint_every=checkpoint_every or max(recipe.images // 10, 1),
-                log_every=max(recipe.images // 100, recipe.batch),
             )
             facts = {
                 "recipe": recipe.model_dump(mode="json"),
@@ -169,7 +166,7 @@ def train_teacher(
                 "dataset_sha256": data.sha256,
                 "images": teacher.images,
                 "seconds": round(trained.seconds, 1),
-                "environment": {**environment(), **PLAIN.describe(world)},
+                "environment": {**environment(), **world.describe()},
             }
             write_json(run.state / "teacher.json", facts)
             # Small, and equal whenever the weights are: what depends on the teacher watches this file.

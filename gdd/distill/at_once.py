@@ -35,7 +35,7 @@ def images_at_once(student: Student, wanted: int | None = None) -> int:
     pieces = layout.share // layout.piece
     while pieces and not fits(student, pieces * layout.piece):
         pieces = -(-pieces // 2) if pieces > 1 else 0
-    agreed = world.minimum(pieces) * layout.piece
+    agreed = min(world.all_gather(pieces)) * layout.piece
     if agreed == 0:
         total = torch.cuda.get_device_properties(world.device).total_memory / 2**30
         raise UserError(

@@ -24,15 +24,13 @@ from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
 from gdd.networks.checkpoint import load_denoiser
-from gdd.networks.preconditioning import Denoiser, OneStepGenerator
-from gdd.networks.seeded import derived_seed, seeded_weights
-from gdd.networks.two_time import TwoTimeGenerator
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator, TwoTimeGenerator
 from gdd.provenance import environment
-from gdd.training.execution import PLAIN, Execution
+from gdd.randomness import derived_seed, seeded_weights
 from gdd.training.log import peak_memory
 from gdd.training.loop import Monitor, train
-from gdd.training.run_directory import RunDirectory
-from gdd.training.world import ALONE, World, join
+from gdd.training.run_directory import own_run
+from gdd.training.world import ALONE, PLAIN, Execution, World, join
 
 
 @dataclass(frozen=True)
@@ -108,13 +106,12 @@ def distill(
     """
     data = ImageArray.open(inputs.data)
     with contextlib.ExitStack() as stack:
-        world = stack.enter_context(join(execution.device, training=True))
-        execution.set_up(world.device)
+        world = stack.enter_context(join(execution.device, tf32=execution.tf32))
         hashes = inputs.hashes(data) if world.main else {}
         fingerprint = f"{recipe.fingerprint()}-{seed}-" + "-".join(value[:8] for value in hashes.values())
-        run = stack.enter_context(RunDirectory(folder, fingerprint)) if world.main else None
+        run = stack.enter_context(own_run(folder, fingerprint)) if world.main else None
         if not world.broadcast(bool(run and run.finished)):
-            session = execution.describe(world)
+            session = world.describe()
             if run and monitor:
                 session["monitor"] = monitor.open(data, world.device)
             sessions = _note_session(run.state / "sessions.json", session) if run else []
@@ -130,7 +127,6 @@ def distill(
                 total=recipe.images,
                 snapshots=recipe.snapshots(),
                 checkpoint_every=checkpoint_every or min(recipe.snapshot_every, max(recipe.images // 10, 1)),
-                log_every=max(recipe.images // 100, recipe.batch),
                 world=world,
                 patience=execution.patience,
                 monitor=measured,
@@ -200,9 +196,7 @@ def prepare(
     instance = build_instance_loss(
         recipe.objective, recipe.teacher_sampler, teacher, seed, inputs.pairs, inputs.lpips
     )
-    student = Student(
-        recipe, generator, discriminator, instance, data, seed, state, world=world, execution=execution
-    )
+    student = Student(recipe, generator, discriminator, instance, data, seed, state, world=world)
     student.images_at_once = images_at_once(student, execution.images_at_once)
     return student
 

@@ -19,8 +19,14 @@ from gdd.config.recipe import Objective, Sampler
 from gdd.diffusion.sampler import Pairs, heun_sample, heun_step, load_pairs
 from gdd.distill.distances import Distance, load_lpips, squared_error
 from gdd.distill.shares import Part
-from gdd.networks.preconditioning import SIGMA_MAX, SIGMA_MIN, Denoiser, OneStepGenerator, noise_levels
-from gdd.networks.two_time import TwoTimeGenerator
+from gdd.networks.preconditioning import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Denoiser,
+    OneStepGenerator,
+    TwoTimeGenerator,
+    noise_levels,
+)
 from gdd.randomness import noise, stream
 
 # (generator, its EMA, a group) -> the loss of each of the group's images, [B]

@@ -19,11 +19,9 @@ from gdd.data.image_array import ImageArray, quantise
 from gdd.distill.generate import SAMPLES, generate
 from gdd.distill.instance import InstanceLoss
 from gdd.distill.shares import Part, Shares
-from gdd.errors import UserError
 from gdd.files import write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
-from gdd.training.execution import PLAIN, Execution
 from gdd.training.layout import lay_out
 from gdd.training.update import (
     averaged_copy,
@@ -65,20 +63,19 @@ class Student:
         folder: Path,
         *,
         world: World = ALONE,
-        execution: Execution = PLAIN,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
         self.folder = folder
         self.world = world
-        self.memory_format = execution.memory_format(world.device)
+        self.memory_format = world.memory_format
         self.generator = self._placed(generator).train()
         self.average = averaged_copy(self.generator)
         self.discriminator = self._placed(discriminator).train() if discriminator else None
         self.instance = instance
         self.augmentation = build_augmentation(recipe.augment, recipe.batch) if discriminator else None
         self.images = 0
-        self.layout = lay_out(recipe.batch, recipe.heads.norm_group, world.size)
+        self.layout = lay_out(recipe, world.size)
         self.images_at_once = self.layout.piece
         classes = generator.arch.label_dim
         self.shares = Shares(data, seed, self.layout, world, classes=classes, flip=recipe.flip)
@@ -227,15 +224,8 @@ class Student:
 
     def _span_groups(self) -> None:
         """Let several processes normalise over one group, because there are more of them than groups."""
-        layout = self.layout
-        if self.instance:
-            raise UserError(
-                f"{self.world.size} processes share a batch of {layout.batch} images in groups of "
-                f"{layout.group}; an instance-based objective needs whole groups, so use at most "
-                f"{layout.batch // layout.group} processes."
-            )
         if self.discriminator:
-            span_processes(self.discriminator, self.world.subgroup(layout.span), layout.span)
+            span_processes(self.discriminator, self.world.subgroup(self.layout.span), self.layout.span)
 
     # --- what is kept ---------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from gdd import files
 from gdd.config.metrics import PIXELS
 from gdd.config.names import EXTRACTORS
 from gdd.errors import UserError
+from gdd.networks.checkpoint import load_weights
 from gdd.networks.classifier import load_classifier
-from gdd.networks.weights import load_weights
 
 BATCH = 32  # images that go through a large network at once
 

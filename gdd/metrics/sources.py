@@ -24,8 +24,7 @@ from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import EVALUATION_SEED, generate
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256
-from gdd.networks.checkpoint import load_denoiser, load_generator
-from gdd.networks.weights import load_weights
+from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights
 
 BATCH = 250  # images that go through a network at once
 KEYS = ("images", "arr_0", "samples")  # of an .npz; ADM's batches (arXiv:2105.05233) have numpy's own names

@@ -1,24 +1,56 @@
-"""Networks on disk: weights together with the architecture they belong to."""
+"""Networks on disk: safetensors whose header says, as JSON, what the weights are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
-from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator
-from gdd.networks.two_time import TwoTimeGenerator
-from gdd.networks.weights import load_weights, save_weights
+from gdd.files import atomic_path
+from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, TwoTimeGenerator
 
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
+
+
+def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # By way of memory, because safetensors turns a full disk into an error of its own kind.
+    content = save(plain, metadata={"gdd": json.dumps(description, sort_keys=True)})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors by name, in the order of their file, and the description.
+
+    Raises:
+        UserError: the file is missing, broken, or was not written by `save_weights`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("gdd")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"The weights {path} do not exist.") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"The weights {path} cannot be read ({error}); delete the file and make it again."
+        ) from None
+    if header is None:
+        raise UserError(f"{path} is a safetensors file without a description from gdd; import it first.")
+    return tensors, json.loads(header)
 
 
 def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> None:
@@ -32,40 +64,34 @@ def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **descr
     save_weights(path, network.state_dict(), description)
 
 
-def load_denoiser(path: str | Path, dtype: torch.dtype = torch.float32) -> Denoiser:
+def load_denoiser(path: str | Path) -> Denoiser:
     """Read a teacher, in eval mode on the CPU.
 
     Raises:
         UserError: the file is missing, broken, no denoiser, or does not fit the architecture it names.
     """
-    return _load((Denoiser,), path, dtype)
+    return _load(path, Denoiser)
 
 
-def load_generator(path: str | Path, dtype: torch.dtype = torch.float32) -> OneStepGenerator:
+def load_generator(path: str | Path) -> OneStepGenerator:
     """Read a student, in eval mode on the CPU; one that knows two times comes as `TwoTimeGenerator`.
 
     Raises:
         UserError: the file is missing, broken, no generator, or does not fit the architecture it names.
     """
-    return _load((OneStepGenerator, TwoTimeGenerator), path, dtype)
+    return _load(path, OneStepGenerator)
 
 
-def one_step_from_denoiser(path: str | Path, dtype: torch.dtype = torch.float32) -> OneStepGenerator:
-    """Read a teacher as the one-step generator that distillation starts from; as `load_denoiser`."""
-    return OneStepGenerator.from_denoiser(load_denoiser(path), dtype).eval()
-
-
-def _load(kinds: Sequence[type[NetworkT]], path: str | Path, dtype: torch.dtype) -> NetworkT:
+def _load(path: str | Path, wanted: type[NetworkT]) -> NetworkT:
     weights, description = load_weights(path)
     found = description.get("kind")
-    kind = next((kind for kind in kinds if KINDS[kind] == found), None)
+    kind = next((kind for kind, name in KINDS.items() if name == found and issubclass(kind, wanted)), None)
     if kind is None:
         holds = f"a {found}" if found else "no network"
-        needed = KINDS[kinds[0]]
-        raise UserError(f"{path} holds {holds}, but a {needed} is needed here; give the path of one.")
+        raise UserError(f"{path} holds {holds}, but a {KINDS[wanted]} is needed here; give the path of one.")
     arch = parse(Architecture, description.get("arch"), path)
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
-        network = kind(arch, dtype)
+        network = kind(arch)
     if isinstance(network, OneStepGenerator):
         network.steps = description.get("steps", 1)
         network.one_step = OneStep(**description.get("one_step", {}))

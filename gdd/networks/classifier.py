@@ -1,6 +1,7 @@
 """Small convolutional classifiers for tiny images: feature networks where no ImageNet weights are needed.
 
-Two architectures, so that what a discriminator sees (`plain`) and what judges the result (`residual`) differ.
+Two architectures, so that what a discriminator sees (`plain`) and what evaluates the result (`residual`)
+differ.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.errors import UserError
-from gdd.networks.seeded import seeded_weights
-from gdd.networks.weights import load_weights, save_weights
+from gdd.networks.checkpoint import check_fit, load_weights, save_weights
+from gdd.randomness import seeded_weights
 
-ARCHITECTURES = ("plain", "residual")
 RESIDUAL_FEATURES = 64
 
 
@@ -26,31 +26,25 @@ class SmallClassifier(nn.Module):
     `plain` is convolution, batch norm, ReLU; its features are the last stage's spatial mean. `residual` has
     pre-activation residual blocks (arXiv:1603.05027); its features are a layer of 64. `width` is that of the
     first stage; the deeper ones are two or four times as wide. Initial weights are PyTorch's defaults.
-
-    Raises:
-        UserError: the architecture is unknown or the resolution cannot be halved twice.
     """
 
     def __init__(
         self, architecture: str, width: int, img_channels: int, classes: int, img_resolution: int
     ) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise UserError(f"Unknown classifier architecture '{architecture}'; use one of {ARCHITECTURES}.")
-        if img_resolution < 8 or img_resolution % 4:
-            raise UserError(f"A small classifier needs a resolution of 8, 12, 16, ...; got {img_resolution}.")
         self.architecture = architecture
         self.width = width
         self.img_channels = img_channels
         self.classes = classes
         self.img_resolution = img_resolution
-        self.channels = (width, 2 * width, (4 if architecture == "plain" else 2) * width)
         if architecture == "plain":
-            self.stages = _plain_stages(img_channels, self.channels)
-            self.neck: nn.Module = _SpatialMean()
+            self.channels = (width, 2 * width, 4 * width)
+            self.stages = _plain_stages(img_channels, *self.channels)
+            self.neck = None
             self.feature_channels = self.channels[-1]
         else:
-            self.stages = _residual_stages(img_channels, self.channels)
+            self.channels = (width, 2 * width, 2 * width)
+            self.stages = _residual_stages(img_channels, *self.channels)
             self.neck = _ResidualNeck(self.channels[-1], RESIDUAL_FEATURES)
             self.feature_channels = RESIDUAL_FEATURES
         self.logits = nn.Linear(self.feature_channels, classes)
@@ -67,7 +61,8 @@ class SmallClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the penultimate layer [B, feature_channels] for images [B, C, H, W] in [-1, 1]."""
-        return self.neck(self.taps(images)[-1])
+        deepest = self.taps(images)[-1]
+        return deepest.mean(dim=(2, 3)) if self.neck is None else self.neck(deepest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, classes] for images [B, C, H, W] in [-1, 1]."""
@@ -94,10 +89,8 @@ def load_classifier(path: str | Path) -> SmallClassifier:
         )
     with seeded_weights(0):  # loading must not move the global random state
         net = SmallClassifier(**description["arch"])
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError:
-        raise UserError(f"The weights in {path} do not fit their description; make the file again.") from None
+    check_fit(path, net.state_dict(), tensors)
+    net.load_state_dict(tensors)
     return net.eval().requires_grad_(False)
 
 
@@ -106,11 +99,10 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) ->
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _plain_stages(img_channels: int, channels: tuple[int, int, int]) -> nn.ModuleList:
+def _plain_stages(img_channels: int, shallow: int, middle: int, deep: int) -> nn.ModuleList:
     def layer(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
         return [_convolution(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
-    shallow, middle, deep = channels
     return nn.ModuleList(
         [
             nn.Sequential(*layer(img_channels, shallow), *layer(shallow, shallow)),
@@ -120,8 +112,7 @@ def _plain_stages(img_channels: int, channels: tuple[int, int, int]) -> nn.Modul
     )
 
 
-def _residual_stages(img_channels: int, channels: tuple[int, int, int]) -> nn.ModuleList:
-    shallow, middle, deep = channels
+def _residual_stages(img_channels: int, shallow: int, middle: int, deep: int) -> nn.ModuleList:
     return nn.ModuleList(
         [
             nn.Sequential(_convolution(img_channels, shallow), _ResidualBlock(shallow, shallow, stride=1)),
@@ -141,18 +132,13 @@ class _ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv1 = _convolution(outputs, outputs)
         same = inputs == outputs and stride == 1
-        self.skip = nn.Identity() if same else _convolution(inputs, outputs, kernel=1, stride=stride)
+        self.skip = None if same else _convolution(inputs, outputs, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = functional.relu(self.norm0(x))
         hidden = self.conv0(activated)
         hidden = self.conv1(functional.relu(self.norm1(hidden)))
-        return hidden + (x if isinstance(self.skip, nn.Identity) else self.skip(activated))
-
-
-class _SpatialMean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
+        return hidden + (x if self.skip is None else self.skip(activated))
 
 
 class _ResidualNeck(nn.Module):

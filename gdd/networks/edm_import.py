@@ -12,9 +12,8 @@ from gdd.config.record import parse
 from gdd.errors import UserError
 from gdd.files import sha256, write_json
 from gdd.foreign.read import read_foreign
-from gdd.networks.checkpoint import KINDS, check_fit, load_generator
+from gdd.networks.checkpoint import KINDS, check_fit, load_generator, load_weights, save_weights
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser, OneStep, OneStepGenerator
-from gdd.networks.weights import load_weights, save_weights
 
 EDM_LICENCE = "CC BY-NC-SA 4.0 (NVIDIA EDM)"
 
@@ -23,8 +22,6 @@ ONE_STEP = {
     "GDDPrecond": OneStep(),  # GDD's release
     "EDMPrecond": OneStep(2.5, "edm"),  # SiD (arXiv:2404.04057), sigma_init
 }
-
-AUGMENTATION = "model.map_augment."  # of no use to a generator, which never sees augmented images
 
 # Arguments of EDM's classes that do not change what a network computes here: precision is chosen at load, and
 # EDM's samplers keep within its noise levels by themselves.
@@ -51,13 +48,13 @@ def import_network(
     expected: Architecture | None = None,
     dataset: str | None = None,
 ) -> Architecture:
-    """Write a pickled network's weights, in their own dtype, and its architecture to `destination`.
+    """Write the weights of a pickled network, in their own dtype, to a safetensors file.
 
     Nothing in the pickle is run. A generator loses the augmentation mapping.
 
     Args:
         source: a pickle of a dict.
-        destination: a safetensors file; its description tells `licence` and `dataset`.
+        destination: what is written; its description has `licence` and `dataset`.
         key: where in the dict the network stands.
         kind: what the network is meant for.
         licence: of the weights.
@@ -72,19 +69,24 @@ def import_network(
     """
     network, tensors = read_foreign(source, "network", key)
     class_name = network["class_name"]
-    _check_class(source, class_name, kind)
+    known = ["EDMPrecond"] if kind == "denoiser" else list(ONE_STEP)
+    if class_name not in known:
+        raise UserError(
+            f"{source} holds a {str(class_name)[:60]}, but a {kind} is imported from "
+            f"{' or '.join(known)}; give the file of one, or another kind."
+        )
     arch = _architecture(source, network["arguments"])
     if expected is not None:
-        _check_architecture(source, arch, expected)
-    origin = {"file": Path(source).name, "sha256": sha256(source), "key": key, "class_name": class_name}
-    description: dict[str, Any] = {"source": origin, "licence": licence}
-    if dataset:
-        description["dataset"] = dataset
+        _compare(source, arch, expected)
+    description: dict[str, Any] = {
+        "source": {"file": Path(source).name, "sha256": sha256(source), "key": key, "class_name": class_name},
+        "licence": licence,
+        **({"dataset": dataset} if dataset else {}),
+    }
     network_class: type[Denoiser | OneStepGenerator] = Denoiser
     if kind == "generator":
-        network_class = OneStepGenerator
-        arch = arch.for_one_step()
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(AUGMENTATION)}
+        network_class, arch = OneStepGenerator, arch.for_one_step()
+        tensors = {name: value for name, value in tensors.items() if ".map_augment." not in name}
         description["one_step"] = ONE_STEP[class_name]._asdict()
     # Checked first, because building thousands of blocks takes long; a block has ten tensors.
     if 10 * len(arch.widths) * (2 * arch.blocks_per_level + 1) > len(tensors):
@@ -94,24 +96,18 @@ def import_network(
     check_fit(source, built, tensors)
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
-            raise UserError(f"{source} has other than finite numbers in {name}; get the file anew.")
+            raise UserError(f"{source} has NaN, infinity or integers in {name}; get the file anew.")
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
     save_weights(destination, {name: tensors[name] for name in built}, description)  # in order of execution
     return arch
 
 
 def import_generator(
-    source: str | Path,
-    destination: str | Path,
-    *,
-    key: str = "ema",
-    licence: str = EDM_LICENCE,
-    dataset: str | None = None,
+    source: str | Path, destination: str | Path, *, key: str, licence: str, dataset: str
 ) -> Architecture:
     """Write a one-step generator that others published to `destination`: a pickle, or a file of this project.
 
-    Returns:
-        Its architecture.
+    Returns its architecture.
 
     Raises:
         UserError: the source is missing, damaged, hostile, or holds no generator.
@@ -132,17 +128,8 @@ def write_identity(path: str | Path, weights: str | Path) -> None:
     It changes only when the weights do, so it is what a workflow watches instead of them.
     """
     _, description = load_weights(weights)
-    told = {key: description.get(key) for key in ("kind", "source", "licence", "arch")}
-    write_json(path, {"sha256": sha256(weights), **told})
-
-
-def _check_class(source: str | Path, class_name: str, kind: str) -> None:
-    known = ["EDMPrecond"] if kind == "denoiser" else list(ONE_STEP)
-    if class_name not in known:
-        raise UserError(
-            f"{source} holds a {str(class_name)[:60]}, but a {kind} is imported from "
-            f"{' or '.join(known)}; give the file of one, or another kind."
-        )
+    facts = {key: description.get(key) for key in ("kind", "source", "licence", "arch")}
+    write_json(path, {"sha256": sha256(weights), **facts})
 
 
 def _architecture(source: str | Path, arguments: dict[str, Any]) -> Architecture:
@@ -151,24 +138,23 @@ def _architecture(source: str | Path, arguments: dict[str, Any]) -> Architecture
         raise UserError(f"{source} holds a network for images of another variance; sigma_data must be 0.5.")
     for name, value in given.items():
         entries = value if isinstance(value, list) else [value]
-        large = [entry for entry in entries if isinstance(entry, int) and entry > LARGEST_ARGUMENT]
+        large = any(isinstance(entry, int) and entry > LARGEST_ARGUMENT for entry in entries)
         if large or len(f"{name}{value}") > LONGEST_ARGUMENT:
             raise UserError(f"{source} holds a network with a '{name[:60]}' that no published one has.")
     model_type = str(given.setdefault("model_type", "DhariwalUNet"))
     return parse(Architecture, FALLBACKS.get(model_type, {}) | given, source)
 
 
-def _check_architecture(source: str | Path, found: Architecture, expected: Architecture) -> None:
-    one, other = _in_full(found), _in_full(expected)
-    for key, value in other.items():
-        if one[key] != value:
+def _compare(source: str | Path, found: Architecture, expected: Architecture) -> None:
+    def in_full(arch: Architecture) -> dict[str, Any]:
+        """Return what decides a network's function, with the family's defaults written out."""
+        defaults = {"num_blocks": arch.blocks_per_level, "attn_resolutions": arch.attention_resolutions}
+        return arch.for_one_step().model_copy(update=defaults).model_dump()
+
+    has = in_full(found)
+    for key, value in in_full(expected).items():
+        if has[key] != value:
             raise UserError(
-                f"{source} holds a network whose '{key}' is {one[key]!r}, but the teacher's file says "
+                f"{source} holds a network whose '{key}' is {has[key]!r}, but the teacher's file says "
                 f"{value!r}; correct that file, or fetch the network it means."
             )
-
-
-def _in_full(arch: Architecture) -> dict[str, Any]:
-    """Return what decides a network's function, with the family's defaults written out."""
-    defaults = {"num_blocks": arch.blocks_per_level, "attn_resolutions": arch.attention_resolutions}
-    return arch.for_one_step().model_copy(update=defaults).model_dump()

@@ -1,4 +1,4 @@
-"""The layers of EDM's U-Nets: float32 weights that compute in the dtype of their input.
+"""The layers and the residual block of EDM's U-Nets: float32 weights that compute in their input's dtype.
 
 Shapes: B images, C channels, H x W pixels. Mixed precision works by casting the weights at use, so that
 optimizer, EMA and checkpoints only ever see float32.
@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Initializer = Callable[[Tensor, Tensor | None], None]
+from gdd.config.architecture import Architecture
+
+Initializer = Callable[[Tensor, Tensor | None], object]
 
 
-def glorot(gain: float = 1.0) -> Initializer:
+def glorot(weight: Tensor, bias: Tensor | None, gain: float = 1.0) -> None:
     """Uniform weights of variance gain^2 * 2 / (fan_in + fan_out), zero biases (SongUNet)."""
-
-    def fill(weight: Tensor, bias: Tensor | None) -> None:
-        nn.init.xavier_uniform_(weight, gain)
-        if bias is not None:
-            nn.init.zeros_(bias)
-
-    return fill
+    nn.init.xavier_uniform_(weight, gain)
+    if bias is not None:
+        nn.init.zeros_(bias)
 
 
 def fan_in(weight: Tensor, bias: Tensor | None) -> None:
@@ -76,7 +75,7 @@ class GroupNorm(nn.Module):
 
 def separable_filter(taps: Sequence[int]) -> Tensor:
     """Return the outer product of `taps` with itself, of sum 1, as [1, 1, n, n]."""
-    # In plain numbers: `torch.outer` on the meta device would import the compiler, a second at every start.
+    # In plain Python: `torch.outer` on the meta device would import the compiler, a second at every start.
     total = sum(taps) ** 2
     return torch.tensor([[[[first * second / total for second in taps] for first in taps]]])
 
@@ -114,8 +113,8 @@ class Convolution(nn.Module):
         self.filter_padding = (len(taps) - 1) // 2
         self.weight = nn.Parameter(torch.empty(outputs, inputs, size, size)) if size else None
         self.bias = nn.Parameter(torch.empty(outputs)) if size else None
-        if self.weight is not None:
-            init(self.weight.data, None if self.bias is None else self.bias.data)
+        if self.weight is not None and self.bias is not None:
+            init(self.weight.data, self.bias.data)
         if resample:
             self.register_buffer("resample_filter", separable_filter(taps))
         self.resample_filter: Tensor
@@ -126,9 +125,12 @@ class Convolution(nn.Module):
             x = upsample(x, self.resample_filter, self.filter_padding)
         elif self.resample == "down":
             x = downsample(x, self.resample_filter, self.filter_padding)
+        return self.convolve(x, self.padding)
+
+    def convolve(self, x: Tensor, padding: int) -> Tensor:
         if self.weight is None or self.bias is None:
             return x
-        return functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+        return functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
 
 
 class ResidualInput(Convolution):
@@ -142,11 +144,7 @@ class ResidualInput(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
-        assert self.weight is not None
-        assert self.bias is not None
-        margin = self.padding + self.filter_padding
-        x = functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=margin)
-        return downsample(x, self.resample_filter, 0)
+        return downsample(self.convolve(x, self.padding + self.filter_padding), self.resample_filter, 0)
 
 
 def attend(qkv: Tensor, heads: int) -> Tensor:
@@ -181,12 +179,80 @@ class FourierFeatures(nn.Module):
         super().__init__()
         self.register_buffer("freqs", torch.empty(features // 2))
         self.freqs: Tensor
-        if (
-            not self.freqs.is_meta
-        ):  # where a normal distribution would import the compiler: seconds at every start
+        if not self.freqs.is_meta:  # where that would import the compiler: seconds at every start
             self.freqs.normal_().mul_(scale)
 
     def forward(self, noise_labels: Tensor) -> Tensor:
         """[B] -> [B, features], cosines first."""
         angles = torch.outer(noise_labels, 2 * math.pi * self.freqs)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Family(NamedTuple):
+    """What all blocks of a network have in common.
+
+    `last` initialises the layers that end a residual branch, so that a fresh network starts close to its skip
+    connections alone; `attention` the layer that makes queries, keys and values.
+    """
+
+    eps: float
+    residual_scale: float
+    scale_and_shift: bool  # the embedding scales and shifts norm1's output, instead of shifting its input
+    resampling_has_weights: bool  # a skip path that resamples at equal widths has a 1x1 convolution too
+    attends_throughout_decoder: bool  # at an attention resolution; otherwise in the level's last block only
+    init: Initializer
+    last: Initializer
+    attention: Initializer
+
+
+SONG_LAST, SONG_ATTENTION = partial(glorot, gain=1e-5), partial(glorot, gain=math.sqrt(0.2))
+FAMILIES = {
+    "SongUNet": Family(1e-6, math.sqrt(0.5), False, True, False, glorot, SONG_LAST, SONG_ATTENTION),
+    "DhariwalUNet": Family(1e-5, 1.0, True, False, True, fan_in, zeros, fan_in),
+}
+
+
+class UNetBlock(nn.Module):
+    """Two 3x3 convolutions with the embedding between them, a skip path, and optional self-attention."""
+
+    def __init__(
+        self,
+        arch: Architecture,
+        inputs: int,
+        outputs: int,
+        resample: Literal["up", "down"] | None = None,
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.family = family = FAMILIES[arch.model_type]
+        self.dropout = arch.dropout
+        taps = arch.resample_filter
+        self.norm0 = GroupNorm(inputs, family.eps)
+        self.conv0 = Convolution(inputs, outputs, 3, family.init, resample, taps)
+        self.affine = Linear(arch.emb_channels, outputs * (2 if family.scale_and_shift else 1), family.init)
+        self.norm1 = GroupNorm(outputs, family.eps)
+        self.conv1 = Convolution(outputs, outputs, 3, family.last)
+        self.skip: Convolution | None = None
+        if inputs != outputs or resample:
+            size = 1 if inputs != outputs or family.resampling_has_weights else 0
+            self.skip = Convolution(inputs, outputs, size, family.init, resample, taps)
+        self.heads = arch.attention_heads(outputs) if attention else 0
+        if self.heads:
+            self.norm2 = GroupNorm(outputs, family.eps)
+            self.qkv = Convolution(outputs, outputs * 3, 1, family.attention)
+            self.proj = Convolution(outputs, outputs, 1, family.last)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x [B, inputs, H, W] and emb [B, emb_channels] -> [B, outputs, H', W']."""
+        h = self.conv0(functional.silu(self.norm0(x)))
+        params = self.affine(emb)[:, :, None, None].to(x.dtype)
+        if self.family.scale_and_shift:
+            scale, shift = params.chunk(2, dim=1)
+            h = functional.silu(shift + self.norm1(h) * (scale + 1))
+        else:
+            h = functional.silu(self.norm1(h + params))
+        h = self.conv1(functional.dropout(h, self.dropout, self.training))
+        x = (h + (x if self.skip is None else self.skip(x))) * self.family.residual_scale
+        if self.heads:
+            x = (self.proj(attend(self.qkv(self.norm2(x)), self.heads)) + x) * self.family.residual_scale
+        return x

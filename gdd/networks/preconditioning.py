@@ -1,4 +1,4 @@
-"""EDM's preconditioning around a U-Net: the denoiser, and the same network as a one-step generator."""
+"""EDM's preconditioning around a U-Net: the denoiser, and the same network as a generator of one step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gdd.config.architecture import Architecture
-from gdd.networks.unet import build_unet
+from gdd.networks.unet import TargetLevel, build_unet
 
 SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1]
 SIGMA_MAX = 80.0  # where the one-step generator starts
@@ -48,10 +48,22 @@ def boundary_coefficients(sigma: Tensor) -> Coefficients:
     )
 
 
+def noise_levels(intervals: int, first: float = SIGMA_MAX, last: float = SIGMA_MIN) -> Tensor:
+    """Return the bounds of intervals between two noise levels, [intervals + 1], float64 (EDM Eq. 5)."""
+    ramp = torch.arange(intervals + 1, dtype=torch.float64) / max(intervals, 1)
+    start, end = first ** (1 / RHO), last ** (1 / RHO)
+    return (start + ramp * (end - start)) ** RHO
+
+
+def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Return sigma in float32 on the device of x."""
+    return torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+
+
 class _Preconditioned(nn.Module):
     """A U-Net between coefficients. Weights and results are float32, the U-Net computes in `dtype`."""
 
-    two_times: ClassVar[bool] = False  # whether the U-Net is also told which noise level to reach
+    two_times: ClassVar[bool] = False  # whether the U-Net is also given the noise level to reach
 
     def __init__(self, arch: Architecture, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -60,24 +72,13 @@ class _Preconditioned(nn.Module):
         self.model = build_unet(arch, self.two_times)
 
     def _apply_model(
-        self,
-        x: Tensor,
-        coefficients: Coefficients,
-        class_labels: Tensor | None,
-        augment_labels: Tensor | None = None,
-        target_labels: Tensor | None = None,
+        self, x: Tensor, coefficients: Coefficients, class_labels: Tensor | None, **labels: Tensor | None
     ) -> Tensor:
+        x = x.float()
         skip, out, in_, _ = (value.reshape(-1, 1, 1, 1) for value in coefficients)
         noise_labels = coefficients.noise.reshape(-1)
-        inner = self.model(
-            (in_ * x).to(self.dtype), noise_labels, class_labels, augment_labels, target_labels
-        )
+        inner = self.model((in_ * x).to(self.dtype), noise_labels, class_labels, **labels)
         return skip * x + out * inner.float()
-
-
-def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Return sigma in float32 on the device of x."""
-    return torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
 
 
 class Denoiser(_Preconditioned):
@@ -94,8 +95,8 @@ class Denoiser(_Preconditioned):
 
         Labels are [B, label_dim], one-hot, and [B, augment_dim]. The result is float32.
         """
-        sigma = as_sigma(sigma, x)
-        return self._apply_model(x.float(), denoiser_coefficients(sigma), class_labels, augment_labels)
+        coefficients = denoiser_coefficients(as_sigma(sigma, x))
+        return self._apply_model(x, coefficients, class_labels, augment_labels=augment_labels)
 
 
 class OneStep(NamedTuple):
@@ -103,13 +104,6 @@ class OneStep(NamedTuple):
 
     sigma: float = SIGMA_MAX
     coefficients: Literal["boundary", "edm"] = "boundary"
-
-
-def noise_levels(intervals: int, first: float = SIGMA_MAX, last: float = SIGMA_MIN) -> Tensor:
-    """Return the bounds of intervals between two noise levels, [intervals + 1], float64 (EDM Eq. 5)."""
-    ramp = torch.arange(intervals + 1, dtype=torch.float64) / max(intervals, 1)
-    start, end = first ** (1 / RHO), last ** (1 / RHO)
-    return (start + ramp * (end - start)) ** RHO
 
 
 def step_levels(steps: int) -> list[float]:
@@ -146,7 +140,7 @@ class OneStepGenerator(_Preconditioned):
         return self.steps * arch.img_channels, arch.img_resolution, arch.img_resolution
 
     @classmethod
-    def from_denoiser(cls, denoiser: Denoiser, dtype: torch.dtype | None = None, *, steps: int = 1) -> Self:
+    def from_denoiser(cls, denoiser: Denoiser, dtype: torch.dtype = torch.float32, *, steps: int = 1) -> Self:
         """Return a generator with a copy of the denoiser's weights, on its device.
 
         The augmentation mapping is left behind, because a generator never sees augmented images.
@@ -156,8 +150,11 @@ class OneStepGenerator(_Preconditioned):
             for name, tensor in denoiser.state_dict().items()
             if not name.startswith("model.map_augment.")
         }
+        if cls.two_times:
+            target = TargetLevel(denoiser.arch).to(next(denoiser.parameters()).device)
+            weights |= {f"model.map_target.{name}": tensor for name, tensor in target.state_dict().items()}
         with torch.device("meta"):
-            generator = cls(denoiser.arch, denoiser.dtype if dtype is None else dtype, steps=steps)
+            generator = cls(denoiser.arch, dtype, steps=steps)
         generator.load_state_dict(weights, assign=True)
         return generator
 
@@ -178,6 +175,43 @@ class OneStepGenerator(_Preconditioned):
 
     def forward_at(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """Jump from noise levels of at least 0.002 to the image; the identity at 0.002."""
-        sigma = as_sigma(sigma, x)
         form = boundary_coefficients if self.one_step.coefficients == "boundary" else denoiser_coefficients
-        return self._apply_model(x.float(), form(sigma), class_labels)
+        return self._apply_model(x, form(as_sigma(sigma, x)), class_labels)
+
+
+class TwoTimeGenerator(OneStepGenerator):
+    """g(x, t, s): the image behind x as it is seen by who goes from noise level t to s in one step.
+
+    The step itself is `jump`. As a one-step generator it goes from 80 to 0.002. Sources: arXiv:2310.02279
+    (CTM), Eq. 9; the same jump is a DDIM step (arXiv:2010.02502) with the image g.
+
+    One made from a denoiser computes at first, whatever the target, what `OneStepGenerator` would. The first
+    layer of its second embedding is drawn from PyTorch's global random state.
+    """
+
+    two_times = True
+
+    def forward_at(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        """Return the image for the target 0.002."""
+        return self.predict(x, sigma, SIGMA_MIN, class_labels)
+
+    def predict(
+        self, x: Tensor, sigma: Tensor | float, target: Tensor | float, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """Return the image g(x, sigma, target), [B, C, H, W] in float32; it is x at sigma = 0.002.
+
+        `target` is the level to reach from sigma, from 0.002 to sigma, [B] or one.
+        """
+        target_labels = denoiser_coefficients(as_sigma(target, x)).noise.reshape(-1)
+        coefficients = boundary_coefficients(as_sigma(sigma, x))
+        return self._apply_model(x, coefficients, class_labels, target_labels=target_labels)
+
+    def jump(
+        self, x: Tensor, sigma: Tensor, target: Tensor | float, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """Go from the noise levels sigma [B] to target in one step; the identity where they are equal.
+
+        Returns (target x + (sigma - target) g) / sigma, [B, C, H, W] in the dtype of x.
+        """
+        kept = (torch.as_tensor(target, device=x.device) / sigma).to(x.dtype).reshape(-1, 1, 1, 1)
+        return kept * x + (1 - kept) * self.predict(x, sigma, target, class_labels)

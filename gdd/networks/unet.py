@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
-from gdd.networks.block import FAMILIES, UNetBlock
 from gdd.networks.layers import (
+    FAMILIES,
     Convolution,
     FourierFeatures,
     GroupNorm,
     Linear,
     ResidualInput,
+    UNetBlock,
     positional_features,
     zeros,
 )
@@ -29,10 +30,9 @@ from gdd.networks.layers import (
 def build_unet(arch: Architecture, two_times: bool = False) -> UNet:
     """Return a network of `arch` with fresh weights from PyTorch's global random state.
 
-    With `two_times` it is also told which noise level to reach.
+    With `two_times` it is also given the noise level to reach.
     """
-    family = SongUNet if arch.model_type == "SongUNet" else DhariwalUNet
-    return family(arch, two_times)
+    return (SongUNet if arch.model_type == "SongUNet" else DhariwalUNet)(arch, two_times)
 
 
 class UNet(nn.Module):
@@ -56,7 +56,7 @@ class UNet(nn.Module):
         Args:
             x: [B, img_channels, H, W], scaled to unit variance, float32 or bfloat16.
             noise_labels: [B] or [1], c_noise of EDM.
-            class_labels: [B, label_dim], one-hot; None or [B, 0] for an unconditional network.
+            class_labels: [B, label_dim], one-hot; an unconditional network has no use for them.
             augment_labels: [B, augment_dim]; None is "not augmented".
             target_labels: [B] or [1], c_noise of the level to reach, for a two-time network.
         """
@@ -84,14 +84,9 @@ class UNet(nn.Module):
         target_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the embedding [B, emb_channels] that every block reads, in float32."""
-        if (target_labels is None) != (self.map_target is None):
-            raise ValueError("target_labels are what a two-time network needs, and no other takes them.")
-        class_labels = _checked(class_labels, self.arch.label_dim, "class_labels")
-        augment_labels = _checked(augment_labels, self.arch.augment_dim, "augment_labels")
-        if self.arch.label_dim and class_labels is None:
-            raise ValueError(f"class_labels are missing; there are {self.arch.label_dim} classes.")
         emb = self.condition(self.noise_features(noise_labels.float()), class_labels, augment_labels)
-        if self.map_target is not None and target_labels is not None:
+        if self.map_target is not None:
+            assert target_labels is not None
             emb = emb + self.map_target(self.noise_features(target_labels.float()))
         return functional.silu(emb)
 
@@ -120,11 +115,12 @@ class UNet(nn.Module):
             skips.append(x)
         return x, skips
 
-    def _drop_labels(self, class_labels: Tensor) -> Tensor:
-        if not (self.training and self.arch.label_dropout):
-            return class_labels
-        keep = torch.rand(len(class_labels), 1, device=class_labels.device) >= self.arch.label_dropout
-        return class_labels * keep
+    def _drop_labels(self, class_labels: Tensor | None) -> Tensor:
+        assert class_labels is not None
+        labels = class_labels.float()
+        if self.training and self.arch.label_dropout:
+            labels = labels * (torch.rand(len(labels), 1, device=labels.device) >= self.arch.label_dropout)
+        return labels
 
 
 class SongUNet(UNet):
@@ -133,22 +129,20 @@ class SongUNet(UNet):
     def __init__(self, arch: Architecture, two_times: bool = False) -> None:
         super().__init__()
         self.arch = arch
-        init, features = FAMILIES["SongUNet"].init, arch.noise_features
+        family, features = FAMILIES["SongUNet"], arch.noise_features
         self.map_noise = FourierFeatures(features) if arch.embedding_type == "fourier" else None
         if arch.label_dim:
-            self.map_label = Linear(arch.label_dim, features, init)
+            self.map_label = Linear(arch.label_dim, features, family.init)
         if arch.augment_dim:
-            self.map_augment = Linear(arch.augment_dim, features, init, bias=False)
-        self.map_layer0 = Linear(features, arch.emb_channels, init)
-        self.map_layer1 = Linear(arch.emb_channels, arch.emb_channels, init)
+            self.map_augment = Linear(arch.augment_dim, features, family.init, bias=False)
+        self.map_layer0 = Linear(features, arch.emb_channels, family.init)
+        self.map_layer1 = Linear(arch.emb_channels, arch.emb_channels, family.init)
         self.map_target = TargetLevel(arch) if two_times else None
         self.enc, skip_channels = _encoder(arch, first=arch.model_channels)
         self.dec = _decoder(arch, skip_channels)
         self.last = f"{arch.img_resolution}x{arch.img_resolution}_aux"
-        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], FAMILIES["SongUNet"].eps)
-        self.dec[f"{self.last}_conv"] = Convolution(
-            arch.widths[0], arch.img_channels, 3, FAMILIES["SongUNet"].last
-        )
+        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], family.eps)
+        self.dec[f"{self.last}_conv"] = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
         if self.map_noise is None:
@@ -159,10 +153,10 @@ class SongUNet(UNet):
         return torch.cat([sines, cosines], dim=1)
 
     def condition(self, emb: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        if class_labels is not None:
+        if self.arch.label_dim:
             emb = emb + self.map_label(self._drop_labels(class_labels) * math.sqrt(self.arch.label_dim))
-        if augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+        if self.arch.augment_dim and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels.float())
         return self.map_layer1(functional.silu(self.map_layer0(emb)))
 
     def output(self, x: Tensor) -> Tensor:
@@ -176,27 +170,27 @@ class DhariwalUNet(UNet):
     def __init__(self, arch: Architecture, two_times: bool = False) -> None:
         super().__init__()
         self.arch = arch
-        init, features = FAMILIES["DhariwalUNet"].init, arch.noise_features
+        family, features = FAMILIES["DhariwalUNet"], arch.noise_features
         if arch.augment_dim:
-            self.map_augment = Linear(arch.augment_dim, features, init, bias=False)
-        self.map_layer0 = Linear(features, arch.emb_channels, init)
-        self.map_layer1 = Linear(arch.emb_channels, arch.emb_channels, init)
+            self.map_augment = Linear(arch.augment_dim, features, family.init, bias=False)
+        self.map_layer0 = Linear(features, arch.emb_channels, family.init)
+        self.map_layer1 = Linear(arch.emb_channels, arch.emb_channels, family.init)
         if arch.label_dim:
-            self.map_label = Linear(arch.label_dim, arch.emb_channels, init, bias=False)
+            self.map_label = Linear(arch.label_dim, arch.emb_channels, family.init, bias=False)
         self.map_target = TargetLevel(arch) if two_times else None
         self.enc, skip_channels = _encoder(arch, first=arch.widths[0])
         self.dec = _decoder(arch, skip_channels)
-        self.out_norm = GroupNorm(arch.widths[0], FAMILIES["DhariwalUNet"].eps)
-        self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, FAMILIES["DhariwalUNet"].last)
+        self.out_norm = GroupNorm(arch.widths[0], family.eps)
+        self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
         return positional_features(noise_labels, self.arch.noise_features, endpoint=False)
 
     def condition(self, emb: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        if augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+        if self.arch.augment_dim and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels.float())
         emb = self.map_layer1(functional.silu(self.map_layer0(emb)))
-        if class_labels is not None:
+        if self.arch.label_dim:
             emb = emb + self.map_label(self._drop_labels(class_labels))
         return emb
 
@@ -257,9 +251,3 @@ def _decoder(arch: Architecture, skip_channels: list[int]) -> nn.ModuleDict:
             dec[f"{side}x{side}_block{index}"] = UNetBlock(arch, inputs, width, attention=attends)
             channels = width
     return dec
-
-
-def _checked(labels: Tensor | None, entries: int, name: str) -> Tensor | None:
-    if labels is not None and labels.shape[-1] != entries:
-        raise ValueError(f"{name} have {labels.shape[-1]} entries a row, the network takes {entries}.")
-    return labels.float() if labels is not None and entries else None

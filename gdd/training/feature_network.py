@@ -1,4 +1,4 @@
-"""Small frozen networks that a discriminator looks through, or that judge, where none are published."""
+"""Small frozen networks that a discriminator looks through, or that evaluate, where none are published."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch.nn import functional
 from gdd.config.records import FeatureNetwork
 from gdd.data.image_array import ImageArray, to_signed
 from gdd.networks.classifier import SmallClassifier, save_classifier
-from gdd.networks.seeded import derived_seed, seeded_weights
-from gdd.randomness import stream
+from gdd.randomness import derived_seed, seeded_weights, stream
 
-EVALUATION_BATCH = 1000
+BATCH = 1000  # images without gradients
 
 
 def make_feature_network(path: str | Path, record: FeatureNetwork, data: ImageArray) -> dict[str, float]:
@@ -36,8 +35,8 @@ def make_feature_network(path: str | Path, record: FeatureNetwork, data: ImageAr
     else:
         calibrate_batch_norm(net, images)
     with torch.no_grad():
-        spread = net.features(images).double().std(dim=0).mean()
-    outcome["feature_scale"] = float(1 / spread)
+        deviation = net.features(images).double().std(dim=0).mean()
+    outcome["feature_scale"] = float(1 / deviation)
     described = record.model_dump(mode="json", exclude={"title"})
     save_classifier(path, net, record=described, data_sha256=data.sha256, **outcome)
     return outcome
@@ -46,19 +45,11 @@ def make_feature_network(path: str | Path, record: FeatureNetwork, data: ImageAr
 def train_classifier(
     net: SmallClassifier, images: Tensor, labels: Tensor, record: FeatureNetwork
 ) -> dict[str, float]:
-    """Train with Adam, linear decay of the learning rate to zero and shifts by up to one pixel.
+    """Train on images [N, C, H, W] in [-1, 1], shifted by up to one pixel, and their classes [N].
 
-    Everything random comes from `record.seed`, so the same call gives the same bits on the same machine. The
-    network ends in eval mode.
-
-    Args:
-        net: changed in place.
-        images: [N, C, H, W] in [-1, 1].
-        labels: [N] class indices.
-        record: number of steps, images a step (drawn with replacement), first learning rate, and seed.
-
-    Returns:
-        `loss` (mean cross entropy, nats) and `accuracy` (0 to 1) over all the images, as they are.
+    Adam's learning rate falls linearly to zero. Everything random comes from `record.seed`. The network ends
+    in eval mode. Returns `loss` (mean cross entropy, nats) and `accuracy` (0 to 1) over all the images, as
+    they are.
     """
     pick = stream(record.seed, "classifier batches", 0)
     shift = stream(record.seed, "classifier shifts", 0)
@@ -73,7 +64,7 @@ def train_classifier(
         optimizer.step()
     net.eval()
     with torch.no_grad():
-        logits = torch.cat([net(part) for part in images.split(EVALUATION_BATCH)])
+        logits = torch.cat([net(part) for part in images.split(BATCH)])
     return {
         "loss": functional.cross_entropy(logits, labels).item(),
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
@@ -81,25 +72,22 @@ def train_classifier(
 
 
 @torch.no_grad()
-def calibrate_batch_norm(net: SmallClassifier, images: Tensor, *, batch: int = EVALUATION_BATCH) -> None:
+def calibrate_batch_norm(net: SmallClassifier, images: Tensor) -> None:
     """Set every batch norm's running statistics to those of the images [N, C, H, W], and no weight.
 
     An untrained network in eval mode would use mean 0 and variance 1, and its features would shrink with
-    depth; after this every normalised channel has mean 0 and variance 1 over the images. The statistics are
-    averaged over passes of at most `batch` images. The network ends in eval mode.
+    depth; after this every normalised channel has mean 0 and variance 1 over the images. The network ends in
+    eval mode.
     """
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the passes
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain average over the passes
     net.train()
     # Chunks of nearly equal size, because each counts the same in that average.
-    for part in images.tensor_split(-(-len(images) // batch)):
+    for part in images.tensor_split(-(-len(images) // BATCH)):
         net(part)
     net.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ batch norm, and gradients are summed over the whole batch.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from gdd.config.recipe import Recipe
@@ -19,7 +20,7 @@ class Layout:
     batch: int
     group: int  # images over which statistics are taken
     processes: int
-    span: int = 1  # processes that share a group
+    span: int = 1
 
     @property
     def piece(self) -> int:
@@ -44,31 +45,31 @@ class Layout:
             )
 
 
-def lay_out(batch: int, group: int, processes: int) -> Layout:
+def lay_out(recipe: Recipe, processes: int) -> Layout:
     """Return how `processes` share the groups of a batch.
 
     Raises:
-        UserError: the groups cannot be shared evenly by more processes than there are groups.
+        UserError: there are more processes than groups, and they cannot share the groups evenly.
     """
-    groups = batch // group
+    groups, group = recipe.batch // recipe.heads.norm_group, recipe.heads.norm_group
     if processes <= groups:
-        return Layout(batch, group, processes)
-    span, rest = divmod(processes, groups)
-    if rest or group % span:
-        possible = [groups * n for n in range(2, group + 1) if group % n == 0][:3]
-        raise UserError(
-            f"{processes} processes cannot share the batch of {groups} x {group} images evenly; use at most "
-            f"{groups}, or {', '.join(map(str, possible))} ..., each of which then takes a piece of a group."
-        )
-    return Layout(batch, group, processes, span)
+        return Layout(recipe.batch, group, processes)
+    possible = [groups * span for span in range(2, group + 1) if group % span == 0]
+    if recipe.objective.instance:
+        possible, more = [], " because an instance-based objective needs whole groups"
+    else:
+        more = f", or {', '.join(map(str, possible[:3]))} ..., each of which then takes a piece of a group"
+    if processes in possible:
+        return Layout(recipe.batch, group, processes, processes // groups)
+    raise UserError(
+        f"{processes} processes cannot share the batch of {groups} x {group} images evenly; use at most "
+        f"{groups}{more}."
+    )
 
 
 def most_processes(recipe: Recipe, limit: int, step: int = 1) -> int:
     """Return the most processes, up to `limit` and a multiple of `step`, that can share a batch."""
-    groups, group = recipe.batch // recipe.heads.norm_group, recipe.heads.norm_group
     for count in range(limit - limit % step, step, -step):
-        span, rest = divmod(count, groups)
-        # An instance-based objective needs whole groups.
-        if count <= groups or not (rest or group % span or recipe.objective.instance):
-            return count
+        with contextlib.suppress(UserError):
+            return lay_out(recipe, count).processes
     return step

@@ -11,18 +11,18 @@ import socket
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
+from gdd.errors import Stopped
 from gdd.files import write_json, write_text
 from gdd.progress import Display
-from gdd.training.stop import Stopped
 
+LINES = 100  # of a run's log, or one a step
 WATCH_INTERVAL = 1.0  # seconds between two updates of progress.json
-MEASUREMENT = "measurement"  # `event` of the lines that `measured` writes
 
 
 def peak_memory() -> float:
@@ -40,18 +40,15 @@ class TrainingLog:
         folder: gets `log.jsonl` and `progress.json`; None, in all but the main process, writes nothing.
         start: images seen before; lines of the log beyond them are forgotten, because they come again.
         total: images at the end.
-        every: images between two lines of the log.
         seconds: training time before this start.
     """
 
-    def __init__(
-        self, name: str, folder: Path | None, *, start: int, total: int, every: int, seconds: float
-    ) -> None:
+    def __init__(self, name: str, folder: Path | None, start: int, total: int, seconds: float) -> None:
         self.name = name
         self.folder = folder
         self.images = self.start = self._logged = start
         self.total = total
-        self.every = every
+        self.every = max(total // LINES, 1)
         self._before = seconds
         self._began = time.monotonic() - seconds
         self._sums: dict[str, float] = defaultdict(float)
@@ -81,13 +78,6 @@ class TrainingLog:
         """Training time over all starts."""
         return time.monotonic() - self._began
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time spent inside out of the training time."""
-        paused = time.monotonic()
-        yield
-        self._began += time.monotonic() - paused
-
     def step(self, images: int, scalars: dict[str, float]) -> None:
         """Note that `images` have been seen, and the step's losses and counters.
 
@@ -110,11 +100,15 @@ class TrainingLog:
         self._bar.update(images, " ".join(f"{key} {value:.4g}" for key, value in shown.items()))
         self.alive()
 
-    def measured(self, values: dict[str, float]) -> None:
-        """Write a line of its own for what was measured now."""
-        rounded = {key: _rounded(value) for key, value in values.items()}
-        self._measured = {key: value for key, value in rounded.items() if value is not None}
-        self._append({"event": MEASUREMENT, **rounded})
+    def measure(self, function: Callable[[], dict[str, float] | None]) -> None:
+        """Call a function and write a line of its own for its values; its time is no training time."""
+        began = time.monotonic()
+        values = function()
+        self._began += time.monotonic() - began
+        if values is not None:
+            rounded = {key: _rounded(value) for key, value in values.items()}
+            self._measured = {key: value for key, value in rounded.items() if value is not None}
+            self._append({"event": "measurement", **rounded})
 
     def alive(self) -> None:
         """Tell `gdd watch` that the run goes on."""

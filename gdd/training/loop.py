@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from gdd.errors import DivergedError
-from gdd.training.execution import PLAIN
+from gdd.errors import DivergedError, Stopped
 from gdd.training.log import TrainingLog
-from gdd.training.run_directory import RunDirectory, all_finite, load_checkpoint
-from gdd.training.stop import Stopped, StopRequest
-from gdd.training.world import ALONE, World
-
-log = logging.getLogger(__name__)
+from gdd.training.processes import StopRequest
+from gdd.training.run_directory import RunDirectory, load_checkpoint
+from gdd.training.world import ALONE, Execution, World
 
 
 class Trainee(Protocol):
@@ -46,7 +43,7 @@ class Trainee(Protocol):
 class Monitor(NamedTuple):
     """What is measured after every so many images and at the end, without an effect on the run.
 
-    `measure(interrupted)` is called in the main process, while the others wait. It returns numbers by name,
+    `measure(interrupted)` is called in the main process, while the others wait. It returns values by name,
     or None once `interrupted()` is true: this measurement is then left out.
     """
 
@@ -70,24 +67,25 @@ def train(
     total: int,
     snapshots: Sequence[int],
     checkpoint_every: int,
-    log_every: int,
     world: World = ALONE,
-    patience: int = PLAIN.patience,
+    patience: int = Execution.patience,
     monitor: Monitor | None = None,
 ) -> Trained:
     """Train until `total` images have been seen, from the newest checkpoint if there is one.
 
+    All processes of `world` call this with the same arguments, but `run` is None in all but the main one.
+    Whatever is due at a number of images happens at the first step boundary at or after it.
+
     Args:
         trainee: what is trained.
-        run: its folder, already owned by the main process; None in all others.
+        run: its folder.
         name: for the progress bar.
-        total: images at which training ends (the first step boundary at or after it).
-        snapshots: nominal image counts of snapshots; each is taken at the first step boundary at or after it.
+        total: images at which training ends.
+        snapshots: nominal image counts of snapshots.
         checkpoint_every: images between two checkpoints.
-        log_every: images between two lines of the log.
-        world: the processes that train together; all of them call this with the same arguments.
+        world: the processes that train together.
         patience: steps in a row with a NaN or infinite loss after which the run ends.
-        monitor: measured at the first step boundary at or after every `monitor.every` images.
+        monitor: what is measured on the way.
 
     Raises:
         Stopped: somebody asked for a stop; a checkpoint has been written.
@@ -96,23 +94,16 @@ def train(
     """
     before = _resume(trainee, run, world)
     nonfinite_steps, in_a_row, last_checkpoint = before.nonfinite_steps, 0, trainee.images
-    progress = TrainingLog(
-        name,
-        run.state if run else None,
-        start=trainee.images,
-        total=total,
-        every=log_every,
-        seconds=before.seconds,
-    )
+    log = TrainingLog(name, run.state if run else None, trainee.images, total, before.seconds)
 
     def trained() -> Trained:
-        here = progress.seconds - before.seconds
-        return Trained(progress.seconds, before.device_seconds + world.size * here, nonfinite_steps)
+        here = log.seconds - before.seconds
+        return Trained(log.seconds, before.device_seconds + world.size * here, nonfinite_steps)
 
-    with progress, StopRequest() as stop:
+    with log, StopRequest() as stop:
 
         def interrupted() -> bool:
-            progress.alive()
+            log.alive()
             return stop.requested
 
         while trainee.images < total:
@@ -121,7 +112,8 @@ def train(
             finite = all(math.isfinite(value) for key, value in scalars.items() if "loss" in key)
             nonfinite_steps += not finite
             in_a_row = 0 if finite else in_a_row + 1
-            progress.step(trainee.images, {**scalars, "nonfinite_steps": float(not finite)})
+            log.step(trainee.images, {**scalars, "nonfinite_steps": float(not finite)})
+            ended = trainee.images >= total
 
             for due in snapshots:
                 if start < due <= trainee.images:
@@ -132,23 +124,20 @@ def train(
             if in_a_row >= patience:
                 raise _diverged(name, in_a_row, trainee.images, run)
 
-            if monitor and (
-                start // monitor.every < trainee.images // monitor.every or trainee.images >= total
-            ):
+            if monitor and (ended or start // monitor.every < trainee.images // monitor.every):
                 if run:
-                    with progress.paused():
-                        values = monitor.measure(interrupted)
-                    if values is not None:
-                        progress.measured(values)
+                    log.measure(partial(monitor.measure, interrupted))
                 world.broadcast(None)
 
-            if trainee.images >= total:
+            if ended:
                 break
             stopped = world.any(stop.requested)
-            if stopped or (trainee.images - last_checkpoint >= checkpoint_every and not in_a_row):
+            # While losses are not finite, the checkpoint from before is worth more.
+            if (stopped or trainee.images - last_checkpoint >= checkpoint_every) and not in_a_row:
                 last_checkpoint = trainee.images
                 if run:
-                    _save(trainee, run, name, trained())
+                    content = {"trainee": trainee.state(), "trained": trained()._asdict()}
+                    run.save_checkpoint(trainee.images, content)
                 world.broadcast(None)
             if stopped:
                 raise Stopped(f"{name} stopped at {trainee.images:,} of {total:,} images.")
@@ -157,24 +146,16 @@ def train(
 
 def _resume(trainee: Trainee, run: RunDirectory | None, world: World) -> Trained:
     """Load the newest whole checkpoint, which the main process finds, in every process."""
-    path: Path | None = world.broadcast(run.checkpoints.newest() if run else None)
+    path: Path | None = world.broadcast(run.newest_checkpoint() if run else None)
     if path is None:
         return Trained()
     saved = load_checkpoint(path)
     trainee.load(saved["trainee"])
-    return Trained(**{key: saved[key] for key in Trained._fields if key in saved})
-
-
-def _save(trainee: Trainee, run: RunDirectory, name: str, trained: Trained) -> None:
-    state = trainee.state()
-    if all_finite(state):
-        run.checkpoints.save(trainee.images, {"trainee": state, **trained._asdict()})
-    else:  # the one before is worth more
-        log.warning("%s: no checkpoint at %s images: not all is finite.", name, f"{trainee.images:,}")
+    return Trained(**saved["trained"])
 
 
 def _diverged(name: str, steps: int, images: int, run: RunDirectory | None) -> DivergedError:
-    newest = run.checkpoints.newest() if run else None
+    newest = run.newest_checkpoint() if run else None
     kept = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint from before"
     return DivergedError(
         f"{name} has had no finite loss in {steps} steps in a row, up to {images:,} images; {kept}. "

@@ -24,8 +24,8 @@ from gdd.distill.distill import Inputs
 from gdd.networks.checkpoint import save_network
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import seeded_weights
-from gdd.training.stop import STOP_FILE_VARIABLE
+from gdd.randomness import seeded_weights
+from gdd.training.processes import STOP_FILE_VARIABLE
 
 CLASSES = 4
 ARCH = Architecture(

@@ -17,8 +17,7 @@ import pytest
 
 from gdd import cli
 from gdd.config.config import SCHEMAS
-from gdd.errors import ProcessLost, UserError
-from gdd.training.stop import Stopped
+from gdd.errors import ProcessLost, Stopped, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = "ablations/small.yaml"

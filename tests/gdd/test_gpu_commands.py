@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 
 from gdd import gpus
 from gdd.cli import cli
-from gdd.training import launch
-from gdd.training.launch import ONE, Nodes
-from gdd.training.stop import STOPPED
+from gdd.errors import STOPPED
+from gdd.training import processes
+from gdd.training.processes import ONE, Nodes
 
 Distill = Callable[..., Result]
 
@@ -29,6 +29,7 @@ def _machine(tmp_path: Path) -> Iterator[None]:
     rest = {name: value for name, value in os.environ.items() if name not in left_out}
     with mock.patch.dict(os.environ, rest | own, clear=True):
         yield
+    gpus._for_life.close()
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((processes, nodes, os.environ["CUDA_VISIBLE_DEVICES"]))
         return STOPPED
 
-    monkeypatch.setattr(launch, "launch", start)
+    monkeypatch.setattr(processes, "launch", start)
     return calls
 
 
@@ -109,11 +110,12 @@ def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: py
         asked.append((nodes, here))
         sys.exit(0)
 
-    monkeypatch.setattr(launch, "spread", begin)
+    monkeypatch.setattr(processes, "spread", begin)
     assert distill(8, "--nodes", "2").exit_code == 0
     assert asked == [(2, 4)]
+    gpus._for_life.close()  # as becoming another program does
     place = Nodes(2, 1, "first", 1234)
-    monkeypatch.setattr(launch, "own_place", lambda: place)
+    monkeypatch.setattr(processes, "own_place", lambda: place)
     assert distill(8, "--nodes", "2").exit_code == STOPPED
     assert launched == [(4, place, "0,1,2,3")]
 

@@ -33,9 +33,9 @@ def test_lines_come_now_and_then(clock: list[float], capsys: pytest.CaptureFixtu
         for second, done in ((3, 500), (10, 600), (19, 700), (20, 800)):
             clock[0] = second
             images.update(done, "loss 0.5")
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
         "run: 600/1,000 20 img/s loss 0.5 0:00:20 left",
         "run: 800/1,000 20 img/s loss 0.5 0:00:10 left",
     ]

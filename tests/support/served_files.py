@@ -22,7 +22,7 @@ from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.metrics.inception import InceptionExtractor
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 ARCH: dict[str, Any] = {
     "model_type": "SongUNet",

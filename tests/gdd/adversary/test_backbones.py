@@ -32,7 +32,7 @@ from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier, save_classifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIGNED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

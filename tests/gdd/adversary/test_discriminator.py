@@ -15,7 +15,7 @@ from gdd.adversary.discriminator import ProjectedDiscriminator, RandomProjection
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 # --- projection -----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from gdd.adversary.heads import (
     local_head,
 )
 from gdd.config.recipe import Heads
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 PUBLISHED = Heads(norm_group=2)
 SMALL = Heads(kind="local", channels=4, norm_group=2)

@@ -31,7 +31,7 @@ from gdd.config.architecture import Architecture
 from gdd.config.recipe import Heads
 from gdd.networks.classifier import SmallClassifier
 from gdd.networks.preconditioning import Denoiser
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 WEIGHT = 0.3
 

@@ -16,11 +16,11 @@ from torch.nn import functional
 from gdd.config.recipe import Ema, TeacherRecipe
 from gdd.data.image_array import to_signed
 from gdd.diffusion.teacher import TeacherTraining, edm_loss, learning_rate, train_teacher
+from gdd.errors import Stopped
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser
 from gdd.networks.preconditioning import denoiser_coefficients
 from gdd.randomness import stream
-from gdd.training.stop import Stopped
 
 BATCH = 8
 RECIPE = TeacherRecipe(

@@ -17,12 +17,10 @@ from gdd.distill.distances import squared_error
 from gdd.distill.distill import distill, prepare
 from gdd.distill.generate import generate
 from gdd.distill.student import Student
-from gdd.errors import UserError
+from gdd.errors import Stopped, UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator
-from gdd.networks.preconditioning import OneStepGenerator
-from gdd.networks.two_time import TwoTimeGenerator
-from gdd.training.stop import Stopped
+from gdd.networks.preconditioning import OneStepGenerator, TwoTimeGenerator
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,9 @@ import psutil
 import pytest
 from tiny_project import BATCH, RUN, command, copy_project, make_project, results, write_config
 
+from gdd.errors import STOPPED
 from gdd.files import sha256
-from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED
+from gdd.training.processes import STOP_FILE_VARIABLE
 
 pytestmark = pytest.mark.slow
 

@@ -32,8 +32,7 @@ from gdd.distill.instance import (
 )
 from gdd.distill.shares import Part
 from gdd.networks.checkpoint import load_denoiser
-from gdd.networks.preconditioning import Denoiser, OneStepGenerator, noise_levels
-from gdd.networks.two_time import TwoTimeGenerator
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator, TwoTimeGenerator, noise_levels
 from gdd.randomness import noise, stream
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,11 @@ from forked import in_processes
 
 from gdd.distill.distill import distill
 from gdd.distill.student import Student
-from gdd.errors import ProcessLost, UserError
-from gdd.networks.checkpoint import load_generator, one_step_from_denoiser
-from gdd.training.execution import PLAIN, Execution
-from gdd.training.stop import STOP_FILE_VARIABLE, STOPPED, Stopped
+from gdd.errors import STOPPED, ProcessLost, Stopped, UserError
+from gdd.networks.checkpoint import load_denoiser, load_generator
+from gdd.networks.preconditioning import OneStepGenerator
+from gdd.training.processes import STOP_FILE_VARIABLE
+from gdd.training.world import PLAIN, Execution
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_the_same_run(toy: Any, one: Path, other: Path) -> None:
-    before = weights(one_step_from_denoiser(toy.teachers[False]))
+    before = weights(OneStepGenerator.from_denoiser(load_denoiser(toy.teachers[False])))
     for images in ("000000016", "000000032"):
         first, second = (
             weights(load_generator(folder / "snapshots" / f"{images}.safetensors")) - before
@@ -159,7 +160,7 @@ DIRECT = {"objective": {"instance": "direct", "pairs": 10}}
     ("processes", "changes", "sentence"),
     [
         (3, {}, "3 processes cannot share the batch of 2 x 4 images evenly; use at most 2, or 4, 8"),
-        (4, DIRECT, "needs whole groups, so use at most 2 processes"),
+        (4, DIRECT, "use at most 2 because an instance-based objective needs whole groups"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(

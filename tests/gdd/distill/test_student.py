@@ -18,8 +18,7 @@ from gdd.data.image_array import quantise
 from gdd.distill.distill import prepare
 from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate, keep_only
 from gdd.distill.student import Student
-from gdd.networks.checkpoint import load_generator
-from gdd.networks.weights import load_weights
+from gdd.networks.checkpoint import load_generator, load_weights
 from gdd.randomness import labels, latents
 from gdd.training.world import World
 

@@ -22,7 +22,7 @@ from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.inception import inception_score
 from gdd.metrics.reference import Comparison, load_reference, open_comparisons
 from gdd.metrics.sources import Source, open_source
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 pytestmark = pytest.mark.slow
 

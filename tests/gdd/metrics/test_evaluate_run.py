@@ -22,7 +22,8 @@ from gdd.metrics.evaluate import evaluate_run
 from gdd.metrics.extractors import open_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.reference import open_comparisons
-from gdd.networks.checkpoint import load_generator, one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, load_generator, save_network
+from gdd.networks.preconditioning import OneStepGenerator
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ def make_run(
 ) -> Path:
     """Write snapshots at 16, 32, ... images that drift away from the teacher."""
     for index, scale in enumerate(scales, 1):
-        generator = one_step_from_denoiser(toy.teachers[conditional])
+        generator = OneStepGenerator.from_denoiser(load_denoiser(toy.teachers[conditional]))
         with torch.no_grad():
             generator.model.dec["8x8_aux_conv"].weight *= scale
         save_network(folder / "snapshots" / f"{16 * index:09d}.safetensors", generator)

@@ -12,7 +12,7 @@ from gdd.data.image_array import quantise
 from gdd.errors import UserError
 from gdd.metrics.extractors import ClassifierExtractor, PixelExtractor, open_extractor
 from gdd.networks.classifier import SmallClassifier, save_classifier
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 SHAPE = (1, 8, 8)
 

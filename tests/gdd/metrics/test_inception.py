@@ -19,7 +19,7 @@ from gdd import files
 from gdd.errors import UserError
 from gdd.metrics import extractors
 from gdd.metrics.inception import CleanInceptionExtractor, InceptionExtractor, inception_score
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 
 KINDS = {"legacy_tensorflow": InceptionExtractor, "clean": CleanInceptionExtractor}  # by clean-fid's mode
 

@@ -20,7 +20,8 @@ from gdd.metrics.extractors import open_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.monitor import FidMonitor
 from gdd.metrics.reference import load_reference
-from gdd.networks.checkpoint import load_generator, one_step_from_denoiser
+from gdd.networks.checkpoint import load_denoiser, load_generator
+from gdd.networks.preconditioning import OneStepGenerator
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +71,7 @@ def test_the_run_is_the_same_and_the_number_that_of_its_snapshots(
 def test_neither_nan_nor_a_full_memory_ends_the_training(
     toy: Any, monitor: FidMonitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = one_step_from_denoiser(toy.teachers[False]).eval()
+    generator = OneStepGenerator.from_denoiser(load_denoiser(toy.teachers[False])).eval()
     with torch.no_grad():
         next(generator.parameters()).fill_(torch.nan)
     monitor.open(toy.data, CPU)

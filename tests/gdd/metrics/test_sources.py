@@ -20,7 +20,7 @@ from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.metrics.export import export
 from gdd.metrics.sources import Source, open_source
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, load_generator, save_network
 from gdd.networks.preconditioning import OneStepGenerator
 
 STOCHASTIC = Sampler(steps=2, churn=1.0)
@@ -30,7 +30,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def generators(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain, conditional, broken = (
-        one_step_from_denoiser(toy.teachers[conditional]) for conditional in (False, True, False)
+        OneStepGenerator.from_denoiser(load_denoiser(toy.teachers[conditional]))
+        for conditional in (False, True, False)
     )
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)

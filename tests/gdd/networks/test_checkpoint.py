@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ import torch
 from gdd.config.architecture import Architecture
 from gdd.config.freeze import FREEZE_POLICIES, frozen_names
 from gdd.errors import UserError
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
-from gdd.networks.preconditioning import Denoiser, OneStepGenerator
-from gdd.networks.two_time import TwoTimeGenerator
-from gdd.networks.weights import load_weights, save_weights
+from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights, save_network, save_weights
+from gdd.networks.classifier import SmallClassifier, load_classifier, save_classifier
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator, TwoTimeGenerator
+from gdd.randomness import seeded_weights
 
 ARCH = Architecture(
     model_type="SongUNet",
@@ -25,6 +26,7 @@ ARCH = Architecture(
     num_blocks=1,
     embedding_type="fourier",
 )
+BIAS = "model.map_layer0.bias"
 
 
 @pytest.fixture
@@ -36,9 +38,9 @@ def teacher(tmp_path: Path) -> Path:
 
 def test_a_denoiser_comes_back(teacher: Path) -> None:
     weights, description = load_weights(teacher)
-    loaded = load_denoiser(teacher, torch.bfloat16)
+    loaded = load_denoiser(teacher)
     assert (description["title"], description["images"], description["kind"]) == ("a teacher", 12, "denoiser")
-    assert (loaded.arch, loaded.dtype, loaded.training) == (ARCH, torch.bfloat16, False)
+    assert (loaded.arch, loaded.training) == (ARCH, False)
     state = loaded.state_dict()
     assert state.keys() == weights.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
@@ -66,39 +68,53 @@ def test_a_generator_comes_back(teacher: Path, kind: type[OneStepGenerator], ste
         load_denoiser(path)
 
 
-def test_the_wrong_kind_is_named(teacher: Path) -> None:
-    assert type(one_step_from_denoiser(teacher)) is OneStepGenerator
-    with pytest.raises(UserError, match=r"teacher.safetensors holds a denoiser, but a generator is needed"):
-        load_generator(teacher)
-    save_weights(teacher, {"a": torch.zeros(1)}, {"what": "projection"})
-    with pytest.raises(UserError, match="holds no network"):
-        load_denoiser(teacher)
+@pytest.mark.parametrize("architecture", ["plain", "residual"])
+def test_a_classifier_comes_back_frozen(tmp_path: Path, architecture: str) -> None:
+    with seeded_weights(3):
+        net = SmallClassifier(architecture, 4, 1, 10, 8)
+    net(torch.randn(16, 1, 8, 8))  # moves the running statistics
+    save_classifier(tmp_path / "net.safetensors", net, accuracy=0.5)
+    before = torch.get_rng_state()
+    loaded = load_classifier(tmp_path / "net.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(loaded(images), net.eval()(images))
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert load_weights(tmp_path / "net.safetensors")[1]["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("tensors", "description", "sentence"),
     [
-        ("drop", "lacks model.map_layer0.bias: its weights do not fit the architecture it names"),
-        ("add", "has model.extra besides"),
-        ("reshape", r"has model.map_layer0.bias as \[7\] instead of \[64\]"),
+        ({BIAS: None}, {}, f"lacks {BIAS}: its weights do not fit the architecture it names"),
+        ({"model.extra": torch.zeros(7)}, {}, "has model.extra besides"),
+        ({BIAS: torch.zeros(7)}, {}, rf"has {BIAS} as \[7\] instead of \[64\]"),
+        ({}, {"arch": {"depth": 1}}, r"teacher.safetensors: unknown key 'depth'"),
+        ({}, {"kind": None}, "holds no network"),
+        ({}, {"kind": "classifier"}, "holds a classifier, but a denoiser is needed"),
     ],
 )
-def test_weights_that_do_not_fit_are_one_sentence(teacher: Path, change: str, sentence: str) -> None:
-    weights, description = load_weights(teacher)
-    if change == "drop":
-        del weights["model.map_layer0.bias"]
-    else:
-        weights["model.extra" if change == "add" else "model.map_layer0.bias"] = torch.zeros(7)
-    save_weights(teacher, weights, description)
+def test_what_does_not_fit_is_one_sentence(
+    teacher: Path, tensors: dict[str, Any], description: dict[str, Any], sentence: str
+) -> None:
+    weights, written = load_weights(teacher)
+    changed = {name: tensor for name, tensor in (weights | tensors).items() if tensor is not None}
+    save_weights(teacher, changed, written | description)
     with pytest.raises(UserError, match=sentence):
         load_denoiser(teacher)
 
 
-def test_a_broken_architecture_is_named(teacher: Path) -> None:
-    weights, description = load_weights(teacher)
-    save_weights(teacher, weights, {**description, "arch": {**description["arch"], "depth": 1}})
-    with pytest.raises(UserError, match=r"teacher.safetensors: unknown key 'depth'"):
+def test_files_of_another_kind(teacher: Path) -> None:
+    with pytest.raises(UserError, match=r"teacher.safetensors holds a denoiser, but a generator is needed"):
+        load_generator(teacher)
+    with pytest.raises(UserError, match="holds a 'denoiser', not a classifier"):
+        load_classifier(teacher)
+    teacher.write_bytes(teacher.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read"):
         load_denoiser(teacher)
+    with pytest.raises(UserError, match=r"The weights .*nowhere do not exist\."):
+        load_denoiser(teacher.with_name("nowhere"))
 
 
 @pytest.mark.parametrize("policy", FREEZE_POLICIES)

@@ -17,10 +17,9 @@ from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
 from gdd.files import sha256
-from gdd.networks.checkpoint import load_denoiser, load_generator, one_step_from_denoiser, save_network
+from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights, save_network
 from gdd.networks.edm_import import import_generator, import_network, write_identity
-from gdd.networks.preconditioning import Denoiser
-from gdd.networks.weights import load_weights
+from gdd.networks.preconditioning import Denoiser, OneStepGenerator
 
 Maker = Callable[[bool], Foreign]
 
@@ -53,7 +52,7 @@ def test_reference_networks_survive(
     denoiser = load_denoiser(imported)
     with torch.no_grad():
         denoised = denoiser(tensors["edm_input"], tensors["sigma"], tensors["labels"])
-        generated = one_step_from_denoiser(imported)(tensors["x"], tensors["labels"])
+        generated = OneStepGenerator.from_denoiser(load_denoiser(imported))(tensors["x"], tensors["labels"])
     torch.testing.assert_close(denoised, tensors["edm_output"], atol=2e-6, rtol=0)
     torch.testing.assert_close(generated, tensors["one_step_output"], atol=2e-6, rtol=0)
 
@@ -150,11 +149,14 @@ def change(foreign: Maker, tmp_path: Path) -> Change:
     return Change(foreign(False), tmp_path)
 
 
-def test_half_precision_stays_in_the_file_and_is_converted_at_load(change: Change) -> None:
+def test_types_are_kept_in_the_file_and_converted_at_load(change: Change) -> None:
     change.state = {name: tensor.half() for name, tensor in change.state.items()}
+    change.arguments |= {"label_dim": Scalar(2, old=True), "dropout": Scalar(0.25, old=False)}
     imported = change.imported()
-    assert {tensor.dtype for tensor in load_weights(imported)[0].values()} == {torch.float16}
+    tensors, description = load_weights(imported)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     assert {tensor.dtype for tensor in load_denoiser(imported).state_dict().values()} == {torch.float32}
+    assert (description["arch"]["label_dim"], description["arch"]["dropout"]) == (2, 0.25)
 
 
 def test_a_network_of_96_channels(change: Change) -> None:
@@ -188,8 +190,9 @@ def test_a_generator_loses_augmentation_and_tells_its_step(
     assert (description["arch"]["augment_dim"], description["arch"]["dropout"]) == (0, 0.0)
     generator = load_generator(imported)
     save_network(change.path / "copy.safetensors", generator)
-    import_generator(change.path / "copy.safetensors", imported, dataset="digits")
-    assert load_weights(imported)[1]["dataset"] == "digits"
+    import_generator(change.path / "copy.safetensors", imported, key="ema", licence="ours", dataset="digits")
+    facts = load_weights(imported)[1]
+    assert (facts["dataset"], facts["licence"]) == ("digits", "ours")
     again, z, labels = load_generator(imported), torch.randn(3, 1, 8, 8), torch.eye(2)[[0, 1, 0]]
     assert again.one_step._asdict() == step
     with torch.no_grad():
@@ -197,19 +200,6 @@ def test_a_generator_loses_augmentation_and_tells_its_step(
         if class_name == "EDMPrecond":  # SiD (arXiv:2404.04057): the denoiser at sigma_init = 2.5
             expected = load_denoiser(change.imported())(2.5 * z, 2.5, labels)
         assert torch.equal(again(z, labels), expected)
-
-
-def test_numpy_numbers_among_the_arguments(change: Change) -> None:
-    change.arguments |= {"label_dim": Scalar(2, old=True), "dropout": Scalar(0.25, old=False)}
-    description = load_weights(change.imported())[1]
-    assert (description["arch"]["label_dim"], description["arch"]["dropout"]) == (2, 0.25)
-
-
-def test_what_edm_falls_back_to(change: Change) -> None:
-    for name in ("model_channels", "channel_mult"):
-        del change.arguments[name]
-    # It would be 128 channels, which the small tensors do not have.
-    change.refused(r"has too few tensors for its|instead of")
 
 
 @pytest.mark.parametrize(
@@ -220,37 +210,29 @@ def test_what_edm_falls_back_to(change: Change) -> None:
         ({"model_type": ["SongUNet"]}, r"'model_type' is \['SongUNet'\]"),
         ({"sigma_data": 1.0}, r"sigma_data must be 0.5"),
         ({"model_channels": "wide"}, r"'model_channels' is 'wide'"),
-        ({"num_blocks": 20}, r"too few tensors"),
         ({"num_blocks": 4096}, r"too few tensors"),
-        ({"channel_mult": [1] * 4}, r"too few tensors|lacks|besides|instead of"),
         ({"model_channels": 4096}, r"as \[\d+(, \d+)*\] instead of \[\d+(, \d+)*\]"),
-        ({"model_channels": 60_000}, r"with a 'model_channels' that no published one has"),
+        ({"model_channels": ...}, r"instead of"),  # EDM falls back to 128
         ({"label_dim": 10**9}, r"with a 'label_dim' that no published one has"),
         ({"num_blocks": 2**70}, r"with a 'num_blocks' that no published one has"),
         ({"channel_mult": [1] * 100}, r"with a 'channel_mult' that no published one has"),
         ({"channel_mult": [10**9]}, r"with a 'channel_mult' that no published one has"),
         ({"channel_mult": [[1]]}, r"'channel_mult.0' is \[1\]"),
-        ({"resample_filter": [1, -1]}, r"'resample_filter.1' is -1"),
-        ({"model_channels": 16}, r"has model\.\S+ as \[\d+(, \d+)*\] instead of"),
     ],
     ids=str,
 )
 def test_arguments_that_make_no_sense(change: Change, arguments: dict[str, Any], sentence: str) -> None:
-    change.arguments |= arguments
+    given = change.arguments | arguments
+    change.arguments = {name: value for name, value in given.items() if value is not ...}
     change.refused(sentence)
 
 
 def test_tensors_that_do_not_fit(change: Change) -> None:
     bias = change.state.pop("model.map_layer0.bias")
     change.refused("lacks model.map_layer0.bias: its weights do not fit the architecture it names")
-    change.state |= {"model.map_layer0.bias": bias, "model.extra": bias}
-    change.refused("has model.extra besides")
-    del change.state["model.extra"]
-    change.state["model.map_layer0.bias"] = bias.long()
-    change.refused("has other than finite numbers in model.map_layer0.bias; get the file anew")
-    for value in (float("nan"), float("-inf")):
-        change.state["model.map_layer0.bias"] = torch.cat([bias[:-1], torch.tensor([value])])
-        change.refused("has other than finite numbers in model.map_layer0.bias")
+    for value in (bias.long(), torch.full_like(bias, float("nan")), torch.full_like(bias, float("-inf"))):
+        change.state["model.map_layer0.bias"] = value
+        change.refused("has NaN, infinity or integers in model.map_layer0.bias; get the file anew")
 
 
 def test_the_architecture_that_is_expected(change: Change) -> None:
@@ -263,13 +245,9 @@ def test_the_architecture_that_is_expected(change: Change) -> None:
     )
 
 
-@pytest.mark.parametrize("class_name", ["VPPrecond", "GDDPrecond"])
-def test_other_preconditionings_are_refused(change: Change, class_name: str) -> None:
-    change.class_name = class_name
-    change.refused(f"holds a {class_name}, but a denoiser is imported from EDMPrecond;")
-
-
-def test_another_key(change: Change) -> None:
+def test_another_class_or_key(change: Change) -> None:
+    change.class_name = "GDDPrecond"
+    change.refused("holds a GDDPrecond, but a denoiser is imported from EDMPrecond;")
     network = change.maker.network(change.arguments, change.state, change.buffers)
     pickled = change.maker.write(change.path / "net.pkl", network, key="net")
     with pytest.raises(UserError, match=r"holds no 'ema' but net, loss_fn, augment_pipe, dataset_kwargs;"):

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
+from gdd.networks.classifier import SmallClassifier
 from gdd.networks.layers import attend, downsample, positional_features, separable_filter, upsample
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.unet import build_unet
@@ -114,18 +115,14 @@ def test_dropout_and_label_dropout_act_in_training_only() -> None:
     assert torch.equal(network.train()(*inputs), without)
 
 
-def test_labels_must_fit_the_network() -> None:
-    unconditional, conditional = build_unet(tiny()), build_unet(tiny(label_dim=2))
-    x, noise = torch.randn(2, 1, 8, 8), torch.zeros(2)
-    assert torch.equal(unconditional(x, noise), unconditional(x, noise, torch.zeros(2, 0)))
-    with pytest.raises(ValueError, match="class_labels have 2 entries a row, the network takes 0"):
-        unconditional(x, noise, torch.eye(2))
-    with pytest.raises(ValueError, match="class_labels are missing"):
-        conditional(x, noise)
-    with pytest.raises(ValueError, match="augment_labels have 9 entries"):
-        unconditional(x, noise, None, torch.zeros(2, 9))
-    augmented = randomised(build_unet(tiny(augment_dim=9)))
+def test_labels() -> None:
+    x, noise, none = torch.randn(2, 1, 8, 8), torch.zeros(2), torch.zeros(2, 0)
+    unconditional, augmented = build_unet(tiny()), randomised(build_unet(tiny(augment_dim=9)))
+    assert torch.equal(unconditional(x, noise), unconditional(x, noise, none))
     assert torch.equal(augmented(x, noise), augmented(x, noise, None, torch.zeros(2, 9)))
+    for needs_more in (build_unet(tiny(label_dim=2)), build_unet(tiny(), two_times=True)):
+        with pytest.raises(AssertionError):
+            needs_more(x, noise)
 
 
 @pytest.mark.parametrize("taps", [(1,), (1, 1), (1, 2, 1), (1, 3, 3, 1), (1, 4, 6, 4, 1), (1, 2, 3, 3, 2, 1)])
@@ -174,14 +171,6 @@ def test_frequencies_end_at_a_ten_thousandth() -> None:
     torch.testing.assert_close(without[0, 15], torch.tensor(math.sin(1e-4 ** (7 / 8))))
 
 
-def test_one_seed_gives_the_same_bits() -> None:
-    states = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        states.append(build_unet(VARIANTS["ncsnpp"]).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
 BUILD = """
 import json, sys, torch
 from gdd.config.architecture import Architecture
@@ -200,3 +189,18 @@ def test_building_without_memory_does_not_import_the_compiler() -> None:
     texts = [arch.canonical() for arch in VARIANTS.values()]
     done = subprocess.run([sys.executable, "-c", BUILD, *texts], check=True, capture_output=True)
     assert int(done.stdout) < 50  # the compiler's are hundreds, which take seconds at every start
+
+
+@pytest.mark.parametrize("architecture", ["plain", "residual"])
+@pytest.mark.parametrize(("channels", "resolution"), [(1, 8), (3, 32), (3, 12)])
+def test_small_classifiers_have_three_taps_that_halve_the_resolution(
+    architecture: str, channels: int, resolution: int
+) -> None:
+    net = SmallClassifier(architecture, 4, channels, 10, resolution).eval()
+    images = torch.rand(2, channels, resolution, resolution) * 2 - 1
+    assert [tap.shape[1] for tap in net.taps(images)] == list(net.channels)
+    assert [tap.shape[2] for tap in net.taps(images)] == [resolution, resolution // 2, resolution // 4]
+    assert net.features(images).shape == (2, net.feature_channels)
+    assert net.feature_channels == {"plain": 16, "residual": 64}[architecture]
+    assert torch.equal(net.logits(net.features(images)), net(images))
+    assert net(images).shape == (2, 10)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from gdd.errors import DivergedError
+from gdd.errors import DivergedError, Stopped
 from gdd.training.loop import Monitor, Trained, train
-from gdd.training.run_directory import RunDirectory
-from gdd.training.stop import SIGNALS, STOP_FILE_VARIABLE, Stopped
+from gdd.training.processes import SIGNALS, STOP_FILE_VARIABLE
+from gdd.training.run_directory import own_run
 from gdd.training.world import World
 
 BATCH = 8
@@ -48,15 +47,12 @@ class Counting:
         self.images, self.steps = state["images"], state["steps"]
 
 
+OPTIONS: dict[str, Any] = {"name": "test", "total": 100, "snapshots": [20, 24, 100], "checkpoint_every": 32}
+
+
 def run(folder: Path, trainee: Counting, **changes: Any) -> Trained:
-    options: dict[str, Any] = {
-        "total": 100,
-        "snapshots": [20, 24, 100],
-        "checkpoint_every": 32,
-        "log_every": 8,
-    }
-    with RunDirectory(folder, "a") as directory:
-        return train(trainee, directory, name="test", **(options | changes))
+    with own_run(folder, "a") as directory:
+        return train(trainee, directory, **(OPTIONS | changes))
 
 
 def saved(folder: Path) -> list[int]:
@@ -72,8 +68,8 @@ def log_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "state" / "log.jsonl").read_text().splitlines()]
 
 
-def signals(number: int, at: int) -> Callable[[int], None]:
-    return lambda images: os.kill(os.getpid(), number) if images == at else None
+def signals(*numbers: int, at: int) -> Callable[[int], None]:
+    return lambda images: [os.kill(os.getpid(), number) for number in numbers if images == at]  # type: ignore[return-value]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +78,7 @@ def _no_stop_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ends_at_the_first_step_at_or_after_the_total(tmp_path: Path) -> None:
-    trainee = Counting()
+    trainee = Counting(signals(signal.SIGTERM, at=96))  # a stop in the last step is the end
     assert run(tmp_path, trainee).seconds > 0
     assert trainee.images == 104
     # Nominal count and true count: each at the first step boundary at or after it.
@@ -93,8 +89,8 @@ def test_ends_at_the_first_step_at_or_after_the_total(tmp_path: Path) -> None:
 
 def test_a_finished_run_needs_no_step_and_time_is_summed_over_starts(tmp_path: Path) -> None:
     took = {"seconds": 1234.0, "device_seconds": 5000.0, "nonfinite_steps": 3}
-    with RunDirectory(tmp_path, "a") as directory:
-        directory.checkpoints.save(104, {"trainee": {"images": 104, "steps": [1]}, **took})
+    with own_run(tmp_path, "a") as directory:
+        directory.save_checkpoint(104, {"trainee": {"images": 104, "steps": [1]}, "trained": took})
     trainee = Counting()
     trained = run(tmp_path, trainee)
     assert trainee.steps == [1]
@@ -107,14 +103,9 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_that_very_step(
 ) -> None:
     stop_file = tmp_path / "stop"
     monkeypatch.setenv(STOP_FILE_VARIABLE, str(stop_file))
-
-    def ask(images: int) -> None:
-        if images == 40 and how == "file":
-            stop_file.touch()
-        elif images == 40:
-            os.kill(os.getpid(), how)
-            os.kill(os.getpid(), signal.SIGUSR2)  # which may come again
-
+    ask = signals(how, signal.SIGUSR2, at=40)  # which may come again
+    if how == "file":
+        ask = lambda images: stop_file.touch() if images == 40 else None  # noqa: E731
     before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Stopped, match="test stopped at 48 of 100 images"):
         run(tmp_path, Counting(ask))
@@ -132,33 +123,17 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_that_very_step(
     assert trainee.snapshots == [(100, 104)]
 
 
-def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:
-    trainee = Counting(signals(signal.SIGTERM, 96))
-    run(tmp_path, trainee)
-    assert trainee.images == 104
-    assert progress(tmp_path)["status"] == "finished"
-
-
 def test_a_second_ctrl_c_ends_at_once_with_the_last_checkpoint(tmp_path: Path) -> None:
-    def twice(images: int) -> None:
-        for _ in range(2):
-            signals(signal.SIGINT, 40)(images)
-
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Counting(twice))
+        run(tmp_path, Counting(signals(signal.SIGINT, signal.SIGINT, at=40)))
     assert saved(tmp_path) == [32]
     assert progress(tmp_path)["status"] == "failed"
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_crash_resumes_at_the_last_whole_checkpoint(tmp_path: Path, damaged: bool) -> None:
-    def crash(images: int) -> None:
-        if images == 72:
-            raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path, Counting(crash))
-    assert progress(tmp_path)["status"] == "failed"
+        run(tmp_path, Counting(lambda images: 1 // (images - 72)))  # type: ignore[arg-type, return-value]
     if damaged:
         newest = max((tmp_path / "state" / "checkpoints").iterdir())
         newest.write_bytes(newest.read_bytes()[:-1])
@@ -173,7 +148,7 @@ def test_a_crash_resumes_at_the_last_whole_checkpoint(tmp_path: Path, damaged: b
 
 def test_nonfinite_losses_are_counted_over_all_starts(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        run(tmp_path, Counting(signals(signal.SIGTERM, 40), range(16, 40)), patience=4)
+        run(tmp_path, Counting(signals(signal.SIGTERM, at=40), range(16, 40)), patience=4)
     trained = run(tmp_path, Counting(bad=range(80, 96)), patience=4)
     assert trained.nonfinite_steps == 3 + 2
     counts = [line["nonfinite_steps"] for line in log_lines(tmp_path)]
@@ -181,41 +156,34 @@ def test_nonfinite_losses_are_counted_over_all_starts(tmp_path: Path) -> None:
 
 
 def test_too_many_of_them_in_a_row_end_the_run_with_the_last_good_checkpoint(tmp_path: Path) -> None:
+    options = {"patience": 4, "checkpoint_every": 8}
+    with pytest.raises(Stopped):  # no checkpoint, though it is asked to stop
+        run(tmp_path, Counting(signals(signal.SIGTERM, at=64), range(56, 1000)), **options)
+    assert saved(tmp_path) == [48, 56]
     with pytest.raises(DivergedError) as error:
-        run(tmp_path, Counting(bad=range(56, 1000)), patience=4, checkpoint_every=8)
+        run(tmp_path, Counting(bad=range(56, 1000)), **options)
     assert "no finite loss in 4 steps in a row, up to 88 images" in str(error.value)
-    assert saved(tmp_path) == [48, 56]  # none while it lasts
+    assert saved(tmp_path) == [48, 56]
     assert str(max((tmp_path / "state" / "checkpoints").iterdir())) in str(error.value)
     assert progress(tmp_path)["status"] == "failed"
     with pytest.raises(DivergedError, match="there is no checkpoint from before"):
         run(tmp_path / "other", Counting(bad=range(1000)), patience=2)
 
 
-def test_nonfinite_weights_are_no_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Counting):
-        def state(self) -> dict[str, Any]:
-            weights = torch.tensor([1.0, math.nan if self.images >= 64 else 2.0])
-            return {**super().state(), "layers": [{"weights": weights}]}
-
-    run(tmp_path, Broken())
-    assert saved(tmp_path) == [32]
-    assert "no checkpoint at 64 images: not all is finite" in caplog.text
-
-
 def test_another_process_writes_nothing_and_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RunDirectory(tmp_path, "a") as directory:
-        path = directory.checkpoints.save(64, {"trainee": {"images": 64, "steps": [1]}, "seconds": 5.0})
-    heard: list[Any] = [path, None, None, None, None]
-    monkeypatch.setattr(World, "broadcast", lambda self, value: heard.pop(0))
+    with own_run(tmp_path, "a") as directory:
+        path = directory.save_checkpoint(64, {"trainee": {"images": 64, "steps": [1]}, "trained": {}})
+    received: list[Any] = [path, None, None, None, None]
+    monkeypatch.setattr(World, "broadcast", lambda self, value: received.pop(0))
     monkeypatch.setattr(World, "any", lambda self, flag: trainee.images == 96)  # another was asked to stop
     trainee = Counting()
-    options = {"total": 100, "snapshots": [80], "checkpoint_every": 1000, "log_every": 8}
     monitor = Monitor(40, lambda interrupted: pytest.fail("measures"))
+    options = OPTIONS | {"snapshots": [80], "checkpoint_every": 1000}
     with pytest.raises(Stopped):
-        train(trainee, None, name="test", world=World(1, 2), monitor=monitor, **options)  # type: ignore[arg-type]
+        train(trainee, None, world=World(1, 2), monitor=monitor, **options)
     assert trainee.steps == [1, 64, 72, 80, 88]
     assert trainee.snapshots == []
-    assert heard == [None]  # where to resume; then the main process's snapshot, measurement and checkpoint
+    assert received == [None]  # where to resume; then the main process's snapshot, measurement and checkpoint
     assert saved(tmp_path) == [64]
 
 
@@ -248,7 +216,7 @@ def test_measurements_have_lines_of_their_own_and_the_others_are_as_without(tmp_
 
 
 def test_a_stop_comes_first_and_leaves_the_measurement_out(tmp_path: Path) -> None:
-    trainee = Counting(signals(signal.SIGUSR2, 56))
+    trainee = Counting(signals(signal.SIGUSR2, at=56))
     with pytest.raises(Stopped, match="stopped at 64 of 100"):
         run(tmp_path, trainee, monitor=Monitor(30, half(trainee)))
     trainee = Counting()
@@ -261,6 +229,7 @@ def test_measuring_takes_no_training_time_and_nan_is_no_end(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("gdd.training.log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gdd.training.log.LINES", 2)
 
     def advance(seconds: float) -> None:
         now[0] += seconds
@@ -269,7 +238,7 @@ def test_measuring_takes_no_training_time_and_nan_is_no_end(
         advance(1000)
         return {"fid_of_7": math.nan}
 
-    trained = run(tmp_path, Counting(lambda _: advance(1)), monitor=Monitor(50, measure), log_every=50)
+    trained = run(tmp_path, Counting(lambda _: advance(1)), monitor=Monitor(50, measure))
     assert trained.seconds == 13
     assert [line["seconds"] for line in log_lines(tmp_path)] == [7, 7, 13, 13]
     assert log_lines(tmp_path)[-2]["images_per_second"] == 8

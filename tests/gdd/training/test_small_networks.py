@@ -9,7 +9,7 @@ from torch import Tensor
 from gdd.config.records import FeatureNetwork
 from gdd.data.image_array import to_signed
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.seeded import seeded_weights
+from gdd.randomness import seeded_weights
 from gdd.training.feature_network import _shifted, calibrate_batch_norm, train_classifier
 
 Digits = tuple[Tensor, Tensor]
@@ -32,13 +32,12 @@ def record(**changes: object) -> FeatureNetwork:
     return FeatureNetwork.model_validate(usual | changes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["plain", "residual"])
 def test_learns_the_digits(digits: Digits, architecture: str) -> None:
     net = make(architecture, 8)
-    result = train_classifier(net, *digits, record(steps=120, batch=64, lr=5e-3))
-    assert result["accuracy"] > 0.95
-    assert result["loss"] < 0.6
+    result = train_classifier(net, *digits, record(steps=60, batch=64, lr=5e-3))
+    assert result["accuracy"] > 0.8  # by chance it is 0.1
+    assert result["loss"] < 1.5
     assert not net.training
 
 
@@ -55,18 +54,20 @@ def test_depends_on_the_seed_alone(digits: Digits) -> None:
     assert not torch.equal(run(0, 1), run(1, 1))
 
 
-def test_calibration_takes_the_statistics_of_the_images_and_keeps_the_weights(digits: Digits) -> None:
+def test_calibration_takes_the_statistics_of_the_images_and_keeps_the_weights(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = make("plain", 8)
     before = [parameter.clone() for parameter in net.parameters()]
-    calibrate_batch_norm(net, digits[0], batch=2000)
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
-    assert all(norm.momentum == 0.1 for norm in net.modules() if isinstance(norm, torch.nn.BatchNorm2d))
     with torch.no_grad():
         convolved = net.stages[0][0](digits[0])
-    torch.testing.assert_close(net.stages[0][1].running_mean, convolved.mean((0, 2, 3)), atol=1e-4, rtol=0)
-    torch.testing.assert_close(net.stages[0][1].running_var, convolved.var((0, 2, 3)), atol=1e-4, rtol=1e-4)
-    calibrate_batch_norm(net, digits[0], batch=500)  # nearly equal passes, each of which counts the same
-    torch.testing.assert_close(net.stages[0][1].running_mean, convolved.mean((0, 2, 3)), atol=1e-3, rtol=0)
+    for batch, tolerance in ((2000, 1e-4), (500, 1e-3)):  # nearly equal passes, each of which counts the same
+        monkeypatch.setattr("gdd.training.feature_network.BATCH", batch)
+        calibrate_batch_norm(net, digits[0])
+        norm = net.stages[0][1]
+        torch.testing.assert_close(norm.running_mean, convolved.mean((0, 2, 3)), atol=tolerance, rtol=0)
+        torch.testing.assert_close(norm.running_var, convolved.var((0, 2, 3)), atol=tolerance, rtol=1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
 def test_shifts_are_whole_images_moved_by_at_most_one_pixel() -> None:

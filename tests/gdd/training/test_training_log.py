@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from gdd.errors import Stopped
 from gdd.training import log as module
 from gdd.training.log import TrainingLog
-from gdd.training.stop import Stopped
 from gdd.watch import progress_table, read_progress
 
+KEYS = ["images", "loss_generator", "replaced_gradients", "images_per_second", "seconds", "peak_memory_mib"]
 
-def follow(folder: Path, start: int = 0, **changes: Any) -> TrainingLog:
+
+def follow(folder: Path, start: int = 0, seconds: float = 0.0) -> TrainingLog:
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"start": start, "total": 100, "every": 20, "seconds": 0.0} | changes
-    return TrainingLog("digits/gdd/seed0", folder, **options)
+    return TrainingLog("digits/gdd/seed0", folder, start, 100, seconds)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -31,22 +32,16 @@ def images(folder: Path) -> list[int]:
     return [line["images"] for line in lines(folder)]
 
 
-def test_a_line_every_so_many_images_and_at_the_end_with_the_mean_since_the_last(tmp_path: Path) -> None:
-    log = follow(tmp_path, every=30)
-    for step in range(1, 14):  # 8 images a step, so that lines fall on the first step after 30, 60, ...
+def test_lines_at_even_distances_and_at_the_end_hold_the_mean_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINES", 3)
+    log = follow(tmp_path)
+    for step in range(1, 14):  # 8 images a step, so that lines fall on the first step after 33, 66, ...
         log.step(8 * step, {"loss_generator": float(step), "replaced_gradients": 0})
-    assert images(tmp_path) == [32, 64, 96, 104]
-    assert [line["loss_generator"] for line in lines(tmp_path)] == [2.5, 6.5, 10.5, 13.0]
-    keys = [
-        "images",
-        "loss_generator",
-        "replaced_gradients",
-        "images_per_second",
-        "seconds",
-        "peak_memory_mib",
-    ]
-    assert all(list(line) == keys for line in lines(tmp_path))
-    assert lines(tmp_path)[0]["peak_memory_mib"] > 0
+    assert images(tmp_path) == [40, 72, 104]
+    assert [line["loss_generator"] for line in lines(tmp_path)] == [3.0, 7.5, 11.5]
+    assert all(list(line) == KEYS and line["peak_memory_mib"] > 0 for line in lines(tmp_path))
 
 
 def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
@@ -54,12 +49,12 @@ def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
     for seen in range(8, 97, 8):
         log.step(seen, {"loss": 1.0})
         if seen == 40:
-            log.measured({"fid_of_7": 3.0})
+            log.measure(lambda: {"fid_of_7": 3.0})
     expected = images(tmp_path)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"images": 99, "lo')  # its writer was killed
     resumed = follow(tmp_path, start=48, seconds=1000.0)
-    assert images(tmp_path) == [count for count in expected if count <= 48] == [24, 40, 40]
+    assert images(tmp_path) == [count for count in expected if count <= 48] == [8, 16, 24, 32, 40, 40, 48]
     for seen in range(56, 97, 8):
         resumed.step(seen, {"loss": 1.0})
     assert images(tmp_path) == expected
@@ -73,29 +68,30 @@ def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
 def test_progress_is_what_watching_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: type[BaseException] | None, status: str
 ) -> None:
-    folder = tmp_path / "runs" / "digits" / "gdd" / "seed0" / "state"
-    log = follow(folder)
+    log = follow(tmp_path / "runs" / "digits" / "gdd" / "seed0" / "state")
     log.__enter__()
-    log.step(8, {"loss_generator": 0.5, "logits_real": 1.0})
+    scalars = {"loss_generator": 0.5, "loss_discriminator": math.nan, "logits_real": 1.0}
+    log.step(8, scalars)
     (running,) = read_progress(tmp_path)
-    assert (running["name"], running["status"], running["pid"]) == (
-        "digits/gdd/seed0",
-        "running",
-        os.getpid(),
-    )
-    assert (running["images"], running["total"]) == (8, 100)
+    expected = {
+        "name": "digits/gdd/seed0",
+        "status": "running",
+        "pid": os.getpid(),
+        "images": 8,
+        "total": 100,
+    }
+    assert expected.items() <= running.items()
     assert abs(running["updated"] - time.time()) < 10
-    log.step(96, {"loss_generator": 0.5, "logits_real": 1.0})
+    log.step(96, scalars)
+    assert lines(log.folder)[-1]["loss_discriminator"] is None  # type: ignore[arg-type]
     log.__exit__(error, None, None)
     (ended,) = read_progress(tmp_path)
-    assert (ended["status"], ended["images"], ended["losses"]) == (
-        status,
-        96,
-        {"loss_generator": 0.5, "logits_real": 1.0},
-    )
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"digits/gdd/seed0: {status} at 96 of 100 images, ")
+    finite = {"loss_generator": 0.5, "logits_real": 1.0}
+    assert (ended["status"], ended["images"], ended["losses"]) == (status, 96, finite)
+    progress_table([ended])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"digits/gdd/seed0: {status} at 96 of 100 images, ")
 
 
 def test_no_step_waits_for_the_disk_or_ends_because_it_is_full(
@@ -114,18 +110,8 @@ def test_no_step_waits_for_the_disk_or_ends_because_it_is_full(
     log.step(16, {"loss": 1.0})
 
 
-def test_a_nonfinite_loss_neither_ends_the_run_nor_breaks_the_log(tmp_path: Path) -> None:
-    log = follow(tmp_path / "state")
-    log.step(20, {"loss_generator": math.nan, "loss_discriminator": math.inf, "logits_real": 1.0})
-    (line,) = lines(tmp_path / "state")
-    assert (line["loss_generator"], line["loss_discriminator"], line["logits_real"]) == (None, None, 1.0)
-    (facts,) = read_progress(tmp_path)
-    assert facts["losses"] == {"logits_real": 1.0}
-    progress_table([facts])
-
-
-def test_another_process_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with TrainingLog("run", None, start=0, total=100, every=8, seconds=5.0) as log:
+def test_another_process_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingLog("run", None, 0, 100, seconds=5.0) as log:
         log.step(8, {"loss": 1.0})
         assert log.seconds >= 5
     assert capsys.readouterr().err == ""

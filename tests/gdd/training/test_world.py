@@ -1,50 +1,36 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import in_processes
 
-from gdd.errors import DivergedError, ProcessLost, UserError
+from gdd.errors import DivergedError, ProcessLost, Stopped, UserError
 from gdd.training import world as module
 from gdd.training.world import ALONE, World, join, own_device
 
-FORK = multiprocessing.get_context("fork")
+GPU = torch.device("cuda", 0)
 
 
-def run(count: int, function: Callable[[World], None], *, training: bool = False) -> list[int]:
-    """Call `function` in so many processes and return how they ended: 3 for a UserError, 4 if one was lost."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def run(count: int, function: Callable[[World], None]) -> list[int]:
+    """Call `function` in so many processes and return how they ended: 4 if one was lost."""
 
-    def work(rank: int) -> None:
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-        os.environ |= {name: str(value) for name, value in variables.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    def work(_: int) -> None:
         try:
-            with join("cpu", training=training) as world:
+            with join("cpu") as world:
                 function(world)
-        except UserError:
-            os._exit(3)
         except ProcessLost:
             os._exit(4)
+        except Stopped:
+            os._exit(5)
 
-    processes = [FORK.Process(target=work, args=(rank,)) for rank in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    ended = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert None not in ended, "a process hangs"
-    return ended
+    return in_processes(count, work, seconds=60)
 
 
 def test_one_process_has_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,21 +38,21 @@ def test_one_process_has_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> 
     rows, tensor = torch.ones(2, 3), torch.ones(2)
     ALONE.all_reduce([tensor])
     assert ALONE.main
-    assert ALONE.broadcast("text") == "text"
-    assert (ALONE.any(True), ALONE.any(False), ALONE.minimum(3)) == (True, False, 3)
+    assert (ALONE.broadcast("text"), ALONE.all_gather("text")) == ("text", ["text"])
+    assert (ALONE.any(True), ALONE.any(False)) == (True, False)
     assert ALONE.gather(rows)[0] is rows
     assert torch.equal(tensor, torch.ones(2))
     with pytest.raises(DivergedError, match="it"), ALONE.same_error():
         raise DivergedError("it")
     with join("cpu") as world:
-        assert (world.size, world.device.type) == (1, "cpu")
+        assert world == ALONE
 
 
 def test_what_three_processes_exchange() -> None:
     def talk(world: World) -> None:
         assert world.broadcast({"a": [world.rank, None]}) == {"a": [0, None]}
+        assert world.all_gather(7 - world.rank) == [7, 6, 5]
         assert [world.any(world.rank == rank) for rank in (2, 3)] == [True, False]
-        assert world.minimum(7 - world.rank) == 5
 
         shapes = [(4,), (2, 3), (30,), (3,), (1, 1, 1)]
         tensors = [torch.full(shape, float(world.rank + n)) for n, shape in enumerate(shapes)]
@@ -89,15 +75,6 @@ def test_what_three_processes_exchange() -> None:
     assert run(3, talk) == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("training", "ended"), [(False, [3, 2]), (True, [3, 3])])
-def test_in_an_evaluation_the_main_process_alone_names_bad_input(training: bool, ended: list[int]) -> None:
-    def fail(world: World) -> None:
-        world.any(False)  # all have joined
-        raise UserError("bad input")
-
-    assert run(2, fail, training=training) == ended
-
-
 @pytest.mark.slow
 def test_a_slower_process_is_waited_for_beyond_the_limit_of_a_collective(
     monkeypatch: pytest.MonkeyPatch,
@@ -109,6 +86,7 @@ def test_a_slower_process_is_waited_for_beyond_the_limit_of_a_collective(
             time.sleep(1.5 * (world.rank == slow))
             assert world.broadcast(1) == 1
             assert len(world.gather(torch.ones(1))) == (2 if world.main else 0)
+        time.sleep(1.5 * world.main)  # the end is one together, too
 
     assert run(2, sleep) == [0, 0]
 
@@ -134,9 +112,15 @@ def main_killed(world: World) -> None:
     world.broadcast(1)
 
 
-@pytest.mark.parametrize(("function", "ended"), [(crash, [4, 1]), (killed, [4, -9]), (main_killed, [-9, 4])])
+def stopped(world: World) -> None:
+    raise Stopped
+
+
+@pytest.mark.parametrize(
+    ("function", "ended"), [(crash, [4, 1]), (killed, [4, -9]), (main_killed, [-9, 4]), (stopped, [5, 5])]
+)
 def test_a_lost_process_is_noticed(function: Callable[[World], None], ended: list[int]) -> None:
-    assert run(2, function, training=True) == ended
+    assert run(2, function) == ended
 
 
 @pytest.mark.slow
@@ -147,7 +131,7 @@ def test_a_process_that_does_not_answer_is_noticed(monkeypatch: pytest.MonkeyPat
         time.sleep(2 * world.rank)
         world.any(False)
 
-    assert run(2, silent, training=True) == [4, 4]
+    assert run(2, silent) == [4, 4]
 
 
 def test_full_memory_is_no_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,22 +156,24 @@ def test_every_batch_belongs_to_one_process_in_order(size: int) -> None:
 def test_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert own_device("auto") == own_device("cpu") == torch.device("cpu")
+    assert (ALONE.memory_format, ALONE.describe()) == (torch.contiguous_format, {"processes": 1})
     with pytest.raises(UserError, match="torch sees none"):
         own_device("cuda")
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert own_device("auto") == torch.device("cuda", 1)
-    assert chosen == [torch.device("cuda", 1)]
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace())
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for tf32 in (True, False):
+        assert own_device("auto", tf32=tf32) == torch.device("cuda", 1)
+        assert torch.backends.cuda.matmul.allow_tf32 is tf32
+        facts = {"processes": 4, "device": "A GPU", "tf32": tf32, "channels_last": True}
+        assert World(0, 4, GPU).describe() == facts
+    assert chosen == [torch.device("cuda", 1)] * 2
     assert own_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="has 2 GPUs, but more processes were started"):
-        own_device("auto", shared=False)
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "LOCAL_RANK"])
-def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    monkeypatch.setenv(variable, "")
-    with pytest.raises(UserError, match=f"{variable} is '', not a whole number; unset it"), join():
-        pass
+        own_device("auto")

@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from gdd.errors import STOPPED
 from gdd.files import write_json
-from gdd.training.stop import STOPPED, StopRequest
+from gdd.training.processes import StopRequest
 
 
 def advance(value: str, step: int, processes: int = 1) -> str:

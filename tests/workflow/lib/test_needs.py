@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gdd.config.config import load_config
-from gdd.errors import UserError
 from gdd.experiments import Experiments
-from gdd.training.layout import lay_out, most_processes
+from gdd.training.layout import lay_out
 from workflow.lib.needs import Need, Needs
 from workflow.lib.rules import PROGRESS, Rules
 
@@ -67,24 +65,9 @@ def test_the_machine_decides_how_many_but_not_for_the_digits() -> None:
 def test_a_card_too_small_for_a_group_takes_more_gpus() -> None:
     small = need("imagenet", card="24 GB")
     rate = load_config("config").settings["imagenet"].resources.rates["24 GB"]
-    assert lay_out(512, 64, small.gpus).piece <= rate.at_once < 64
+    recipe = Rules().experiments.find("imagenet", "gdd")
+    assert lay_out(recipe, small.gpus).piece <= rate.at_once < 64
     assert need("imagenet", card="24 GB", gpus=2).gpus == 2
-
-
-@pytest.mark.parametrize("instance", [None, "consistency"])
-def test_most_processes_are_the_most_that_are_not_refused(instance: str | None) -> None:
-    heads, objective = SimpleNamespace(norm_group=6), SimpleNamespace(instance=instance)
-    for groups, limit, step in itertools.product((1, 2, 4), range(1, 40), (1, 2)):
-        recipe: Any = SimpleNamespace(batch=6 * groups, heads=heads, objective=objective)
-        possible = []
-        for count in range(step, limit + 1, step):
-            try:
-                layout = lay_out(recipe.batch, 6, count)
-            except UserError:
-                continue
-            if not instance or layout.span == 1:
-                possible.append(count)
-        assert most_processes(recipe, limit, step) == max(possible, default=step)
 
 
 RUN = {"setting": "cifar10-uncond", "run": "gdd", "seed": "0"}
@@ -147,8 +130,8 @@ def test_progress_is_looked_for_where_it_is_written() -> None:
 
     names = {"setting": "s", "run": "r", "seed": "0", "teacher": "t", "external": "e"}
     found = {stage: template.format(**names) for stage, template in PROGRESS.items()}
-    assert found["distill"] == str(RunDirectory("results/runs/s/r/seed0", "").checkpoints.folder)
-    assert found["teacher"] == str(RunDirectory("results/teachers/t", "").checkpoints.folder)
+    assert found["distill"] == str(RunDirectory(Path("results/runs/s/r/seed0"), "").checkpoints)
+    assert found["teacher"] == str(RunDirectory(Path("results/teachers/t"), "").checkpoints)
     assert found["evaluate_run"] == f"results/runs/s/r/seed0/{BLOCKS}"
     from gdd import paths
 
