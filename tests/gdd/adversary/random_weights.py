@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import timm
 import torch
 import torchvision
 from torch import Tensor
+
+NARROW: list[int | str] = [4, 4, "M", 8, 8, "M", 8, 8, 8, "M", 8, 8, 8, "M", 8, 8, 8, "M"]
+
+
+def narrow_vgg() -> AbstractContextManager[object]:
+    """Build VGG-16 with few channels, by torchvision and by timm."""
+    stack = ExitStack()
+    stack.enter_context(patch.dict(torchvision.models.vgg.cfgs, D=NARROW))
+    stack.enter_context(patch.dict(timm.models.vgg.cfgs, vgg16=NARROW))
+    return stack
 
 
 def random_state(shapes: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
@@ -33,24 +45,20 @@ def random_state(shapes: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tenso
     return state
 
 
-def published_state(name: str) -> dict[str, Tensor]:
-    """Return random weights under the names and in the shapes of a published backbone's file."""
+def published_shapes(name: str) -> dict[str, Tensor]:
+    """Return the state dict of a published backbone's file on the meta device: names and shapes alone."""
     with torch.device("meta"):
         if name == "vgg16_bn":
             net = torchvision.models.vgg16_bn(weights=None, init_weights=False)
             net.classifier = torch.nn.Linear(1, 1)  # most of the weights, and not needed
         else:
             net = timm.create_model(name.removesuffix("_ns"), pretrained=False)
-    return random_state(net.state_dict())
+    return net.state_dict()
 
 
-def write_published(name: str, folder: Path) -> Path:
-    """Write random weights as the publisher's file."""
-    state = published_state(name)
-    if name == "vit_base_patch16_224":
-        return write_augreg(folder / f"{name}.npz", state, heads=12)
-    torch.save({"model": state} if name.startswith("deit") else state, folder / name)
-    return folder / name
+def published_state(name: str) -> dict[str, Tensor]:
+    """Return random weights under the names and in the shapes of a published backbone's file."""
+    return random_state(published_shapes(name))
 
 
 def write_augreg(path: Path, state: Mapping[str, Tensor], heads: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from random_weights import published_state, random_state, write_augreg, write_published
+from random_weights import narrow_vgg, published_shapes, published_state, random_state, write_augreg
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,7 +47,7 @@ NORMALISATION = {  # what the networks were trained on
 CONVOLUTIONAL = (
     "tf_efficientnet_lite0",
     pytest.param("tf_efficientnet_b0_ns", marks=pytest.mark.slow),
-    pytest.param("vgg16_bn", marks=pytest.mark.slow),
+    "vgg16_bn",
 )
 
 
@@ -78,12 +79,13 @@ def stages(name: str, state: dict[str, Tensor]) -> list[nn.Sequential]:
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @torch.no_grad()
 def test_a_convolutional_network_folded_gives_the_published_ones_taps(name: str) -> None:
-    state = published_state(name)
-    backbone = published_backbone(name, state, seed=0)
+    with narrow_vgg():
+        state = published_state(name)
+        backbone, theirs = published_backbone(name, state, seed=0), stages(name, state)
     x = torch.randn(1, 3, 32, 32)
     taps = backbone.taps(x)
     expected = []
-    for stage in stages(name, state):
+    for stage in theirs:
         x = stage(x)
         expected.append(x.clone())  # the next stage may work in place
     assert_close(taps, expected)
@@ -104,19 +106,29 @@ def tiny(name: str, **options: Any) -> Any:
     ("name", "leading"), [("deit_base_distilled_patch16_224", 2), ("vit_base_patch16_224", 1)]
 )
 @torch.no_grad()
-def test_a_transformers_taps_are_the_patches_tokens_after_four_blocks(name: str, leading: int) -> None:
-    images, whole = torch.randn(2, 3, 32, 32), tiny(name)
-    extractor = tiny(name, features_only=True, out_indices=BLOCKS)
-    state = whole.state_dict()
-    extractor.model.load_state_dict({key: state[key] for key in extractor.model.state_dict()})
-    grids = []
+def test_a_transformers_taps_are_the_patches_tokens_after_four_blocks(
+    name: str, leading: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the publisher's file of a narrow network."""
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, embed_dim=24))
+    whole, path = timm.create_model(name), tmp_path / f"{name}.npz"
+    state = random_state(whole.state_dict())
+    whole.load_state_dict(state)
+    whole.eval()
+    if leading == 1:
+        write_augreg(path, state, heads=12)
+    else:
+        path = path.with_suffix(".pth")
+        torch.save({"model": state}, path)
+    backbone = load_published(name, path, seed=3)
+
+    images, grids = torch.randn(2, 3, 224, 224), []
     x = whole._pos_embed(whole.patch_embed(images))
     for index, block in enumerate(whole.blocks):
         x = block(x)
         if index in (2, 5, 8, 11):
-            # Token t is the patch in row t // 2 and column t % 2.
-            grids.append(x[:, leading:].transpose(1, 2).unflatten(2, (2, 2)))
-    backbone = TransformerBackbone(extractor, 3, resolution=32)
+            # Token t is the patch in row t // 14 and column t % 14.
+            grids.append(x[:, leading:].transpose(1, 2).unflatten(2, (14, 14)))
     mix: Any = backbone.reassembly
     expected = [
         functional.conv_transpose2d(mix[0][0](grids[0]), mix[0][1].weight, mix[0][1].bias, stride=4),
@@ -141,26 +153,28 @@ def test_a_transformers_random_convolutions_belong_to_the_discriminators_state()
     assert torch.equal(nn.utils.parameters_to_vector(nets[2].reassembly.parameters()), first)
 
 
-def test_reads_augregs_npz_and_refuses_another(tmp_path: Path) -> None:
+def test_an_npz_of_another_image_size_is_refused(tmp_path: Path) -> None:
     name = "vit_base_patch16_224"
-    whole = tiny(name)
-    state = whole.state_dict()
-    path = write_augreg(tmp_path / "vit.npz", state, heads=2)
-    found = read_augreg(path, tiny(name))
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[key], value) for key, value in state.items())
+    path = write_augreg(tmp_path / "vit.npz", tiny(name).state_dict(), heads=2)
     with pytest.raises(WeightsProblem, match=r"another network's \(its position embedding has the shape"):
         read_augreg(path, tiny(name, img_size=64))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(PUBLISHED))
-@torch.no_grad()
-def test_published_sizes(name: str, tmp_path: Path, golden: Path) -> None:
-    path = write_published(name, tmp_path)
-    net = load_published(name, path, 0)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str, golden: Path) -> None:
+    """The whole networks on the meta device, where tensors have shapes and no numbers."""
+    net = published_backbone(name, published_shapes(name), seed=0)
     images = torch.rand(1, 3, 32, 32) * 2 - 1
-    taps = net(images)
+    mean, std = (torch.tensor(values)[:, None, None] for values in NORMALISATION[name])
+    expected = functional.interpolate(((images + 1) / 2 - mean) / std, size=(224, 224), mode="bilinear")
+    torch.testing.assert_close(net.prepare(images), expected, rtol=0, atol=1e-5, check_stride=False)
+
+    with torch.device("meta"):
+        discriminator = build_discriminator({name: net}, Heads(norm_group=1), seed=0).to("meta").eval()
+    taps: list[Tensor] = []
+    net.register_forward_hook(lambda _net, _images, output: taps.extend(output))
+    (logits,) = discriminator(images.to("meta"))
     pinned = json.loads((golden / "discriminator" / "backbones.json").read_text())
     # What is not among the published discriminator's networks has the taps of its kind.
     alike = {
@@ -170,13 +184,7 @@ def test_published_sizes(name: str, tmp_path: Path, golden: Path) -> None:
     wanted = pinned[alike.get(name, name)]
     assert list(net.channels) == [tap.shape[1] for tap in taps] == wanted["channels"]
     assert [tap.shape[2] / 224 for tap in taps] == [tap.shape[3] / 224 for tap in taps] == wanted["res_mult"]
-    mean, std = (torch.tensor(values)[:, None, None] for values in NORMALISATION[name])
-    expected = functional.interpolate(((images + 1) / 2 - mean) / std, size=(224, 224), mode="bilinear")
-    torch.testing.assert_close(net.prepare(images), expected, rtol=0, atol=1e-5, check_stride=False)
-    assert not any(tensor.is_meta for tensor in [*net.parameters(), *net.buffers()])
     # With the published heads: 11x11 logits a head over VGG's large taps, else 4x4.
-    discriminator = build_discriminator({name: net}, Heads(norm_group=1), seed=0)
-    (logits,) = discriminator.eval()(images)
     assert logits.shape == (1, 4 * 11 * 11 if name == "vgg16_bn" else 4 * 4 * 4)
 
 
@@ -239,7 +247,7 @@ def test_a_backbone_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Path,
     for name in ("tf_efficientnet_lite0", "deit_base_distilled_patch16_224"):
         with pytest.raises(UserError, match=f"'{name}' is another network's .* `gdd fetch"):
             load_published(name, other, 0)
-    lite = published_state("tf_efficientnet_lite0")
+    lite = published_shapes("tf_efficientnet_lite0")
     with pytest.raises(WeightsProblem, match=r"'blocks\.0\.0\.se\.conv_reduce\.weight'"):
         published_backbone("tf_efficientnet_b0_ns", lite, 0)
     save_classifier(tmp_path / "grey.safetensors", classifier("plain"), feature_scale=1.0)

@@ -11,7 +11,7 @@ import timm
 import torch
 import torch.distributed as dist
 from forked import in_processes
-from random_weights import published_state, random_state
+from random_weights import narrow_vgg, published_state, random_state
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -37,13 +37,14 @@ WEIGHT = 0.3
 
 
 def published(name: str) -> Backbone:
-    """Return a published backbone for small images; the transformers are narrow."""
+    """Return a published backbone for small images; VGG and the transformers are narrow."""
     if PUBLISHED[name].taps == BLOCKS:
         narrow = {"embed_dim": 12, "num_heads": 2, "img_size": 32}
         net = timm.create_model(PUBLISHED[name].timm, features_only=True, out_indices=BLOCKS, **narrow)
         net.load_state_dict(random_state(net.state_dict()))
         return TransformerBackbone(net, 0, resolution=32)
-    backbone = published_backbone(name, published_state(name), seed=0)
+    with narrow_vgg():
+        backbone = published_backbone(name, published_state(name), seed=0)
     backbone.resolution = 32
     return backbone
 

@@ -224,22 +224,6 @@ def test_any_key_of_a_part_may_be_left_out() -> None:
     assert part.objective.model_fields_set == {"distributional"}
 
 
-@pytest.mark.parametrize(
-    ("instance", "two_times"),
-    [
-        (None, False),
-        ("direct", False),
-        ("consistency", False),
-        ("progressive", True),
-        ("consistency-trajectory", True),
-        ("reverse-consistency", True),
-    ],
-)
-def test_some_objectives_need_a_student_with_two_times(instance: str | None, two_times: bool) -> None:
-    objective = {"instance": instance, "distributional": "softplus", "grid": 16 if two_times else 18}
-    assert parse(Recipe, RECIPE | {"objective": objective}, "some.yaml").objective.two_times == two_times
-
-
 # Others
 
 

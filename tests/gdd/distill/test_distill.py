@@ -80,12 +80,9 @@ def uninterrupted(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     ("name", "after", "how"),
     [
         ("gdd", 3, "crash"),  # after R1, which comes again
-        ("gdd", 2, "file"),  # right before R1
         ("gdd-i", 3, "SIGTERM"),  # right after R1
-        ("two steps", 2, "crash"),
-        ("direct", 3, "crash"),
         ("consistency", 2, "crash"),
-        ("both", 1, "SIGUSR2"),
+        ("both", 2, "SIGUSR2"),  # right before R1
         ("conditional", 1, "crash"),  # before there is a checkpoint
         ("progressive", 2, "crash"),
         ("trajectory", 3, "crash"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,12 @@ def test_resuming_with_the_same_processes_changes_no_bit_and_with_others_hardly_
             stop.touch()
 
     assert run_in(2, toy, tmp_path / "whole") == [0, 0]
+    assert run_in(2, toy, tmp_path / "same", ask) == [STOPPED, STOPPED]
+    checkpoints = (tmp_path / "same" / "state" / "checkpoints").iterdir()
+    assert max(path.name for path in checkpoints).startswith("000000000024-")
+    stop.unlink()
+    shutil.copytree(tmp_path / "same", tmp_path / "fewer")
     for folder, processes in (("same", 2), ("fewer", 1)):
-        assert run_in(2, toy, tmp_path / folder, ask) == [STOPPED, STOPPED]
-        checkpoints = (tmp_path / folder / "state" / "checkpoints").iterdir()
-        assert max(path.name for path in checkpoints).startswith("000000000024-")
-        stop.unlink()
         assert run_in(processes, toy, tmp_path / folder) == [0] * processes
     assert published(tmp_path / "same") == published(tmp_path / "whole")
     assert_the_same_run(toy, alone, tmp_path / "fewer")
