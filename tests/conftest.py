@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from xdist.scheduler import LoadScopeScheduling
 
 from gdd.config.config import load_config
 from gdd.config.record import read_yaml
@@ -46,6 +47,7 @@ def _environment_is_put_back() -> Iterator[None]:
         yield
 
 
+DEMO = ("workflow/test_demo.py", "workflow/test_by_name.py", "workflow/test_killed.py")
 SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow", "thorough"}
 LATER = pytest.mark.skip(reason="takes minutes; GDD_ALL=1 runs it")
 
@@ -58,14 +60,27 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `unit` what bears no other marker, and keep together what shares something expensive."""
+    """Mark as `unit` what bears no other marker; what takes long begins first."""
     for item in items:
-        shared = [name for name in ("slurm", "demo") if name in item.keywords or name in item.fixturenames]  # type: ignore[attr-defined]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
         if item.get_closest_marker("thorough") and not os.environ.get("GDD_ALL"):
             item.add_marker(LATER)
         if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):
             item.add_marker(pytest.mark.unit)
+    items.sort(key=lambda item: "workflow" not in item.keywords)
+
+
+class ByFile(LoadScopeScheduling):
+    """Tests of a file share their fixtures in one process; one SLURM and one demo serve several files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if "slurm/" in file or file.endswith("_on_slurm.py"):
+            return "SLURM"
+        return "the demo" if file.endswith(DEMO) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)

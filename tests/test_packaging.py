@@ -25,7 +25,6 @@ TOOLS = {
     "import-linter",
     "mypy",
     "pandas-stubs",
-    "pytest-xdist",
     "ruff",
     "snakefmt",
     "types-psutil",
