@@ -20,7 +20,13 @@ from gdd.config.record import read_yaml
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Where the name to import differs from the name to install.
-INSTALLED_AS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "cleanfid": "clean-fid"}
+INSTALLED_AS = {
+    "yaml": "pyyaml",
+    "xdist": "pytest-xdist",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "cleanfid": "clean-fid",
+}
 TOOLS = {
     "import-linter",
     "mypy",
