@@ -199,6 +199,22 @@ def test_mistakes_in_a_grid(config_folder: Any, values: dict[str, Any], sentence
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"method": "gdd", "at": 64}, "'digits' evaluates the snapshots at no count and the end; add it"),
+        ({"external": "sid"}, "'external' is 'sid': no such file in external/"),
+        ({"teacher_steps": 2, "teacher": "x"}, "'teacher' is 'x': no such file in teachers/; there are: dig"),
+    ],
+)
+def test_mistakes_in_a_row(config_folder: Any, row: dict[str, Any], sentence: str) -> None:
+    config_folder.change(TABLE, ("rows", "New"), row)
+    with pytest.raises(UserError) as caught:
+        config_folder.load()
+    assert str(caught.value).startswith(f"{config_folder.path / TABLE}, row 'New': ")
+    assert sentence in str(caught.value)
+
+
 # Looking runs up
 
 
