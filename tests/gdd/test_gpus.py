@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -102,30 +101,28 @@ def test_who_waits_for_several_holds_none(caplog: pytest.LogCaptureFixture) -> N
 def test_a_claim_ends_with_its_process() -> None:
     code = "import time; from gdd.gpus import claim; print(claim(2).devices, flush=True); time.sleep(600)"
     root = str(Path(__file__).resolve().parents[2])
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}
-    ) as other:
+    environment = os.environ | {"PYTHONPATH": root}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
         assert other.stdout
-        told = other.stdout.readline()
+        assert other.stdout.readline() == "('0', '1')\n"
         got: list[Claim] = []
         waiting = threading.Thread(target=lambda: got.append(claim(1)))
         waiting.start()
         waiting.join(timeout=0.1)
-        before = list(got)
-        other.send_signal(signal.SIGKILL)
+        assert got == []
+        other.kill()
     waiting.join(timeout=60)
-    assert (told, before, got[0].devices) == ("('0', '1')\n", [], ("0",))
+    assert got[0].devices == ("0",)
 
 
 @pytest.mark.parametrize(
     ("variable", "devices"),
     [
         ("", []),
-        ("1", ["1"]),
         ("3, 1", ["3", "1"]),
         ("GPU-1,GPU-2,MIG-3", ["GPU-1", "GPU-2", "MIG-3"]),
         ("0,-1,2", ["0"]),
-        ("NoDevFiles", []),
         ("0,0,1", ["0", "1"]),
     ],
 )
@@ -168,12 +165,9 @@ def test_locks_are_for_everybody_and_have_names_of_files(tmp_path: Path) -> None
     assert set(modes.values()) == {0o666}
 
 
-def test_none_hides_all_and_leaves_a_choice_of_device() -> None:
+def test_none_hides_all() -> None:
     assert claim(0) == Claim()
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[gpus.DEVICE]) == ("", "cpu")
-    os.environ[gpus.DEVICE] = "cpu"
-    claim_of("0", 1)
-    assert os.environ[gpus.DEVICE] == "cpu"
 
 
 def test_what_slurm_gave_is_the_jobs_own(tmp_path: Path) -> None:

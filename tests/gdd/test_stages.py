@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gdd.config.load import load_config
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.stages import STAGES, showing
@@ -22,11 +22,6 @@ DIRECT = GDD | {"run": "direct"}
 
 def stage(experiments: Experiments, kind: str, /, **names: Any) -> Stage:
     return STAGES[kind](experiments, **names)
-
-
-@pytest.fixture(scope="module")
-def papers() -> Experiments:
-    return Experiments(load_config("config"))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +110,8 @@ def test_what_the_user_has_is_not_fetched(papers: Experiments) -> None:
     assert stage(papers, "dataset", dataset="ffhq").watched == []
     assert raw_path(papers.config, "ffhq") is None
     assert external_path(papers.config, "imagenet", "stylegan-xl") is None
+    local = papers.config.local.model_copy(update={"raw_data": {"cifar10": "/mine.tar.gz"}})
+    assert raw_path(replace(papers.config, local=local), "cifar10-10k") == Path("/mine.tar.gz")
 
 
 # --- hashes ---------------------------------------------------------------------------------------------
