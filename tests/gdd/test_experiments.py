@@ -139,7 +139,9 @@ def test_settings(config_folder: Any) -> None:
     several_settings(config_folder)
     rows = config_folder.load().tables["small"]
     settings, titles = ("digits", "more"), ("GDD", "GDD-I", "Teacher")
-    assert [(row.setting, row.title) for row in rows] == [(one, title) for one in settings for title in titles]
+    assert [(row.setting, row.title) for row in rows] == [
+        (one, title) for one in settings for title in titles
+    ]
     # An id belongs to its setting: what is plain here need not be so there.
     first, second = rows[0].runs[0], rows[3].runs[0]
     assert [(run.setting, run.id, run.recipe.batch) for run in (first, second)] == [
