@@ -134,7 +134,6 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "global with an endless name": stream(b"c" + b"a" * 100_000, 2),
         "global that is no text": stream(b"K\x01K\x02\x93"),
         "call of a text": stream(text(COMMAND) + b")R"),
-        "call of what a call returned": stream(ORDERED + b")R"),
         "call with no tuple": stream(named("collections.OrderedDict") + b"]R"),
         "build on a dict's class": stream(named("collections.OrderedDict") + table(a=b"K\x01") + b"b"),
         "build on a record's class": stream(named(DTYPE) + b"N" + table(a=b"N") + b"\x86b"),
@@ -142,11 +141,8 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "build on a storage": weight(call(LOAD, binary(FLOAT)) + b"N" + table(length=b"K\x09") + b"\x86b"),
         "build on a tensor": weight(tensor(FLOAT) + b"N" + table(offset=b"K\x09") + b"\x86b"),
         "build on a dict": stream(table(ema=b"N") + table(__class__=b"N") + b"b"),
-        "build with slots": stream(b"}" + many(b"N", table(__class__=b"N")) + b"b"),
         "extension 1": stream(pickle.EXT1 + b"\x7f" + text(COMMAND) + b"\x85R"),
-        "extension 4": stream(pickle.EXT4 + b"\x7f\x00\x00\x00" + text(COMMAND) + b"\x85R"),
         "persistent id": stream(text(COMMAND) + b"Q"),
-        "persistent id of protocol 0": stream(b"Psome\n"),
         "storage elsewhere": weight(
             call(
                 REBUILD,
@@ -159,11 +155,8 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "storage counted by True": weight(tensor(storage(described(count=b"\x88")))),
         "buffer out of band": stream(pickle.NEXT_BUFFER, 5),
         "append to a record": stream(ORDERED + b"K\x01a"),
-        "extend a text": stream(text("a") + b"(K\x01e"),
-        "add to a list": stream(b"](K\x01\x90"),
         "item of a text": stream(text("a") + b"K\x01K\x02s"),
         "item with an odd end": stream(b"}(" + text("a") + b"u"),
-        "key that is a list": stream(b"}]K\x01s"),
         "payload that is a class": weight(tensor(storage(named("torch.FloatStorage")))),
         "payload with a view": weight(tensor(storage(described(view=many(text("1"), b"K\x00", b"K\x01"))))),
         "payload of today's format": weight(tensor(saved(torch.zeros(1)))),
@@ -173,8 +166,6 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "payload that is text": weight(call(LOAD, text("a"))),
         "tensor of more entries": weight(tensor(FLOAT, size=b"K\x02\x85")),
         "tensor of negative size": weight(tensor(FLOAT, size=b"J\xff\xff\xff\xff\x85")),
-        "tensor of nested size": weight(tensor(FLOAT, size=b"K\x01\x85\x85")),
-        "tensor of a true size": weight(tensor(FLOAT, size=b"\x88\x85")),
         "tensor of huge stride": weight(tensor(FLOAT, stride=long(2**2000) + b"\x85")),
         "parameters in parameters": weight(
             named("torch._utils._rebuild_parameter") * 999 + b")R" + b"\x85R" * 998
@@ -188,12 +179,9 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         ),
         "argument that is a record": argument(call(DTYPE, text("f8"))),
         "get without a put": stream(b"h\x01"),
-        "pop too much": stream(b"00"),
         "tuple of too few": stream(b"K\x01\x87"),
-        "end without a value": stream(b""),
         "end inside a mark": stream(b"}(") + b".",
         "long of text": stream(b"L" + b"9" * 100_000 + b"L\n", 2),
-        "integer of text": stream(b"I" + b"9" * 100_000 + b"\n", 2),
         "long of a negative size": stream(b"\x8b\xff\xff\xff\xff"),
         "bytes of 16 EB": stream(pickle.BINBYTES8 + b"\xff" * 8),
         "frame of 8 EB": stream(pickle.FRAME + b"\xff" * 7 + b"\x7f"),
@@ -201,15 +189,11 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "lists nested 100,000 deep": stream(b"]" * 100_000 + b"a" * 99_999),
         "calls nested 1,000 deep": stream(ORDERED[:-2] * 1000 + b"\x85R" * 1000),
         "protocol 255": stream(b"}", 255),
-        "a text": stream(text("ema")),
         "a number": stream(b"K\x01"),
         "empty": b"",
-        "one byte": b"\x80",
         "a page of the web": b"<!DOCTYPE html><title>404</title>",
         "a ZIP archive": saved({"ema": torch.zeros(1)}),
-        "zeros": bytes(10_000),
         "noise": random.Random(0).randbytes(10_000),
-        "noise behind a header": b"\x80\x04" + random.Random(1).randbytes(10_000),
     },
 }
 HOSTILE = {
@@ -223,7 +207,7 @@ def doubled(start: bytes, pair: bytes) -> bytes:
     return start + b"\x940" + b"".join(pair.replace(b"?", step) + b"\x940" for step in steps) + b"h\x3c"
 
 
-TUPLES, LISTS = doubled(b")", b"??\x86"), doubled(b"]", b"](??e")
+TUPLES = doubled(b")", b"??\x86")
 
 
 def items(count: int, value: Callable[[int], bytes]) -> bytes:
@@ -253,7 +237,6 @@ def large(value: bytes, times: int) -> bytes:
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "sets": (lambda: stream(b"\x8f" * 5_000_000), LIMITS),
     "endless small objects": (lambda: stream(b"](" + b"}\x94" * 10**7 + b"e"), LIMITS),
-    "endless tuples": (lambda: stream(b"(" + b"K\x01\x85\x94" * 10**7 + b"t"), LIMITS),
     "dicts with an entry": (lambda: stream(text("a") + b"\x94" + b"}h\x00h\x00s" * 2_500_000), LIMITS),
     "marks": (lambda: stream(b"(N" * 5_000_000), DAMAGED),
     "wide text": (lambda: stream(large(b"", 50)), LIMITS),
@@ -268,7 +251,6 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         LIMITS,
     ),
     "tuples of tuples as an argument": (lambda: argument(TUPLES), LIMITS),
-    "lists of lists as an argument": (lambda: argument(LISTS), LIMITS),
     "modules of modules": (lambda: ema(doubled(module(), module(modules=table(a=b"?", b=b"?")))), PARTS),
     "modules with the same entries": (wide_modules, PARTS),
     "a name shared by 80,000 modules": (shared_name, PARTS),
@@ -281,8 +263,6 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         MISSING,
     ),
     "bytes of 4 EB": (lambda: stream(pickle.BINBYTES8 + b"\xff" * 7 + b"\x3f"), LIMITS),
-    "text of 4 GB": (lambda: stream(pickle.BINUNICODE + b"\xff" * 4), LIMITS),
-    "long of 2 GB": (lambda: stream(b"\x8b\xff\xff\xff\x7f"), LIMITS),
     "byte array of 1 TB": (lambda: stream(pickle.BYTEARRAY8 + b"\0\0\0\0\0\x01\0\0", 5), LIMITS),
     "3 GB that are nowhere": (
         lambda: b"\x80\x04" + pickle.BINBYTES8 + struct.pack("<Q", 3 * 2**30),
