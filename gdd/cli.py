@@ -18,7 +18,7 @@ from gdd.gpus import claim
 # No room, a quota, a limit to a file's size; a place nobody may write to.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-COMMAND_LOG = "gdd.command"  # what was called goes to the log file only
+LOG_ONLY = "gdd.call"  # what was called, and how it ended: for the log file
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,14 +47,14 @@ def cli(
     context.obj = Here(config, extra)
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    terminal.addFilter(lambda record: record.name != COMMAND_LOG)
+    terminal.addFilter(lambda record: record.name != LOG_ONLY)
     handlers: list[logging.Handler] = [terminal]
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, mode="a"))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.captureWarnings(True)
-    logging.getLogger(COMMAND_LOG).info("gdd %s", " ".join(sys.argv[1:]))
+    logging.getLogger(LOG_ONLY).info("gdd %s", " ".join(sys.argv[1:]))
     if gpus is not None and "RANK" not in os.environ:  # whoever started this process has claimed them
         context.obj.gpus = claim(gpus)
     # Threads that spin while they wait make each other several times slower wherever a core is shared.
@@ -105,7 +105,7 @@ def main() -> None:
         _fail(str(lost), STOPPED)
     except Stopped as stop:
         _fail(f"{stop} The same command resumes it.", STOPPED)
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort:  # Ctrl-C
         _fail("interrupted.", INTERRUPTED)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
@@ -116,13 +116,6 @@ def main() -> None:
 
 
 def _fail(sentence: str, status: int) -> None:
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            logging.getLogger("gdd").error(sentence)
-            sys.exit(status)
+    logging.getLogger(LOG_ONLY).error(sentence)
     print(f"gdd: {sentence}", file=sys.stderr)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -87,7 +87,12 @@ class Experiments:
     def __init__(self, config: Config) -> None:
         self.config = config
         # Before any row, so that what is wrong with a setting is not blamed on a table.
-        self.method_recipes = self._plain_recipes()
+        self.method_recipes: dict[str, dict[str, Recipe]] = {}
+        for setting in config.settings:
+            recipes = self.method_recipes[setting] = {}
+            for method in config.methods:
+                where = f"{config.where('settings', setting)} with {config.where('methods', method)}"
+                recipes[method] = self.recipe(setting, method, {}, where)
 
     def recipe(self, setting: str, method: str, changes: Mapping[str, Any], where: str) -> Recipe:
         """Merge setting, method, the method's changes in the setting, and a row's changes.
@@ -125,23 +130,24 @@ class Experiments:
         rows = []
         for setting in ablation.setting_names():
             for title, row in _titled_rows(self.config, ablation, where):
-                if row.external is None or self._published_for(title, row, setting, ablation, where):
-                    rows.append(self._row(title, row, setting, ablation, where))
+                here = f"{where}, row '{title}'"
+                if row.external is None or self._published_for(row.external, setting, ablation, here):
+                    rows.append(self._row(title, row, setting, ablation, here))
         names = [(row.setting, row.title) for row in rows]
         for setting, title in names:
             if names.count((setting, title)) > 1:
                 raise UserError(f"{where}: two rows bear the name '{title}'; rename one.")
         return rows
 
-    def _published_for(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> bool:
+    def _published_for(self, name: str, setting: str, ablation: Ablation, where: str) -> bool:
         """Whether others published something for a setting; for one of the table's they must have."""
-        external = self.config.external[row.external or ""]
-        if not external.settings.keys() & set(ablation.setting_names()):
+        published = self.config.external[name].settings
+        if not published.keys() & set(ablation.setting_names()):
             raise UserError(
-                f"{where}, row '{title}': {self.config.where('external', row.external or '')} has a file for "
-                f"{', '.join(external.settings)}, none of which is a setting of the table."
+                f"{where}: {self.config.where('external', name)} has a file for {', '.join(published)}, "
+                "none of which is a setting of the table."
             )
-        return setting in external.settings
+        return setting in published
 
     def _row(self, title: str, row: Row, setting: str, ablation: Ablation, where: str) -> TableRow:
         if row.external is not None:
@@ -156,25 +162,23 @@ class Experiments:
         runs = []
         changes = _set_keys(row, Row)
         if ablation.teachers and "teacher" in changes:
-            raise UserError(
-                f"{where}, row '{title}': give 'teacher' here or 'teachers' for the table, not both."
-            )
+            raise UserError(f"{where}: give 'teacher' here or 'teachers' for the table, not both.")
         for teacher in ablation.teachers or (None,):
             chosen = changes | ({"teacher": teacher} if teacher else {})
-            recipe = self.recipe(setting, row.method or "", chosen, f"{where}, row '{title}'")
+            recipe = self.recipe(setting, row.method or "", chosen, where)
             run_id = name_of(recipe, self.method_recipes[setting])
             runs += [Run(setting, run_id, seed, recipe) for seed in seeds]
-            self._check_at(row, setting, recipe, f"{where}, row '{title}'")
+            self._check_at(row, setting, recipe, where)
         return TableRow(title, setting, row.method, tuple(runs), at=row.at, changes=changes)
 
     def _check_at(self, row: Row, setting: str, recipe: Recipe, where: str) -> None:
         if not isinstance(row.at, int):
             return
-        judged = self.config.settings[setting].evaluation.also_at
-        if row.at not in {*judged, recipe.images}:
+        also_at = self.config.settings[setting].evaluation.also_at
+        if row.at not in {*also_at, recipe.images}:
             raise UserError(
-                f"{where}: 'at' is {row.at}, but the setting '{setting}' judges the snapshots at "
-                f"{', '.join(map(str, judged)) or 'no count'} and the end; add it to 'evaluation.also_at'."
+                f"{where}: 'at' is {row.at}, but the setting '{setting}' evaluates the snapshots at "
+                f"{', '.join(map(str, also_at)) or 'no count'} and the end; add it to 'evaluation.also_at'."
             )
         if row.at not in recipe.snapshots():
             raise UserError(
@@ -199,9 +203,8 @@ class Experiments:
             for row in rows
             for run in row.runs
         }
-        for setting in self.config.settings:
-            for method, recipe in self.method_recipes[setting].items():
-                recipes[setting, method] = recipe
+        for setting, methods in self.method_recipes.items():
+            recipes |= {(setting, method): recipe for method, recipe in methods.items()}
         return recipes
 
     def find(self, setting: str, run: str) -> Recipe:
@@ -217,17 +220,6 @@ class Experiments:
                 f"there are: {', '.join(runs)}."
             )
         return self.recipes[setting, run]
-
-    def _plain_recipes(self) -> dict[str, dict[str, Recipe]]:
-        recipes: dict[str, dict[str, Recipe]] = {}
-        for setting in self.config.settings:
-            recipes[setting] = {}
-            for method in self.config.methods:
-                where = " with ".join(
-                    [self.config.where("settings", setting), self.config.where("methods", method)]
-                )
-                recipes[setting][method] = self.recipe(setting, method, {}, where)
-        return recipes
 
 
 def _check_teacher(config: Config, recipe: Recipe, where: str) -> None:

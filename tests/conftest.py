@@ -112,6 +112,12 @@ class ConfigFolder:
         return experiments
 
 
+@pytest.fixture(scope="session")
+def papers() -> Experiments:
+    """The repository's own configuration."""
+    return Experiments(load_config(ROOT / "config"))
+
+
 @pytest.fixture
 def config_folder(tmp_path: Path, pristine_config: ConfigFolder) -> ConfigFolder:
     """A configuration of three methods, one setting and one table, to be changed at will."""

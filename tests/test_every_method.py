@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from gdd.config.config import load_config
 from gdd.config.freeze import frozen_names
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray, write
@@ -52,17 +51,12 @@ CASES = [pytest.param(*case, marks=[pytest.mark.thorough] * (case not in FEW)) f
 
 
 @pytest.fixture(scope="module")
-def experiments() -> Experiments:
-    return Experiments(load_config("config"))
-
-
-@pytest.fixture(scope="module")
-def inputs(experiments: Experiments, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(papers: Experiments, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder = tmp_path_factory.mktemp("cifar10")
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     write(folder / "data", images, np.arange(16) % 10, {"name": "c"})
     with seeded_weights(0):
-        teacher = Denoiser(experiments.config.teachers["edm-cifar10-32x32-uncond-ve"].architecture)
+        teacher = Denoiser(papers.config.teachers["edm-cifar10-32x32-uncond-ve"].architecture)
         with torch.no_grad():  # fresh networks give almost nothing: their last layers start at zero
             for parameter in teacher.parameters():
                 parameter += 0.02 * torch.randn_like(parameter)
@@ -74,9 +68,9 @@ def inputs(experiments: Experiments, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize(("method", "policy"), CASES, ids=str)
 def test_a_few_steps(
-    experiments: Experiments, inputs: Inputs, tmp_path: Path, method: str, policy: str | tuple[str, ...]
+    papers: Experiments, inputs: Inputs, tmp_path: Path, method: str, policy: str | tuple[str, ...]
 ) -> None:
-    published = experiments.find(SETTING, method)
+    published = papers.find(SETTING, method)
     objective = published.objective.model_copy(update={"pairs": 0})
     changes = SMALL | {"objective": objective, "freeze": policy}
     recipe = Recipe.model_validate(dict(published) | changes, strict=False)

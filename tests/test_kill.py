@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from tiny_project import (
     BATCH,
@@ -20,6 +19,7 @@ from tiny_project import (
     copy_project,
     half_written,
     has_begun,
+    kill,
     logged,
     make_project,
     results,
@@ -56,7 +56,9 @@ def folder_of(stage: str, project: Path) -> Path:
     return project / TRAININGS[stage.partition(" in ")[0]][1]
 
 
-def kill(stage: str, project: Path, target: int, in_a_write: bool, delay: float) -> dict[str, Any]:
+def kill_in_training(
+    stage: str, project: Path, target: int, in_a_write: bool, delay: float
+) -> dict[str, Any]:
     """Start the stage and kill it once it has seen `target` images: in its next write, or after a delay."""
     began, folder = time.time(), folder_of(stage, project)
     process = start(stage, project)
@@ -72,12 +74,7 @@ def kill(stage: str, project: Path, target: int, in_a_write: bool, delay: float)
             time.sleep(delay)
         assert process.poll() is None, "it ended before it could be killed"
     finally:
-        # All processes of a run at once; torchrun's would otherwise see it end and could write once more.
-        doomed = [*psutil.Process(process.pid).children(recursive=True), process]
-        for one in doomed:
-            one.kill()
-        for one in doomed:
-            one.wait()
+        kill(process)
     return {"images": logged(log)[-1], "while writing": bool(half_written(folder))}
 
 
@@ -99,11 +96,11 @@ def test_kills_change_no_bit(
     for number, target in enumerate(targets):
         missing = IN_A_WRITE - sum(done["while writing"] for done in kills)
         in_a_write = planned[number] or missing >= count - number
-        kills.append(kill(stage, disturbed, target, in_a_write, rng.uniform(0, 0.2)))
+        kills.append(kill_in_training(stage, disturbed, target, in_a_write, rng.uniform(0, 0.2)))
         assert not (killed / "log.jsonl").exists()  # nothing is published before the end
     with capsys.disabled():
-        told = ", ".join(f"{done['images']}{' (writing)' * done['while writing']}" for done in kills)
-        print(f"\n{stage}: killed at {told} of {STEPS * BATCH} images")
+        where = ", ".join(f"{done['images']}{' (writing)' * done['while writing']}" for done in kills)
+        print(f"\n{stage}: killed at {where} of {STEPS * BATCH} images")
     assert sum(done["while writing"] for done in kills) >= IN_A_WRITE
 
     finish(stage, disturbed)

@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from gdd.config.config import Config, load_config
+from gdd.config.config import Config
 from gdd.config.records import Monitor
 from gdd.experiments import Experiments
 
 
 @pytest.fixture(scope="module")
-def config() -> Config:
-    return load_config("config")
+def config(papers: Experiments) -> Config:
+    return papers.config
 
 
-def test_rates_are_searched_in_the_demo_setting_but_for_the_data(config: Config) -> None:
-    experiments = Experiments(config)
-    for method in config.methods:
-        demo = experiments.find("digits", method).model_dump()
-        search = experiments.find("digits-search", method).model_dump()
+def test_rates_are_searched_in_the_demo_setting_but_for_the_data(papers: Experiments) -> None:
+    for method in papers.config.methods:
+        demo = papers.find("digits", method).model_dump()
+        search = papers.find("digits-search", method).model_dump()
         different = {key for key in demo if demo[key] != search[key]}
         assert different <= {"dataset", "teacher", "backbones", "snapshot_every", "lr"}
         assert demo["lr"]["discriminator"] == search["lr"]["discriminator"]
@@ -51,7 +50,7 @@ def test_the_judge_is_independent_of_the_discriminator(config: Config) -> None:
             assert network.seed != judge.seed
 
 
-def test_paper_settings_follow_the_release(config: Config) -> None:
+def test_paper_settings_follow_the_release(papers: Experiments) -> None:
     """Batch, rates, lengths and backbones of the release's commands, and its schedule."""
     deit, vgg = "deit_base_distilled_patch16_224", "vgg16_bn"
     expected = {
@@ -61,10 +60,9 @@ def test_paper_settings_follow_the_release(config: Config) -> None:
         "ffhq": (256, 2e-5, 4e-5, 500_000, 10_000_000, deit),
         "imagenet": (512, 8e-6, 4e-5, 50_000_000, 10_000_000, deit),
     }
-    experiments = Experiments(config)
     for setting, (batch, generator, discriminator, half_life, images, first) in expected.items():
         for method in ("gdd", "gdd-i"):
-            recipe = experiments.find(setting, method)
+            recipe = papers.find(setting, method)
             assert (recipe.batch, recipe.images, recipe.snapshot_every) == (batch, images, 250_000)
             assert (recipe.lr.generator, recipe.lr.discriminator) == (generator, discriminator)
             assert (recipe.adam.beta1, recipe.adam.beta2) == (0, 0.99)
@@ -77,9 +75,9 @@ def test_paper_settings_follow_the_release(config: Config) -> None:
             assert recipe.objective.distributional == "softplus"
             assert recipe.objective.instance is None
         # Enough for Inception's features, a tenth of what is judged in the end.
-        assert config.settings[setting].monitor == Monitor(fid=5_000)
-        assert experiments.find(setting, "gdd").freeze == "none"
-        assert experiments.find(setting, "gdd-i").freeze == "conv"
+        assert papers.config.settings[setting].monitor == Monitor(fid=5_000)
+        assert papers.find(setting, "gdd").freeze == "none"
+        assert papers.find(setting, "gdd-i").freeze == "conv"
 
 
 def test_paper_teachers_have_the_published_architectures(config: Config, golden: Path) -> None:
@@ -97,10 +95,10 @@ def test_data_sets_of_the_paper_have_their_full_size(config: Config) -> None:
     assert counts == {"cifar10": 50_000, "ffhq": 70_000, "afhqv2": 15_803, "imagenet": 1_281_167}
 
 
-def test_all_has_both_methods_in_every_setting_of_the_paper(config: Config) -> None:
-    rows = Experiments(config).rows("paper")
+def test_all_has_both_methods_in_every_setting_of_the_paper(papers: Experiments) -> None:
+    rows = papers.rows("paper")
     assert len({run.folder for row in rows for run in row.runs}) == 10
     assert {(row.method, row.at) for row in rows} == {
         (method, at) for method in ("gdd", "gdd-i") for at in (5_000_000, "end", "best")
     }
-    assert "paper" in config.project.targets["all"].tables
+    assert "paper" in papers.config.project.targets["all"].tables

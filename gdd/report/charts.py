@@ -48,7 +48,7 @@ def plot_curve(experiments: Experiments, name: str) -> list[Path]:
     curve = experiments.config.ablations[name].curve
     if curve is None:
         where = experiments.config.where("ablations", name)
-        raise UserError(f"{where} asks for no curve; add `curve: {{x: images, y: fid}}` to it.")
+        raise UserError(f"{where} asks for no curve; add `curve: fid` to it.")
     table = build_table(experiments, name)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, HEIGHT * len(table.settings)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -28,22 +30,20 @@ RUN_ARGUMENTS = ["tiny", "gdd", "--seed", "3"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a run of four steps and a reference."""
-    folder = make_project(
-        tmp_path_factory.mktemp("project") / "p", images=4 * BATCH, snapshot_every=2 * BATCH
-    )
-    command = [sys.executable, "-m", "gdd", "--threads", "1"]
-    for words in (
-        ["distill", *RUN_ARGUMENTS],
-        ["reference", "digits", "random"],
-        ["reference", "digits", "pixels"],
-    ):
-        subprocess.run([*command, *words], cwd=folder, check=True, capture_output=True)
+    """A project with a run of four steps and its references."""
+    folder = tmp_path_factory.mktemp("project") / "p"
+    make_project(folder, images=4 * BATCH, snapshot_every=2 * BATCH)
+    source = "{use: x, url: 'https://x.org/i', path: metrics/i.pt, bytes: null, checksum: null, licence: ''}"
+    (folder / "config/sources.yaml").write_text(f"sources: {{inception: {source}}}\n")
+    with contextlib.chdir(folder), patch.dict(os.environ):
+        for words in ("distill tiny gdd --seed 3", "reference digits random", "reference digits pixels"):
+            cli(words.split(), standalone_mode=False)
     return folder
 
 
 @pytest.fixture
 def call(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Call `gdd` in the project; a UserError is part of what it returns, any other error is raised."""
     monkeypatch.chdir(trained)
 
     def run(*arguments: Any) -> Result:
@@ -99,16 +99,8 @@ def test_any_file(call: Call, trained: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "again.json").read_text())
     assert found["final"]["blocks"][0]["fid"] == outcome["final"]["blocks"][0]["fid"]
     # And as real ones.
-    own = [
-        "reference",
-        "digits",
-        "random",
-        "--images",
-        tmp_path / "few.npz",
-        "--out",
-        tmp_path / "few-ref.npz",
-    ]
-    assert call(*own).exit_code == 0
+    own = ["--images", tmp_path / "few.npz", "--out", tmp_path / "few-ref.npz"]
+    assert call("reference", "digits", "random", *own).exit_code == 0
     against = ["--reference", tmp_path / "few-ref.npz", "--extractor", "random", "--samples", 40]
     call("evaluate", tmp_path / "few.npz", *against, "--out", tmp_path / "same.json")
     same = json.loads((tmp_path / "same.json").read_text())["final"]["mean"]["fid"]
@@ -119,23 +111,15 @@ def test_any_file(call: Call, trained: Path, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--metrics", "lpips"], "there is no metric 'lpips'"),
-        (
-            ["--extractor", "vgg"],
-            "There is no extractor 'vgg'; there are: random, pixels, inception",
-        ),
-        (
-            ["--extractor", "inception"],
-            "The reference results/references/digits/inception.npz does not exist; build it",
-        ),
+        (["--extractor", "vgg"], "There is no extractor 'vgg'; there are: random, pixels, inception"),
+        (["--extractor", "inception"], "digits/inception.npz does not exist; build it"),
         (["--steps", "3"], "A sampler is for teachers"),
         (["--samples", "5"], "5 images are too few"),
         (["--dataset", "faces"], "faces"),
     ],
 )
 def test_mistakes(call: Call, trained: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    source = "inception: {use: x, url: 'https://x.org/i', path: metrics/i.pt, bytes: null, checksum: null, licence: ''}"
-    Path("config/sources.yaml").write_text(f"sources:\n  {source}\n")
-    default = [
+    usual = [
         "--reference",
         "results/references/digits",
         "--extractor",
@@ -143,7 +127,7 @@ def test_mistakes(call: Call, trained: Path, tmp_path: Path, arguments: list[str
         "--out",
         tmp_path / "x.json",
     ]
-    done = call("evaluate", snapshot(trained), *default, *arguments)
+    done = call("evaluate", snapshot(trained), *usual, *arguments)
     assert isinstance(done.exception, UserError)
     assert sentence in str(done.exception)
     assert not (tmp_path / "x.json").exists()

@@ -53,36 +53,26 @@ def distill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distill:
     monkeypatch.chdir(tmp_path)
 
     def call(count: int, *options: str) -> Result:
-        command = [
-            "--config",
-            config,
-            "--gpus",
-            str(count),
-            "distill",
-            "cifar10-uncond",
-            "gdd",
-            "--seed",
-            "0",
-        ]
-        return CliRunner().invoke(cli, [*command, *options])
+        run = ["distill", "cifar10-uncond", "gdd", "--seed", "0"]
+        return CliRunner().invoke(cli, ["--config", config, "--gpus", str(count), *run, *options])
 
     return call
 
 
-def test_a_process_for_each_gpu_ending_as_they_end(distill: Distill, launched: list[Any]) -> None:
-    assert distill(2).exit_code == STOPPED
-    assert launched == [(2, ONE, "0,1")]
-
-
-def test_as_many_as_can_share_the_batch(distill: Distill, launched: list[Any]) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3,4,5"
-    distill(6)
-    assert launched == [(4, ONE, "0,1,2,3,4,5")]
-
-
-def test_a_number_of_processes_counts_more(distill: Distill, launched: list[Any]) -> None:
-    distill(4, "--processes", "2")
-    assert launched[0][0] == 2
+@pytest.mark.parametrize(
+    ("visible", "options", "processes"),
+    [
+        ("0,1", [], 2),  # one for each
+        ("0,1,2,3,4,5", [], 4),  # as many as can share the batch
+        ("0,1,2,3", ["--processes", "2"], 2),
+    ],
+)
+def test_processes_on_one_machine(
+    distill: Distill, launched: list[Any], visible: str, options: list[str], processes: int
+) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    assert distill(len(visible.split(",")), *options).exit_code == STOPPED  # as they ended
+    assert launched == [(processes, ONE, visible)]
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -103,6 +93,8 @@ def test_a_process_that_was_started_claims_nothing(
 
 
 def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "this is no SLURM job" in str(distill(2, "--nodes", "2").exception)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
     os.environ["SLURM_JOB_ID"] = "1"  # of eight GPUs, four of them here
     asked: list[Any] = []
 
@@ -118,10 +110,6 @@ def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: py
     monkeypatch.setattr(processes, "own_place", lambda: place)
     assert distill(8, "--nodes", "2").exit_code == STOPPED
     assert launched == [(4, place, "0,1,2,3")]
-
-
-def test_two_machines_without_slurm_are_refused(distill: Distill) -> None:
-    assert "this is no SLURM job" in str(distill(2, "--nodes", "2").exception)
 
 
 @pytest.mark.parametrize(("count", "refused"), [(1, True), (0, False)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -73,16 +72,15 @@ def test_who_waits_for_several_holds_none(held: ExitStack, caplog: pytest.LogCap
 def test_a_claim_ends_with_its_process(held: ExitStack) -> None:
     code = "import time; from gdd.gpus import claim; print(*claim(2), flush=True); time.sleep(600)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-    ) as other:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
         assert other.stdout
         assert other.stdout.readline() == "0 1\n"
         waiting = threading.Thread(target=claim, args=(1, held))
         waiting.start()
         waiting.join(timeout=0.1)
         assert waiting.is_alive()
-        other.send_signal(signal.SIGKILL)
+        other.kill()
     waiting.join(timeout=60)
     assert not waiting.is_alive()
 
@@ -91,7 +89,6 @@ def test_a_claim_ends_with_its_process(held: ExitStack) -> None:
     ("variable", "devices"),
     [
         ("", []),
-        ("1", ["1"]),
         ("3, 1", ["3", "1"]),
         ("GPU-1,GPU-2,MIG-3", ["GPU-1", "GPU-2", "MIG-3"]),
         ("0,-1,2", ["0"]),

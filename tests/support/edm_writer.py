@@ -37,13 +37,8 @@ class Persistent:
     """An object whose class travels as source text, as `torch_utils.persistence` pickles it."""
 
     def __init__(self, class_name: str, state: dict[str, Any], module_src: str = "") -> None:
-        self.meta = {
-            "type": "class",
-            "version": 6,
-            "module_src": module_src,
-            "class_name": class_name,
-            "state": state,
-        }
+        self.meta = {"type": "class", "version": 6, "module_src": module_src}
+        self.meta |= {"class_name": class_name, "state": state}
 
     def __reduce__(self) -> Any:
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
@@ -76,14 +71,10 @@ class Foreign:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, old: bool) -> None:
         self.old = old
         self._monkeypatch = monkeypatch
-        for function in (
-            "torch_utils.persistence._reconstruct_persistent_obj",
-            "numpy.core.multiarray.scalar",
-        ):
-            self.add(function, lambda *_: None)
-        self.easy_dict = self.add(
-            "dnnlib.EasyDict" if old else "dnnlib.util.EasyDict", type("E", (dict,), {})
-        )
+        self.add("torch_utils.persistence._reconstruct_persistent_obj", lambda *_: None)
+        self.add("numpy.core.multiarray.scalar", lambda *_: None)
+        name = "dnnlib.EasyDict" if old else "dnnlib.util.EasyDict"
+        self.easy_dict = self.add(name, type("E", (dict,), {}))
 
     def add(self, name: str, value: Any) -> Any:
         """Make `value` importable, and thus picklable, as `name`."""
@@ -101,37 +92,27 @@ class Foreign:
         self, class_name: str, tensors: dict[str, Tensor], buffers: set[str], src: str, **extra: Any
     ) -> Any:
         """Return a module that holds `tensors`, by dotted name, in modules inside it."""
-        own = {name: tensor for name, tensor in tensors.items() if "." not in name}
-        children: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if "." in name:
-                child, _, rest = name.partition(".")
-                children.setdefault(child, {})[rest] = tensor
-        modules = OrderedDict(
-            (
-                child,
-                self.module(
-                    CLASSES.get(child, "UNetBlock"),
-                    inside,
-                    {name.partition(".")[2] for name in buffers if name.startswith(f"{child}.")},
-                    src,
-                ),
-            )
-            for child, inside in children.items()
-        )
-        state = {
+        state: dict[str, Any] = {
             "training": False,
-            "_parameters": OrderedDict(
-                (name, nn.Parameter(tensor, requires_grad=False))
-                for name, tensor in own.items()
-                if name not in buffers
-            ),
-            "_buffers": OrderedDict((name, tensor) for name, tensor in own.items() if name in buffers),
+            "_parameters": OrderedDict(),
+            "_buffers": OrderedDict(),
             "_non_persistent_buffers_set": set(),
             "_forward_hooks": OrderedDict(),
             "_is_full_backward_hook": None,
-            "_modules": modules,
+            "_modules": OrderedDict(),
         }
+        children: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            child, _, rest = name.partition(".")
+            if rest:
+                children.setdefault(child, {})[rest] = tensor
+            elif name in buffers:
+                state["_buffers"][name] = tensor
+            else:
+                state["_parameters"][name] = nn.Parameter(tensor, requires_grad=False)
+        for child, inside in children.items():
+            kept = {name.removeprefix(f"{child}.") for name in buffers if name.startswith(f"{child}.")}
+            state["_modules"][child] = self.module(CLASSES.get(child, "UNetBlock"), inside, kept, src)
         if class_name == "ModuleDict":
             container = nn.ModuleDict()
             container.__dict__ |= state

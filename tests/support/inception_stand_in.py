@@ -8,23 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Block(nn.Module):
-    """A residual block of a ResNet, batch norm included."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.inner(x))
-
-
 class StandIn(nn.Module):
     """The published network's interface: resize and scaling inside, trunk `layers`, last layer `output`."""
 
@@ -45,23 +28,6 @@ class StandIn(nn.Module):
             return features
         logits = F.linear(features, self.output.weight) if no_output_bias else self.output(features)
         return logits.softmax(dim=1)
-
-
-class ResidualStandIn(StandIn):
-    """The same with a small ResNet for a trunk."""
-
-    def __init__(self, channels: int, features: int, classes: int) -> None:
-        super().__init__(channels, 1, classes)
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, channels, 7, stride=4, padding=3),
-            Block(channels),
-            nn.Conv2d(channels, 2 * channels, 1, stride=2),
-            Block(2 * channels),
-            nn.Conv2d(2 * channels, features, 1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-        )
-        self.output = nn.Linear(features, classes)
 
 
 def save_script(net: nn.Module, path: Path) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from edm_writer import Foreign
-from inception_stand_in import StandIn
+from inception_stand_in import StandIn, save_script
 from python2_pickle import python2
 
 from gdd.config.architecture import Architecture
@@ -90,11 +90,9 @@ def write_cifar(path: Path, images: np.ndarray) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def write_teacher(
-    path: Path, monkeypatch: pytest.MonkeyPatch, class_name: str = "EDMPrecond", seed: int = 0
-) -> None:
+def write_teacher(path: Path, monkeypatch: pytest.MonkeyPatch, class_name: str = "EDMPrecond") -> None:
     maker = Foreign(monkeypatch, False)
-    with seeded_weights(seed):
+    with seeded_weights(0):
         denoiser = Denoiser(parse(Architecture, ARCH, "here"))
     buffers = {name for name, _ in denoiser.named_buffers()}
     maker.write(path, maker.network(ARCH, denoiser.state_dict(), buffers, class_name=class_name))
@@ -102,7 +100,7 @@ def write_teacher(
 
 def write_inception(path: Path) -> None:
     with seeded_weights(1):
-        torch.jit.script(StandIn(3, 2, 16).eval()).save(str(path))
+        save_script(StandIn(3, 2, 16), path)
 
 
 def write_statistics(path: Path, images: np.ndarray, inception: Path) -> None:

@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import yaml
 
@@ -112,6 +114,15 @@ def logged(path: Path) -> list[int]:
     """Return the image counts of a log, which may end within a line."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line)["images"] for line in lines if line.endswith("}")]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it started, at once: none sees another one end and writes once more."""
+    doomed = [*psutil.Process(process.pid).children(recursive=True), process]
+    for one in doomed:
+        one.kill()
+    for one in doomed:
+        one.wait()
 
 
 def half_written(folder: Path) -> list[str]:

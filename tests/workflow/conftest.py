@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +31,6 @@ from served_files import (
 from gdd.config.record import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTHING = "Nothing to be done"
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,12 @@ class Project:
 
     def planned(self, *targets: str) -> set[str]:
         """Return the jobs a dry run names, as `rule: first output`; targets that make nothing are left out."""
-        told = self.snakemake("--dry-run", *targets)
-        if NOTHING in told:
+        printed = self.snakemake("--dry-run", *targets)
+        if "Nothing to be done" in printed:
             return set()
-        assert "Job stats:" in told
-        jobs = re.findall(
-            r"^(?:local)?rule (\S+):\n(?:    .*\n)*?    output: (\S+?)(?:,|\n)", told, flags=re.MULTILINE
-        )
+        assert "Job stats:" in printed
+        block = r"^(?:local)?rule (\S+):\n(?:    .*\n)*?    output: (\S+?)(?:,|\n)"
+        jobs = re.findall(block, printed, flags=re.MULTILINE)
         return {f"{rule}: {output}" for rule, output in jobs}
 
     def edit(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -160,6 +159,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture
+def made(demo: Project, project: Project) -> Project:
+    """A copy of the made demo, with the times and records that Snakemake goes by."""
+    for name in ("results", ".snakemake", "config"):
+        shutil.copytree(demo.folder / name, project.folder / name, dirs_exist_ok=True)
+    return project
+
+
+@pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "served").mkdir()
     served = Server(tmp_path / "served")
@@ -170,16 +177,16 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The cut-down project with the paper's first setting alone, and what it fetches."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
-    urls = {
-        name: of["url"] for name, of in read_yaml(project.folder / "config/sources.yaml")["sources"].items()
-    }
-    write_cifar(server.place(urls["cifar10"]), images)
-    write_teacher(server.place(urls[TEACHER]), monkeypatch)
-    write_inception(server.place(urls["inception"]))
-    statistics = server.place(urls["edm-fid-ref-cifar10-32x32"])
-    write_statistics(statistics, images, server.place(urls["inception"]))
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    sources = read_yaml(project.folder / "config/sources.yaml")["sources"]
+    cifar, teacher, inception, statistics = (
+        server.place(sources[name]["url"])
+        for name in ("cifar10", TEACHER, "inception", "edm-fid-ref-cifar10-32x32")
+    )
+    write_cifar(cifar, images)
+    write_teacher(teacher, monkeypatch)
+    write_inception(inception)
+    write_statistics(statistics, images, inception)
 
     def forget_checksums(data: dict[str, Any]) -> None:
         for source in data["sources"].values():
@@ -193,7 +200,8 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
         data["evaluation"] |= {"also_at": [32], "metrics": METRICS}
         data["monitor"]["fid"] = data["evaluation"]["samples"]
 
-    def earlier_images(data: dict[str, Any]) -> None:
+    def small_table(data: dict[str, Any]) -> None:
+        one_setting(data)
         for row in data["rows"].values():
             if isinstance(row.get("at"), int):
                 row["at"] = 32
@@ -203,6 +211,5 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     project.edit("datasets/cifar10.yaml", lambda data: data.update(images=IMAGES))
     project.edit(f"teachers/{TEACHER}.yaml", lambda data: data.update(architecture=ARCH))
     project.edit("settings/cifar10-uncond.yaml", small_setting)
-    project.edit("ablations/paper.yaml", one_setting)
-    project.edit("ablations/paper.yaml", earlier_images)
+    project.edit("ablations/paper.yaml", small_table)
     return project

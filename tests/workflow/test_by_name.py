@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +16,7 @@ from gdd.stages import STAGES
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
+PAPER_SETTINGS = ("cifar10-uncond", "cifar10-cond", "afhqv2", "ffhq", "imagenet")
 LINE = re.compile(r"^Shell command: (gdd .+)$", re.MULTILINE)
 
 
@@ -36,8 +37,10 @@ def shell(project: Any, line: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_line_of_the_whole_plan_is_short_and_plain(project: Any) -> None:
-    found = lines(project, "all", "external", "rate-search")
+    found = lines(project, "all", "external", "rate-search")  # of which no data is here
     assert len(found) > 80
+    for run in itertools.product(PAPER_SETTINGS, ("gdd", "gdd-i")):
+        assert any(f" distill {' '.join(run)} --seed 0 " in line for line in found)
     for line in found:
         assert re.fullmatch(r"[A-Za-z0-9_./+ -]+", line), line  # no JSON, no quotes
         assert len(line) < 250
@@ -64,29 +67,25 @@ def test_lines_of_a_dry_run_typed_by_hand(project: Any) -> None:
     assert project.planned(target) == set()
 
 
-def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(demo: Any, project: Any) -> None:
-    for name in ("results", ".snakemake", "config"):
-        shutil.copytree(demo.folder / name, project.folder / name, dirs_exist_ok=True)
+def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(made: Any) -> None:
     runs = [f"results/runs/digits/{run}/seed7/run.json" for run in ("gdd", "gdd-i")]
     process = subprocess.Popen(
-        project.command("--cores", "1", *runs),
-        env=project.environment,
-        cwd=project.folder,
+        made.command("--cores", "1", *runs),
+        env=made.environment,
+        cwd=made.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    folders = [Path(project.folder / run).parent for run in runs]
+    folders = [Path(made.folder / run).parent for run in runs]
     while not any((folder / "state" / "log.jsonl").exists() for folder in folders):
         assert process.poll() is None
         time.sleep(0.01)
     # One trains, the other one waits.
-    project.edit("settings/digits.yaml", lambda data: data["recipe"].update(images=320))
-    told, _ = process.communicate()
-    assert process.returncode == 1, told
-    (sentence,) = re.findall(r"^gdd: (.*)$", told, re.MULTILINE) or re.findall(
-        r"^(The configuration.*)$", told, re.M
-    )
+    made.edit("settings/digits.yaml", lambda data: data["recipe"].update(images=320))
+    printed, _ = process.communicate()
+    assert process.returncode == 1, printed
+    (sentence,) = re.findall(r"^gdd: (.*)$", printed, re.MULTILINE)
     assert re.fullmatch(
         r"The configuration of the run digits/gdd(-i)? has changed since this job was planned \(its hash was \w{12} "
         r"and is \w{12}\); start the workflow again, which plans what to make now\.",
@@ -95,7 +94,7 @@ def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(demo: Any, 
     (made,) = (folder for folder in folders if (folder / "run.json").exists())
     assert json.loads((made / "run.json").read_text())["images"] == 256  # what it was planned for
     # Both are made with what the file says now.
-    project.snakemake("--cores", "1", *runs)
+    made.snakemake("--cores", "1", *runs)
     assert [json.loads((folder / "run.json").read_text())["images"] for folder in folders] == [320, 320]
 
 

@@ -67,7 +67,7 @@ def test_the_demo_through_slurm(
         assert pages[0] == pages[1] != []
     assert project.planned("demo") == set()
     assert not cluster.queue()
-    # Training and judging went to the cluster, what takes a second stayed.
+    # Training and evaluation went to the cluster, what takes a second stayed.
     submitted = set(re.findall(r"Submitted (?:\d+ jobs of )?(\w+) as SLURM", said))
     assert {"teacher", "distill", "evaluate_run", "evaluate_teacher"} <= submitted
     assert not {"table", "page"} & submitted

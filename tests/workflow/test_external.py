@@ -39,14 +39,16 @@ def say_where(project: Any, **files: Path) -> None:
 
 def test_from_others_files_to_the_table(others: Any, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
-    # Everything that is missing is told at once, before any job.
+    # All that is missing is listed at once, before any job.
     say_where(others, sid=theirs / "sid.pkl", gdd_release=theirs / "nowhere.pkl")
-    told = others.snakemake("--cores", "2", "external", status=1)
+    printed = others.snakemake("--cores", "2", "external", status=1)
     heading = "Published by others: in config/local.yaml, `external` has to say where each lies."
-    assert told.count(heading) == 1
-    assert f"  gdd-release: {SETTING}: {theirs}/nowhere.pkl does not exist; expected is its network (" in told
-    assert f"  stylegan-xl: {SETTING}: its images as an .npz, a folder, a .zip or a .tar (its rep" in told
-    assert f"  sid: {SETTING}" not in told
+    assert printed.count(heading) == 1
+    assert (
+        f"  gdd-release: {SETTING}: {theirs}/nowhere.pkl does not exist; expected is its network (" in printed
+    )
+    assert f"  stylegan-xl: {SETTING}: its images as an .npz, a folder, a .zip or a .tar (its rep" in printed
+    assert f"  sid: {SETTING}" not in printed
     assert not list((others.folder / "results").rglob("*.npz"))
 
     files = {"sid": theirs / "sid.pkl", "gdd_release": theirs / "gdd.pkl"}
@@ -78,11 +80,11 @@ def test_from_others_files_to_the_table(others: Any, tmp_path: Path) -> None:
     assert "published by others" in html
     assert others.planned("external") == set()
 
-    # Where a file lies is no reason to judge it again.
+    # Where a file lies is no reason to evaluate it again.
     (theirs / "samples.npz").rename(theirs / "moved.npz")
     say_where(others, **files, stylegan_xl=theirs / "moved.npz")
     assert others.planned("external") == set()
-    # More blocks are judged without the ones that are done.
+    # More blocks are evaluated without the ones that are done.
     kept = (folder / "stylegan-xl" / "metrics.block0.json").read_bytes()
     (folder / "stylegan-xl" / "metrics.json").unlink()
     others.snakemake("--cores", "2", f"results/external/{SETTING}/stylegan-xl/metrics.json")
@@ -90,5 +92,7 @@ def test_from_others_files_to_the_table(others: Any, tmp_path: Path) -> None:
     # Too few images are refused.
     np.savez(theirs / "moved.npz", images=np.zeros((99, 32, 32, 3), np.uint8))
     (folder / "stylegan-xl" / "metrics.json").unlink()
-    told = others.snakemake("--cores", "2", f"results/external/{SETTING}/stylegan-xl/metrics.json", status=1)
-    assert "holds 99 images, but" in told
+    printed = others.snakemake(
+        "--cores", "2", f"results/external/{SETTING}/stylegan-xl/metrics.json", status=1
+    )
+    assert "holds 99 images, but" in printed

@@ -1,4 +1,4 @@
-"""What has to come from outside before anything starts, told at once and not job by job."""
+"""What has to come from outside before anything starts, listed at once and not job by job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def require_what_is_missing(config: Config, jobs: Iterable[Any]) -> None:
         UserError: the complete list of what to put where.
     """
     fetches: set[str] = set()
-    fetched: set[str] = set()  # before
+    fetched_before: set[str] = set()
     datasets: set[str] = set()
     external: set[tuple[str, str]] = set()
     for job in jobs:
@@ -34,12 +34,12 @@ def require_what_is_missing(config: Config, jobs: Iterable[Any]) -> None:
             rule == "evaluate_external" and config.external[names.external].holds == "images"
         ):
             external.add((names.setting, names.external))
-        fetched |= {Path(file).stem for file in job.input if Path(file).parent == paths.FETCHED}
+        fetched_before |= {Path(file).stem for file in job.input if Path(file).parent == paths.FETCHED}
     problems = [
         *_data(config, datasets),
         *_external(config, external),
         *(_not_fetched(config, fetches) if config.local.offline else []),
-        *_lost(config, fetched - fetches),
+        *_lost(config, fetched_before - fetches),
     ]
     if problems:
         raise UserError("\n".join(["Nothing was started, because something is missing.", *problems]))

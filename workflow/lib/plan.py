@@ -141,19 +141,15 @@ def make_plan(rules: Rules, targets: Iterable[str], config: Mapping[str, str]) -
     for job in ordered:
         names = dict(job.wildcards.items())
         after = tuple(position[other] for other in dag.dependencies[job] if other in position)
-        need = (
-            Need() if job.is_norun else measured.need(job.rule.name, names)
-        )  # a target makes nothing itself
+        # A target makes nothing itself.
+        need = Need() if job.is_norun else measured.need(job.rule.name, names)
         jobs.append(Job(job.rule.name, tuple(names.items()), need, after))
-    teachers = {rules.experiments.find(names["setting"], names["run"]).teacher for names in _runs(jobs)}
+    runs = [dict(job.names) for job in jobs if job.rule == "distill"]
+    teachers = {rules.experiments.find(names["setting"], names["run"]).teacher for names in runs}
     # Two stay, each with weights, their average, Adam's two moments, and about as much of the discriminator.
     sizes = [10 * size for size in map(rules.needs.snapshot_bytes, teachers) if size is not None]
     counts = Counter(job.rule.name for job in dag.jobs)
     return Plan(targets, tuple(jobs), counts, max(sizes, default=None), rules.config.local.longest_job)
-
-
-def _runs(jobs: Iterable[Job]) -> list[dict[str, str]]:
-    return [dict(job.names) for job in jobs if job.rule == "distill"]
 
 
 def _dry_run(targets: tuple[str, ...], config: Mapping[str, str]) -> Any:

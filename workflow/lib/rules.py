@@ -1,4 +1,4 @@
-"""What the rules ask: inputs, the hash of their configuration, and resources of their jobs, by wildcards."""
+"""What rules declare, as functions of wildcards: inputs, the hash of their configuration, resources."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Rules:
         def on_gpu(value: Any, otherwise: Any = None) -> Callable[[Any], Any]:
             return lambda wildcards: value if self._need(stage, wildcards).gpus else otherwise
 
-        asked: dict[str, Callable[[Any], Any]] = {
+        resources: dict[str, Callable[[Any], Any]] = {
             "gpu": lambda wildcards: self._need(stage, wildcards).gpus,
             "nodes": lambda wildcards: self._need(stage, wildcards).nodes,
             "mem_mb": lambda wildcards: self._need(stage, wildcards).memory_mb,
@@ -83,8 +83,8 @@ class Rules:
             "gpu_model": on_gpu(local.gpu_model),
         }
         if stage in PROGRESS:
-            asked["progress"] = lambda wildcards: PROGRESS[stage].format(**dict(wildcards.items()))
-        return asked
+            resources["progress"] = lambda wildcards: PROGRESS[stage].format(**dict(wildcards.items()))
+        return resources
 
     def _need(self, stage: str, wildcards: Any) -> Need:
         return self.needs.of(stage, dict(wildcards.items()))
