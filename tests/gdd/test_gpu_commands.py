@@ -29,7 +29,6 @@ def _machine(tmp_path: Path) -> Iterator[None]:
     rest = {name: value for name, value in os.environ.items() if name not in left_out}
     with mock.patch.dict(os.environ, rest | own, clear=True):
         yield
-    gpus._for_life.close()
 
 
 @pytest.fixture
@@ -54,7 +53,9 @@ def distill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distill:
 
     def call(count: int, *options: str) -> Result:
         run = ["distill", "cifar10-uncond", "gdd", "--seed", "0"]
-        return CliRunner().invoke(cli, ["--config", config, "--gpus", str(count), *run, *options])
+        result = CliRunner().invoke(cli, ["--config", config, "--gpus", str(count), *run, *options])
+        gpus._for_life.close()  # as the end of a process does
+        return result
 
     return call
 
@@ -105,7 +106,6 @@ def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: py
     monkeypatch.setattr(processes, "spread", begin)
     assert distill(8, "--nodes", "2").exit_code == 0
     assert asked == [(2, 4)]
-    gpus._for_life.close()  # as becoming another program does
     place = Nodes(2, 1, "first", 1234)
     monkeypatch.setattr(processes, "own_place", lambda: place)
     assert distill(8, "--nodes", "2").exit_code == STOPPED
