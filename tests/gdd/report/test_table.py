@@ -174,7 +174,7 @@ def test_rows_show_their_snapshot_and_what_others_report_of_it(project, change):
 @pytest.mark.parametrize(
     ("at", "sentence"),
     [
-        (6_400, "'at' is 6400, but the setting 'digits' judges the snapshots at 9600 and the end"),
+        (6_400, "'at' is 6400, but the setting 'digits' evaluates the snapshots at 9600 and the end"),
         ("last", "'rows.GDD.at' is 'last': input should be"),
     ],
 )
