@@ -95,6 +95,7 @@ def test_a_process_that_was_started_claims_nothing(
 
 def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "this is no SLURM job" in str(distill(2, "--nodes", "2").exception)
+    gpus._for_life.close()  # as the end of the process does
     os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
     os.environ["SLURM_JOB_ID"] = "1"  # of eight GPUs, four of them here
     asked: list[Any] = []
