@@ -112,7 +112,7 @@ class Rate(Record):
 
     training: Positive  # images
     generating: Positive  # evaluations of the network, an image each
-    judging: Positive  # images through the network whose features are compared
+    evaluating: Positive  # images through the network whose features are compared
     # Images that go through the networks together; fewer than the batch norm's group need more GPUs.
     at_once: Count | None = None
     known: Literal["measured", "reported", "estimated"]

@@ -91,7 +91,7 @@ class Needs:
             return Need(hours=5 / HOUR)
         rate, gpus = self._rate_of_dataset(dataset), int(self.config.local.gpus != 0)
         images, width = self.config.datasets[dataset].images, FEATURES[extractor]
-        hours = images * COST.get(extractor, 1) / rate.judging / HOUR if rate else None
+        hours = images * COST.get(extractor, 1) / rate.evaluating / HOUR if rate else None
         disk = 4 * min(images, 50_000) * width + 8 * width**2
         cores = EVALUATING_CORES if gpus else 1
         return Need(
@@ -170,8 +170,8 @@ class Needs:
             seen = sum(COST.get(name, 1) for name in wanted if name != PIXELS)
             generating = evaluations / rate.generating
             # A block is evaluated at once.
-            stretch = record.evaluation.samples * (generating + seen / rate.judging) / HOUR
-            on_curve = record.evaluation.samples * (generating + 1 / rate.judging) / HOUR
+            stretch = record.evaluation.samples * (generating + seen / rate.evaluating) / HOUR
+            on_curve = record.evaluation.samples * (generating + 1 / rate.evaluating) / HOUR
             hours = blocks * stretch + curve * on_curve
         gpus = int(self._on_gpu(record))
         memory = LARGE_MB if EXTRACTORS.keys() & wanted else 2000
