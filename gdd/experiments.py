@@ -211,8 +211,9 @@ class Experiments:
         """Return the recipe of a run id.
 
         Raises:
-            UserError: no table and no method has such a run.
+            UserError: there is no such setting, or no table and no method has such a run in it.
         """
+        self.config.settings[setting]  # refuses a setting that is not there
         if (setting, run) not in self.recipes:
             runs = [run for place, run in self.recipes if place == setting]
             raise UserError(

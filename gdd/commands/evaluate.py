@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how the images of a file are made (see `_source`)."""
     for option in (
-        click.option("--steps", type=click.IntRange(1), help="Of a teacher's sampler."),
+        click.option("--steps", type=click.IntRange(1), help="Number of steps of a teacher's sampler."),
         click.option("--churn", type=float, default=0.0, help="S_churn of a teacher's stochastic sampler."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the latents."),
         click.option(
@@ -66,14 +66,14 @@ def evaluate() -> None:
     """Evaluate a run, a teacher, others' work, or any FILE: `gdd evaluate FILE --reference ...`.
 
     Interrupted, the same command goes on with the first block of images that is not done. With
-    `torchrun ... -m -- gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
+    `torchrun ... -m gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
     """
 
 
 @evaluate.command()
 @click.argument("setting")
 @click.argument("run")
-@click.option("--seed", type=click.IntRange(0), required=True, help="Of the run.")
+@click.option("--seed", type=click.IntRange(0), required=True, help="Seed of the run.")
 @DEVICE
 @EXPECT
 @pass_here
@@ -188,12 +188,12 @@ def _comparisons(
     required=True,
     help="A data set's folder in results/references; or one file of it, or published statistics.",
 )
-@click.option("--metrics", default="fid", show_default=True, help="Which, separated by commas.")
+@click.option("--metrics", default="fid", show_default=True, help="Metrics, separated by commas.")
 @click.option(
     "--samples", type=click.IntRange(1), default=50_000, show_default=True, help="Images in a block."
 )
 @click.option(
-    "--blocks", type=click.IntRange(1), default=3, show_default=True, help="Or as many as there are."
+    "--blocks", type=click.IntRange(1), default=3, show_default=True, help="At most: a file has an end."
 )
 @click.option(
     "--extractor", default="inception", show_default=True, help="Of FID and all metrics that name none."
@@ -254,7 +254,7 @@ def sample(file: Path, num: int, start: int, out: Path, device: str, **options: 
     """Make images with the weights of a generator or a teacher in FILE and write them to OUT.
 
     Image i comes from the seed and i alone: parts made apart fit together, whatever the batches. With
-    `torchrun ... -m -- gdd sample ...`, each process makes a part.
+    `torchrun ... -m gdd sample ...`, each process makes a part.
     """
     from gdd.metrics.export import export
     from gdd.training.world import join

@@ -54,7 +54,7 @@ def teacher(here: Here, name: str, checkpoint_every: int | None, expect: str | N
     show_default=True,
     help="What it is: a teacher, or a one-step generator that others published.",
 )
-@click.option("--licence", help="Of the weights; that of EDM's if left out.")
+@click.option("--licence", help="Licence of the weights; that of EDM's if left out.")
 def import_teacher(
     source: Path, destination: Path, key: str, kind: Literal["denoiser", "generator"], licence: str | None
 ) -> None:
@@ -108,7 +108,7 @@ def external_place(here: Here, setting: str, name: str) -> Path:
 @DEVICE
 @pass_here
 def pairs(here: Here, teacher: str, steps: int, count: int, device: str) -> None:
-    """Solve the ODE of TEACHER from COUNT noises, for students that imitate it directly."""
+    """Solve the ODE of TEACHER from COUNT samples of noise, for students that imitate it directly."""
     from gdd.diffusion.sampler import make_pairs
     from gdd.training.world import own_device
 

@@ -15,10 +15,10 @@ from gdd.commands.options import EXPECT, FILE, Here, pass_here, say
 @click.command()
 @pass_here
 def check(here: Here) -> None:
-    """Check the whole configuration, and say what it adds up to."""
+    """Check the whole configuration, and count its tables and runs."""
     tables = here.experiments.tables
     runs = {run for rows in tables.values() for row in rows for run in row.runs}
-    click.echo(f"{len(tables)} tables of {len(runs)} runs, all in order.")
+    click.echo(f"{len(tables)} tables, {len(runs)} runs: the configuration is valid.")
 
 
 @click.command()

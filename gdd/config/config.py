@@ -158,7 +158,8 @@ def _check_tables(config: Config) -> None:
     for name, target in config.project.targets.items():
         for taken in {name, target.page} & config.ablations.keys():
             raise UserError(
-                f"{config.root}/config.yaml: an ablation has the name '{taken}' of a target or page."
+                f"{config.where('ablations', taken)}: '{taken}' is the name of a target or page in "
+                f"{config.root}/config.yaml; give the file another one."
             )
 
 

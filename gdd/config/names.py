@@ -43,7 +43,7 @@ class Named(dict[str, Any]):
 def _name_of(kind: str, also: Iterable[str] = ()) -> AfterValidator:
     """Annotates text that has to be the name of a record of a kind, or one of `also`.
 
-    It is looked up in what `parse` is told to be known, and in nothing else.
+    It is looked up in the names that `parse` is given.
     """
 
     def check(name: str, info: ValidationInfo) -> str:

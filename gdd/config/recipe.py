@@ -12,6 +12,8 @@ from gdd.config.record import Count, Distinct, Fraction, NotNegative, Positive, 
 
 Distributional = Literal["softplus", "hinge"]
 Instance = Literal["direct", "progressive", "consistency", "consistency-trajectory", "reverse-consistency"]
+# Those that compare neighbouring noise levels of a grid.
+ON_A_GRID = ("progressive", "consistency", "consistency-trajectory", "reverse-consistency")
 AugmentPolicy = Literal["color", "translation", "cutout"]
 AUGMENT_POLICIES: tuple[AugmentPolicy, ...] = ("color", "translation", "cutout")
 
@@ -89,12 +91,13 @@ class Objective(Record):
         instances = get_args(Instance)
         if self.distributional is None and self.instance is None:
             raise ValueError(
-                "an objective needs 'distributional' (softplus, hinge), 'instance' "
+                f"an objective needs 'distributional' ({', '.join(get_args(Distributional))}), 'instance' "
                 f"({', '.join(instances)}) or both"
             )
-        for key, those in (("pairs", instances[:1]), ("grid", instances[1:]), ("distance", instances)):
-            if self.changes(key) and self.instance not in those:
-                raise ValueError(f"'{key}' belongs to 'instance': {', '.join(those)}")
+        belongs = {"pairs": ("direct",), "grid": ON_A_GRID, "distance": instances}
+        for key, objectives in belongs.items():
+            if self.changes(key) and self.instance not in objectives:
+                raise ValueError(f"'{key}' belongs to 'instance': {', '.join(objectives)}")
         if self.instance == "progressive" and (self.grid < 2 or self.grid & (self.grid - 1)):
             raise ValueError(
                 f"'instance: progressive' halves its 'grid' down to single steps, which {self.grid} do not "

@@ -67,6 +67,10 @@ class ImageArray:
         folder = Path(folder)
         if folder.suffix == ".json":
             folder = folder.parent
+        if not folder.is_dir():
+            raise UserError(
+                f"The data set {folder} does not exist; make it with `gdd dataset {folder.name}`."
+            )
         description = read_json(folder / "dataset.json")
         try:
             images = np.load(folder / "images.npy", mmap_mode="r")

@@ -183,11 +183,11 @@ class Student:
                 r1_backward(self.discriminator, images, part.class_labels, weight * part.weight)
         return self._update(self.discriminator_optimizer)
 
-    def _features_of_fakes(self, part: Part, player: str) -> Features:
+    def _features_of_fakes(self, part: Part, network: str) -> Features:
         """Return the features of images that are generated for a part."""
-        z = self.shares.noise(f"{player} noise", part, self.generator.latent_shape)
+        z = self.shares.noise(f"{network} noise", part, self.generator.latent_shape)
         fakes = self.generator(z, part.class_labels)
-        return self.extract(self._augmented(fakes, part, f"{player} augmentation"))
+        return self.extract(self._augmented(fakes, part, f"{network} augmentation"))
 
     def _augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
         """Change images as the discriminator is to see them; R1 takes real ones as they are."""
@@ -244,7 +244,7 @@ class Student:
         write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
 
     def state(self) -> dict[str, Any]:
-        """Return everything that changes in training; the frozen parts come from their own files."""
+        """Return everything that changes in training; the backbones come from their own files."""
         state: dict[str, Any] = {
             "images": self.images,
             "generator": self.generator.state_dict(),

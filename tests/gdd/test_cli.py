@@ -59,9 +59,9 @@ def here(config_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["dataset", "x"], "There is no 'x' in datasets/; there are: digits."),
         (["distill", "digits", "x", "--seed", "0"], "No table and no method has a run 'x' in the setting"),
         (["distill", "digits", "gdd", "--seed", "0", "--expect", "0"], "The configuration of the run digits/gdd "),
-        (["evaluate", "run", "digits", "gdd", "--seed", "0"], "results/datasets/digits/dataset.json does not "),
+        (["evaluate", "run", "digits", "gdd", "--seed", "0"], "The data set results/datasets/digits does not "),
         (["evaluate", "nowhere.pt", "--reference", "x", "--out", "y", "--metrics", "pixel_fid"], "nowhere.pt "),
-        (["reference", "digits", "pixels"], "results/datasets/digits/dataset.json does not exist."),
+        (["reference", "digits", "pixels"], "The data set results/datasets/digits does not exist; make it "),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(call: Call, here: Any, arguments: list[str], words: str) -> None:
@@ -133,13 +133,13 @@ def test_a_log_has_the_call_what_was_said_and_how_it_ended(call: Call, here: Any
 
 
 def test_check(call: Call, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("check") == (0, "1 tables of 2 runs, all in order.\n", "")
+    assert call("check") == (0, "1 tables, 2 runs: the configuration is valid.\n", "")
     mine = Path("mine/ablations/more.yaml")
     mine.parent.mkdir(parents=True)
     rows = "{A: {method: gdd}, B: {method: direct}}"
     mine.write_text(f"title: T\nsetting: digits\nrows: {rows}\ncolumns: [fid]\n")
     # The run that both tables have is counted once.
-    assert call("--extra", "mine", "check")[1] == "2 tables of 3 runs, all in order.\n"
+    assert call("--extra", "mine", "check")[1] == "2 tables, 3 runs: the configuration is valid.\n"
     # As the workflow says it.
     monkeypatch.setenv("GDD_CONFIG", "nowhere")
     monkeypatch.setenv("GDD_EXTRA", "")  # which names no folder

@@ -88,8 +88,8 @@ def test_an_unknown_name_is_one_sentence(
         (SETTING, ("methods", "gdd-i"), {"batch": 96}, "'batch' (96) cannot be divided into groups of"),
         (TABLE, ("rows", "GDD", "batch"), 96, ", row 'GDD': 'batch' (96) cannot be divided into groups of"),
         (TABLE, ("columns",), ["fid", "clip_fid"], "'columns' has clip_fid, which digits does not compute; add"),
-        (CONFIG, ("targets", "small"), {"title": "", "page": "x", "tables": ["small"]}, "an ablation has the name"),
-        (CONFIG, ("targets", "all", "page"), "small", "an ablation has the name 'small' of a target or page."),
+        (CONFIG, ("targets", "small"), {"title": "", "page": "x", "tables": ["small"]}, "ablations/small.yaml: 'small' is the name"),
+        (CONFIG, ("targets", "all", "page"), "small", "ablations/small.yaml: 'small' is the name of a target or page in"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together(
