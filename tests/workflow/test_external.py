@@ -58,7 +58,13 @@ def test_from_others_files_to_the_table(others: Any, tmp_path: Path) -> None:
     folder = results / "external" / SETTING
     table = json.loads((results / "tables/external.json").read_text())
     lines = {line["title"]: line for line in table["lines"]}
-    assert list(lines) == ["EDM teacher", "SiD", "GDD, as released", "StyleGAN-XL"]
+    assert list(lines) == [
+        "EDM teacher",
+        "SiD",
+        "GDD, as released",
+        "StyleGAN-XL",
+        "Real against real (floor)",
+    ]
     for title, name in (("SiD", "sid"), ("GDD, as released", "gdd-release"), ("StyleGAN-XL", "stylegan-xl")):
         metrics = json.loads((folder / name / "metrics.json").read_text())
         cells, blocks = lines[title]["cells"], metrics["final"]["blocks"]
