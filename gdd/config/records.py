@@ -73,7 +73,7 @@ class Dataset(Record):
     def raw_in_words(self) -> str:
         """Return in words what raw data the data set is made from."""
         if self.source == "cifar10":
-            return "cifar-10-python.tar.gz, cifar-10-binary.tar.gz, the folder one unpacks to, or EDM's ZIP"
+            return "cifar-10-binary.tar.gz, cifar-10-python.tar.gz, the folder one unpacks to, or EDM's ZIP"
         classes = f" in {self.classes:,} sub-folders, one for each class" if self.classes else ""
         images = f"{self.source_images or self.images:,} images{classes}"
         return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"
