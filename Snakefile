@@ -17,7 +17,7 @@ os.environ.setdefault("GDD_PROGRESS", "plain")
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
 # `--config folder=FOLDER` replaces config/.
 try:
-    lib = Rules(config.get("folder", "config"), config.get("extra", "").split())
+    lib = Rules(config.get("folder", "config"), str(config.get("extra", "")).split())
 except UserError as error:
     sys.exit(f"gdd: {error}")
 
@@ -54,6 +54,7 @@ include: "workflow/rules/report.smk"
 
 try:
     lib.refuse_names_of_rules(rule.name for rule in workflow.rules)
+    lib.refuse_unknown(workflow.dag_settings.targets if workflow.dag_settings else ())
 except UserError as error:
     sys.exit(f"gdd: {error}")
 

@@ -8,8 +8,16 @@ from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.local import CPU, Card
-from gdd.config.metrics import PIXELS, MetricName, by_extractor
-from gdd.config.names import DatasetName, ExtractorName, MethodName, SettingName, SourceName, TeacherName
+from gdd.config.metrics import METRICS, PIXELS, MetricName, by_extractor
+from gdd.config.names import (
+    FEATURES,
+    DatasetName,
+    ExtractorName,
+    MethodName,
+    SettingName,
+    SourceName,
+    TeacherName,
+)
 from gdd.config.recipe import PartialRecipe, Sampler, TeacherRecipe
 from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 
@@ -182,6 +190,21 @@ class Evaluation(Record):
     def wanted_on_curves(self) -> tuple[str, ...]:
         """Return the metrics of every snapshot."""
         return tuple(metric for metric in self.wanted() if metric in ON_CURVES)
+
+    def too_few(self) -> str:
+        """Return what is wrong with the number of images for a Frechet distance in published features.
+
+        Of fewer images than features the covariance is singular, and the distance says little.
+        """
+        for extractor, metrics in by_extractor(self.wanted(), self.extractor).items():
+            frechet = next((name for name in metrics if METRICS[name].needs == "moments"), None)
+            features = FEATURES.get(extractor, 0)
+            if frechet and self.samples <= features:
+                return (
+                    f"'evaluation.samples' is {self.samples:,}, but '{frechet}' is taken in {features:,} "
+                    f"features of '{extractor}', which need more images than that"
+                )
+        return ""
 
     def extractors(self) -> list[str]:
         """Return the extractors that the metrics need, `pixels` among them."""

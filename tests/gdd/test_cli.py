@@ -146,6 +146,23 @@ def test_check(call: Call, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("check")[2] == "gdd: The configuration folder nowhere does not exist.\n"
 
 
+def test_check_finds_what_would_fail_after_hours(call: Call, here: Any) -> None:
+    here.change("ablations/small.yaml", ("rows", "GDD", "freeze"), ["*conv*", "*nothing*"])
+    run = here.load().tables["small"][0].runs[0].id
+    words = "The freeze pattern '*nothing*' matches no parameter; names look like 'model."
+    assert call("check")[2].startswith(f"gdd: The run '{run}' of the setting 'digits': {words}")
+    assert call("distill", "digits", run, "--seed", "0")[2].startswith(f"gdd: {words}")
+    here.change("ablations/small.yaml", ("rows", "GDD", "freeze"), ["*conv*"])
+    assert call("check")[0] == 0
+    here.change("settings/digits.yaml", ("evaluation",), {"extractor": "inception", "samples": 2048})
+    assert call("check")[2] == (
+        "gdd: config/settings/digits.yaml: 'evaluation.samples' is 2,048, but 'fid' is taken in 2,048 features "
+        "of 'inception', which need more images than that.\n"
+    )
+    here.change("settings/digits.yaml", ("evaluation", "samples"), 2049)
+    assert call("check")[2] == "gdd: There is no 'inception' in sources.yaml; there are: none.\n"
+
+
 def test_raw_data_is_found_by_the_configuration(call: Call, here: Any) -> None:
     record = "{title: F, source: folder, resolution: 8, channels: 3, images: 7, classes: 0}"
     here.write("datasets/faces.yaml", record)
