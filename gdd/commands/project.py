@@ -20,7 +20,8 @@ def check(here: Here) -> None:
     config, tables = here.config, here.experiments.tables
     runs = {run for rows in tables.values() for row in rows for run in row.runs}
     for name, setting in config.settings.items():
-        if problem := setting.evaluation.too_few():
+        real = config.datasets[setting.evaluation.dataset or setting.dataset].images
+        if problem := setting.evaluation.too_few(real):
             raise UserError(f"{config.where('settings', name)}: {problem}.")
     for (name, run_id), recipe in here.experiments.recipes.items():
         # What it reads: every published network has to have its file in sources.yaml.

@@ -191,17 +191,18 @@ class Evaluation(Record):
         """Return the metrics of every snapshot."""
         return tuple(metric for metric in self.wanted() if metric in ON_CURVES)
 
-    def too_few(self) -> str:
+    def too_few(self, real: int) -> str:
         """Return what is wrong with the number of images for a Frechet distance in published features.
 
-        Of fewer images than features the covariance is singular, and the distance says little.
+        Of fewer images than features, real or generated, the covariance is singular, and evaluating refuses.
         """
+        images = min(self.samples, real)
         for extractor, metrics in by_extractor(self.wanted(), self.extractor).items():
             frechet = next((name for name in metrics if METRICS[name].needs == "moments"), None)
             features = FEATURES.get(extractor, 0)
-            if frechet and self.samples <= features:
+            if frechet and images <= features:
                 return (
-                    f"'evaluation.samples' is {self.samples:,}, but '{frechet}' is taken in {features:,} "
+                    f"'evaluation' compares {images:,} images, but '{frechet}' is taken in {features:,} "
                     f"features of '{extractor}', which need more images than that"
                 )
         return ""

@@ -155,7 +155,7 @@ def distill(
 
 def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]:
     """Add this start's code and machine to the list of all starts."""
-    sessions: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    sessions: list[dict[str, Any]] = read_json(path, list) if path.exists() else []
     sessions.append({**environment(), **execution})
     write_json(path, sessions)
     return sessions

@@ -198,7 +198,7 @@ def _long(lines: Sequence[Line]) -> pd.DataFrame:
         columns=[*ENTRY, "teacher", "seed", "shown", "snapshot", "block", "metric", "value", "sampling_std"],
     )
     types: Any = {"seed": "Int64", "block": "Int64", "value": float, "sampling_std": float}
-    return frame.astype(types)[lambda of: np.isfinite(of["value"])]
+    return frame.astype(types).loc[lambda of: np.isfinite(of["value"])]
 
 
 def _values(line: Line, of: Evaluated) -> Iterator[tuple[str, int | None, str, float | None, float | None]]:

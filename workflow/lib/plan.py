@@ -189,7 +189,7 @@ class Measured:
         """Images a second and device of finished runs, by (setting, run) and by setting, on a GPU or not."""
         rates: dict[tuple[Any, bool], list[float]] = defaultdict(list)
         for path, facts in _finished("run.json"):
-            with contextlib.suppress(KeyError, IndexError, TypeError):
+            with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
                 seconds = facts.get("device_seconds") or facts["seconds"]
                 on_gpu = not str(facts["sessions"][-1]["device"]).startswith("CPU")
                 setting, run = path.parts[-4:-2]

@@ -88,7 +88,7 @@ def test_an_unknown_name_is_one_sentence(
         (SETTING, ("methods", "gdd-i"), {"batch": 96}, "'batch' (96) cannot be divided into groups of"),
         (TABLE, ("rows", "GDD", "batch"), 96, ", row 'GDD': 'batch' (96) cannot be divided into groups of"),
         (SETTING, ("recipe", "backbones"), ["vgg16_bn"], "the backbone 'vgg16_bn' takes images of 3 channels, the data set 'digits'"),
-        (TABLE, ("rows", "GDD", "method"), "gddi", "no such file in methods/; did you mean 'gdd'? there are: direct, gdd,"),
+        (TABLE, ("rows", "GDD", "method"), "gddi", "no such file in methods/; did you mean 'gdd-i'? there are: direct"),
         (TABLE, ("columns",), ["fid", "clip_fid"], "'columns' has clip_fid, which digits does not compute; add"),
         (CONFIG, ("targets", "small"), {"title": "", "page": "x", "tables": ["small"]}, "ablations/small.yaml: 'small' is the name"),
         (CONFIG, ("targets", "all", "page"), "small", "ablations/small.yaml: 'small' is the name of a target or page in"),
