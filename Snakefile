@@ -54,7 +54,6 @@ include: "workflow/rules/report.smk"
 
 try:
     lib.refuse_names_of_rules(rule.name for rule in workflow.rules)
-    lib.refuse_unknown(workflow.dag_settings.targets if workflow.dag_settings else ())
 except UserError as error:
     sys.exit(f"gdd: {error}")
 

@@ -96,11 +96,3 @@ def test_a_mistake_is_one_sentence(project: Any) -> None:
     printed = project.snakemake("--dry-run", "demo", status=1)
     assert printed.strip().startswith("gdd: config/methods/gdd-i.yaml: 'freeze' is 'convs'")
     assert len(printed.strip().splitlines()) == 1
-
-
-def test_an_unknown_target_is_one_sentence(project: Any) -> None:
-    printed = project.snakemake("--dry-run", "dmeo", status=1)
-    assert printed.strip().startswith(
-        "gdd: There is no target 'dmeo'; did you mean 'demo'? there are: demo, all,"
-    )
-    assert len(printed.strip().splitlines()) == 1
