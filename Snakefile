@@ -17,7 +17,7 @@ os.environ.setdefault("GDD_PROGRESS", "plain")
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
 # `--config folder=FOLDER` replaces config/.
 try:
-    lib = Rules(config.get("folder", "config"), config.get("extra", "").split())
+    lib = Rules(config.get("folder", "config"), str(config.get("extra", "")).split())
 except UserError as error:
     sys.exit(f"gdd: {error}")
 

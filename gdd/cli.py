@@ -51,7 +51,7 @@ def cli(
     handlers: list[logging.Handler] = [terminal]
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, mode="a"))
+        handlers.append(logging.FileHandler(log_file, mode="a", encoding="utf-8", errors="backslashreplace"))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.captureWarnings(True)
     logging.getLogger(LOG_ONLY).info("gdd %s", " ".join(sys.argv[1:]))

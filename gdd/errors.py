@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 STOPPED = 75  # the exit status of a run that can be resumed (EX_TEMPFAIL)
 
 
@@ -22,3 +25,9 @@ class ProcessLost(Exception):
 
 class Stopped(Exception):
     """A run wrote its checkpoint because it was asked to stop; the same command resumes it."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'? ` for the known name that is like `name`, or nothing if none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean '{near[0]}'? " if near else ""

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from gdd import paths
 from gdd.config.config import Config
-from gdd.config.names import Named
+from gdd.config.names import BACKBONES, Named
 from gdd.config.recipe import Recipe
 from gdd.config.record import Record
 from gdd.config.tables import Ablation, Method, Row, grid_title
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 from gdd.run_ids import name_of
 
 
@@ -218,13 +218,13 @@ class Experiments:
             runs = [run for place, run in self.recipes if place == setting]
             raise UserError(
                 f"No table and no method has a run '{run}' in the setting '{setting}'; "
-                f"there are: {', '.join(runs)}."
+                f"{did_you_mean(run, runs)}there are: {', '.join(runs)}."
             )
         return self.recipes[setting, run]
 
 
 def _check_teacher(config: Config, recipe: Recipe, where: str) -> None:
-    """Refuse a teacher whose images are of another size than the data set's, or of more classes."""
+    """Refuse a teacher or a backbone that does not fit the data set: its images, or its classes."""
     dataset, arch = config.datasets[recipe.dataset], config.teachers[recipe.teacher].architecture
     if (arch.img_channels, arch.img_resolution) != (dataset.channels, dataset.resolution):
         raise UserError(
@@ -237,6 +237,15 @@ def _check_teacher(config: Config, recipe: Recipe, where: str) -> None:
             f"{where}: the teacher '{recipe.teacher}' knows {arch.label_dim} classes, the data set "
             f"'{recipe.dataset}' has {dataset.classes}; choose a teacher of this data set."
         )
+    for name in recipe.backbones if recipe.objective.distributional else ():
+        own = config.features.get(name)
+        published = 3 if name in BACKBONES else dataset.channels
+        takes = config.datasets[own.dataset].channels if own else published
+        if takes != dataset.channels:
+            raise UserError(
+                f"{where}: the backbone '{name}' takes images of {takes} channels, the data set "
+                f"'{recipe.dataset}' holds images of {dataset.channels}; choose backbones that fit it."
+            )
 
 
 def _set_keys(record: Any, own: type[Record] | None = None) -> dict[str, Any]:

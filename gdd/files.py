@@ -68,22 +68,32 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, kind: type = object) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing or no JSON.
+        UserError: the file is missing, no JSON, or holds something else than a `kind` (dict or list).
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and make it again.") from None
+    if not isinstance(value, kind):
+        found = f"a {type(value).__name__} instead of a {kind.__name__}"
+        raise UserError(f"{path} holds {found}; delete it and make it again.")
+    return value
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, but a file belongs there; remove it or correct the path.")
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -104,9 +114,12 @@ def locked(
 
     Raises:
         TimeoutError: another process holds it and there is to be no `wait`.
+        UserError: a folder lies there.
     """
     from filelock import FileLock, Timeout
 
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, but a lock file belongs there; remove it.")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, mode=0o666, thread_local=False) if everybody else FileLock(path, thread_local=False)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from gdd import paths
-from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here
+from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here, refuse_freeze
 from gdd.config.recipe import Recipe
 from gdd.stages.inputs import reference_dataset
 from gdd.stages.stage import Stage
@@ -56,6 +56,7 @@ def distill(
     """
     stage = here.stage("distill", expect, setting=setting, run=run, seed=seed)
     recipe = here.experiments.find(setting, run)
+    refuse_freeze(here.config, recipe)
     if "RANK" not in os.environ:
         _start_others(here, recipe, processes, nodes)
 

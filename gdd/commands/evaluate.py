@@ -15,7 +15,7 @@ from gdd.commands.options import DEVICE, EXPECT, FILE, Here, pass_here, say
 from gdd.config.metrics import PIXELS, by_extractor, metric_help
 from gdd.config.names import EXTRACTORS
 from gdd.config.recipe import Sampler
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 from gdd.stages.inputs import network_input
 from gdd.stages.stage import Stage
 
@@ -225,7 +225,8 @@ def file(
 
     there = [*here.config.features, PIXELS, *EXTRACTORS]
     if extractor not in there:
-        raise UserError(f"There is no extractor '{extractor}'; there are: {', '.join(there)}.")
+        known = f"{did_you_mean(extractor, there)}there are: {', '.join(there)}"
+        raise UserError(f"There is no extractor '{extractor}'; {known}.")
     wanted = by_extractor(metrics.replace(",", " ").split(), extractor)
     weights = {name: Path(network_input(here.config, name).path) for name in wanted if name != PIXELS}
     with join(device) as world:

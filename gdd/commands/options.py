@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from gdd.config.config import Config, load_config
+from gdd.config.recipe import Recipe
 from gdd.experiments import Experiments
 from gdd.stages import STAGES
 from gdd.stages.stage import Stage
@@ -61,6 +62,19 @@ DEVICE = click.option(
 CHECKPOINT_EVERY = click.option(
     "--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints."
 )
+
+
+def refuse_freeze(config: Config, recipe: Recipe) -> None:
+    """Refuse a user's own patterns that freeze nothing, or everything, of the teacher's architecture.
+
+    Raises:
+        UserError: naming the pattern.
+    """
+    if isinstance(recipe.freeze, str):
+        return
+    from gdd.distill.distill import check_freeze  # imports torch
+
+    check_freeze(recipe, config.teachers[recipe.teacher].architecture)
 
 
 def say(sentence: str) -> None:

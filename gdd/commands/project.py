@@ -9,15 +9,28 @@ from pathlib import Path
 import click
 
 from gdd import paths
-from gdd.commands.options import EXPECT, FILE, Here, pass_here, say
+from gdd.commands.options import EXPECT, FILE, Here, pass_here, refuse_freeze, say
+from gdd.errors import UserError
 
 
 @click.command()
 @pass_here
 def check(here: Here) -> None:
     """Check the whole configuration, and count its tables and runs."""
-    tables = here.experiments.tables
+    config, tables = here.config, here.experiments.tables
     runs = {run for rows in tables.values() for row in rows for run in row.runs}
+    for name, setting in config.settings.items():
+        real = config.datasets[setting.evaluation.dataset or setting.dataset].images
+        if problem := setting.evaluation.too_few(real):
+            raise UserError(f"{config.where('settings', name)}: {problem}.")
+    for (name, run_id), recipe in here.experiments.recipes.items():
+        # What it reads: every published network has to have its file in sources.yaml.
+        for stage in ("distill", "evaluate_run"):
+            here.stage(stage, setting=name, run=run_id, seed=0)
+        try:
+            refuse_freeze(config, recipe)
+        except UserError as error:
+            raise UserError(f"The run '{run_id}' of the setting '{name}': {error}") from None
     click.echo(f"{len(tables)} tables, {len(runs)} runs: the configuration is valid.")
 
 
@@ -74,7 +87,6 @@ def fetch(
     expect: str | None,
 ) -> None:
     """Download the files NAMES of sources.yaml, verified; the same command goes on where it stopped."""
-    from gdd.errors import UserError
     from gdd.fetch.fetch import Resources, listing
     from gdd.fetch.fetch import fetch as run
     from gdd.files import sha256, write_json

@@ -16,7 +16,7 @@ from gdd.config.record import Record, parse, read_yaml
 from gdd.config.records import Dataset, External, FeatureNetwork, Setting, Teacher
 from gdd.config.sources import Source, Sources
 from gdd.config.tables import Ablation, Method, Project, Reported, ReportedNumbers
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 from gdd.files import write_text
 
 # Sub-folder -> the record that each of its files holds; the file's stem is the record's name.
@@ -36,6 +36,8 @@ SCHEMAS: dict[str, type[Record]] = {
     "sources": Sources,
     "reported": ReportedNumbers,
 }
+
+SCHEMA = "schema"  # the folder beside them in which `gdd schema` writes
 
 # Names become parts of paths and of run ids, which join them with dots.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
@@ -96,6 +98,7 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
         root=root,
         **records,
     )
+    _check_networks(config)
     _check_tables(config)
     return config
 
@@ -108,6 +111,12 @@ def _files(roots: Iterable[Path]) -> dict[str, Named]:
             raise UserError(f"The configuration folder {root} does not exist.")
         if not any((root / kind).is_dir() for kind in KINDS):
             raise UserError(f"The configuration folder {root} has none of the folders {', '.join(KINDS)}.")
+        for folder in sorted(root.iterdir()):
+            if folder.is_dir() and folder.name not in (*KINDS, SCHEMA) and not folder.name.startswith("."):
+                raise UserError(
+                    f"{folder} is none of the folders of a configuration; {did_you_mean(folder.name, KINDS)}"
+                    f"there are: {', '.join(KINDS)}."
+                )
         for kind in KINDS:
             for path in sorted((root / kind).glob("*.y*ml")):
                 if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
@@ -141,6 +150,17 @@ def _local(path: Path, known: Mapping[str, Named], datasets: Mapping[str, Datase
     raw = Named("the raw data of datasets/")
     raw |= {of.raw or name: None for name, of in datasets.items() if of.source != "digits"}
     return Local() if data is None else parse(Local, data, path, {**known, "raw_data": raw})
+
+
+def _check_networks(config: Config) -> None:
+    """Refuse a classifier of images that all have the same label, or none."""
+    for name, network in config.features.items():
+        classes = config.datasets[network.dataset].classes
+        if network.steps and classes < 2:
+            raise UserError(
+                f"{config.where('features', name)}: a classifier is trained on two classes or more, "
+                f"'{network.dataset}' has {classes or 'none'}; set 'steps' to 0, which keeps random weights."
+            )
 
 
 def _check_tables(config: Config) -> None:

@@ -5,7 +5,6 @@ To add a metric, add an entry to `METRICS`: configuration, `gdd evaluate`, table
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 
 PIXELS = "pixels"  # the extractor that needs no network
 
@@ -229,8 +228,7 @@ def _known(name: str, known: Mapping[str, Column], kind: str) -> str:
         ValueError: there is no such column.
     """
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        hint = did_you_mean(name, known)
         raise ValueError(f"there is no {kind} '{name}'; {hint}there are: {', '.join(known)}")
     return name
 

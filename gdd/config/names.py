@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 
 # Published networks that need no training here, and their files in sources.yaml.
 BACKBONES = {  # of the projected discriminator, by timm's or torchvision's name
@@ -23,6 +23,7 @@ EXTRACTORS = {  # of features for metrics; two of them are one file, seen throug
     "clip": "clip-vit-b-32",
     "dinov2": "dinov2-vit-l-14",
 }
+FEATURES = {"inception": 2048, "inception-clean": 2048, "clip": 512, "dinov2": 1024}
 CLASS_EMBEDDINGS = {"stylegan-xl": "stylegan-xl-class-embeddings"}  # of a conditional discriminator
 LPIPS = "lpips-vgg16"  # the trunk of LPIPS
 
@@ -37,7 +38,8 @@ class Named(dict[str, Any]):
         self.place = place
 
     def __missing__(self, name: str) -> Any:
-        raise UserError(f"There is no '{name}' in {self.place}; there are: {', '.join(self) or 'none'}.")
+        there = f"{did_you_mean(name, self)}there are: {', '.join(self) or 'none'}"
+        raise UserError(f"There is no '{name}' in {self.place}; {there}.")
 
 
 def _name_of(kind: str, also: Iterable[str] = ()) -> AfterValidator:
@@ -49,7 +51,8 @@ def _name_of(kind: str, also: Iterable[str] = ()) -> AfterValidator:
     def check(name: str, info: ValidationInfo) -> str:
         if info.context is not None and name not in (there := [*info.context[kind], *also]):
             place = info.context[kind].place
-            raise ValueError(f"no such file in {place}; there are: {', '.join(there) or 'none'}")
+            known = f"{did_you_mean(name, there)}there are: {', '.join(there) or 'none'}"
+            raise ValueError(f"no such file in {place}; {known}")
         return name
 
     return AfterValidator(check)

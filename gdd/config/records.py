@@ -8,8 +8,16 @@ from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.local import CPU, Card
-from gdd.config.metrics import PIXELS, MetricName, by_extractor
-from gdd.config.names import DatasetName, ExtractorName, MethodName, SettingName, SourceName, TeacherName
+from gdd.config.metrics import METRICS, PIXELS, MetricName, by_extractor
+from gdd.config.names import (
+    FEATURES,
+    DatasetName,
+    ExtractorName,
+    MethodName,
+    SettingName,
+    SourceName,
+    TeacherName,
+)
 from gdd.config.recipe import PartialRecipe, Sampler, TeacherRecipe
 from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 
@@ -73,7 +81,7 @@ class Dataset(Record):
     def raw_in_words(self) -> str:
         """Return in words what raw data the data set is made from."""
         if self.source == "cifar10":
-            return "cifar-10-python.tar.gz, cifar-10-binary.tar.gz, the folder one unpacks to, or EDM's ZIP"
+            return "cifar-10-binary.tar.gz, cifar-10-python.tar.gz, the folder one unpacks to, or EDM's ZIP"
         classes = f" in {self.classes:,} sub-folders, one for each class" if self.classes else ""
         images = f"{self.source_images or self.images:,} images{classes}"
         return f"a folder, .zip or .tar of its {images}, or EDM's ZIP"
@@ -182,6 +190,22 @@ class Evaluation(Record):
     def wanted_on_curves(self) -> tuple[str, ...]:
         """Return the metrics of every snapshot."""
         return tuple(metric for metric in self.wanted() if metric in ON_CURVES)
+
+    def too_few(self, real: int) -> str:
+        """Return what is wrong with the number of images for a Frechet distance in published features.
+
+        Of fewer images than features, real or generated, the covariance is singular, and evaluating refuses.
+        """
+        images = min(self.samples, real)
+        for extractor, metrics in by_extractor(self.wanted(), self.extractor).items():
+            frechet = next((name for name in metrics if METRICS[name].needs == "moments"), None)
+            features = FEATURES.get(extractor, 0)
+            if frechet and images <= features:
+                return (
+                    f"'evaluation' compares {images:,} images, but '{frechet}' is taken in {features:,} "
+                    f"features of '{extractor}', which need more images than that"
+                )
+        return ""
 
     def extractors(self) -> list[str]:
         """Return the extractors that the metrics need, `pixels` among them."""

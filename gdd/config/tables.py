@@ -62,6 +62,7 @@ class Reported(Record):
     method: MethodName | None = None  # with the lowest FID of a run: what the papers give
     teacher_steps: Count | None = None
     external: ExternalName | None = None
+    work: str | None = None  # of others, which no row shows; stands in the note of tables with `reported_fid`
     fid: Positive
     recall: Positive | None = None
     clip_fid: Positive | None = None
@@ -69,7 +70,7 @@ class Reported(Record):
 
     @model_validator(mode="after")
     def _is_of_one_thing(self) -> Self:
-        self.require_one_of("method", "teacher_steps", "external")
+        self.require_one_of("method", "teacher_steps", "external", "work")
         return self
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) from an archive its author publishes: for Python, or the binary version."""
+"""CIFAR-10 (Krizhevsky 2009) from an archive its author publishes: the binary version, or that for Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_cifar10(raw: Path) -> RawImages:
     """Return the images and labels of the five training batches, in order.
 
     Args:
-        raw: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, or the folder either of them unpacks to.
+        raw: cifar-10-binary.tar.gz, cifar-10-python.tar.gz, or the folder either of them unpacks to.
 
     Raises:
         UserError: a batch is missing, damaged, or not what it should be; the sentence names it.

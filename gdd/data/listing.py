@@ -93,7 +93,7 @@ def list_images(raw: Path) -> Listing:
         if zipfile.is_zipfile(archive):
             return _sorted("zip", archive, inside, _in_zip(archive))
         return _sorted("tar", archive, inside, _in_tar(archive))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OverflowError) as error:
         # The images of a .tar.gz cannot be reached one by one.
         raise UserError(
             f"{archive} is neither a whole .zip nor a whole, uncompressed .tar ({error}); "

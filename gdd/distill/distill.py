@@ -15,6 +15,7 @@ from torch import nn
 from gdd.adversary.backbones import load_backbones
 from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
 from gdd.adversary.published_weights import load_class_embedding
+from gdd.config.architecture import Architecture
 from gdd.config.freeze import frozen_names
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
@@ -154,7 +155,7 @@ def distill(
 
 def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]:
     """Add this start's code and machine to the list of all starts."""
-    sessions: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    sessions: list[dict[str, Any]] = read_json(path, list) if path.exists() else []
     sessions.append({**environment(), **execution})
     write_json(path, sessions)
     return sessions
@@ -201,13 +202,26 @@ def prepare(
     return student
 
 
+def _kind(recipe: Recipe) -> type[OneStepGenerator]:
+    return TwoTimeGenerator if recipe.objective.instance in TWO_TIMES else OneStepGenerator
+
+
 def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepGenerator:
-    dtype = getattr(torch, recipe.precision)
-    kind = TwoTimeGenerator if recipe.objective.instance in TWO_TIMES else OneStepGenerator
+    dtype, kind = getattr(torch, recipe.precision), _kind(recipe)
     with seeded_weights(derived_seed(seed, "generator weights")):
         if recipe.init == "teacher":
             return kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
         return kind(teacher.arch, dtype, steps=recipe.generator_steps)
+
+
+def check_freeze(recipe: Recipe, arch: Architecture) -> None:
+    """Refuse, before anything is made, a freeze policy that does not fit a student of this architecture.
+
+    Raises:
+        UserError: a pattern matches no parameter, or nothing is left to train.
+    """
+    with torch.device("meta"):
+        freeze(_kind(recipe)(arch), recipe.freeze)
 
 
 def freeze(network: nn.Module, policy: str | tuple[str, ...]) -> None:

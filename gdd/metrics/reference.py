@@ -23,7 +23,18 @@ from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Gaussian
 
 PUBLISHED_EXTRACTOR = "inception"  # of EDM's and ADM's statistics
-BROKEN = (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# What numpy and zipfile raise of files that are damaged, encrypted (RuntimeError), or larger than memory.
+BROKEN = (
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)

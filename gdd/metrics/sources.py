@@ -28,7 +28,17 @@ from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights
 
 BATCH = 250  # images that go through a network at once
 KEYS = ("images", "arr_0", "samples")  # of an .npz; ADM's batches (arXiv:2105.05233) have numpy's own names
-BROKEN = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# What numpy and zipfile raise of files that are damaged, encrypted (RuntimeError), or larger than memory.
+BROKEN = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,19 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"The weights {path} do not exist.") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(
             f"The weights {path} cannot be read ({error}); delete the file and make it again."
         ) from None
     if header is None:
         raise UserError(f"{path} is a safetensors file without a description from gdd; import it first.")
-    return tensors, json.loads(header)
+    try:
+        description = json.loads(header)
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise UserError(f"The description in {path} is no JSON object; delete the file and make it again.")
+    return tensors, description
 
 
 def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> None:

@@ -51,6 +51,7 @@ RC: dict[Any, Any] = {
     "savefig.dpi": 200,
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,  # text stays text in the PDF
+    "text.parse_math": False,  # a dollar sign in somebody's title is a dollar sign
 }
 
 

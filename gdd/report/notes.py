@@ -41,7 +41,16 @@ def note(table: Table) -> str:
         )
         change = "FID change is a student's mean FID minus that of the student in the row above"
         parts.append(f"{change}; {meaning}.")
+    if "reported_fid" in table.ablation.columns and table.elsewhere:
+        parts.append(f"FID that is reported of other one-step generators: {_elsewhere(table)}.")
     return " ".join(parts)
+
+
+def _elsewhere(table: Table) -> str:
+    by_setting: dict[str, list[str]] = {}
+    for of in table.elsewhere:
+        by_setting.setdefault(of.setting, []).append(f"{of.work} {of.fid:g} ({of.source})")
+    return "; ".join(f"{table.settings[name].title}: {', '.join(each)}" for name, each in by_setting.items())
 
 
 def designs(lines: Iterable[Line], fewest: int = 2) -> str:

@@ -123,6 +123,7 @@ class Table:
     values: pd.DataFrame  # see `_long`
     runs: pd.DataFrame  # see `_by_run`
     cells: dict[tuple[int, str], Cell]  # by line and column
+    elsewhere: Sequence[Reported]  # what is reported of others' work that no row shows
 
     def cell(self, line: Line, column: str) -> Cell | None:
         """Return a cell, None where nothing is known."""
@@ -140,6 +141,7 @@ def build_table(experiments: Experiments, name: str) -> Table:
     """
     config, ablation = experiments.config, experiments.config.ablations[name]
     settings = {setting: config.settings[setting] for setting in ablation.setting_names()}
+    elsewhere = [of for of in config.reported if of.work and of.setting in settings]
     lines: list[Line] = []
     for setting in settings:
         rows = [(row, _read(row, name)) for row in experiments.rows(name) if row.setting == setting]
@@ -155,7 +157,7 @@ def build_table(experiments: Experiments, name: str) -> Table:
     for line in lines:
         known = {column: getattr(line.reported, key, None) for column, key in REPORTED.items()}
         cells |= {(line.number, column): Cell(value) for column, value in known.items() if value is not None}
-    return Table(name, ablation, settings, lines, values, runs, cells)
+    return Table(name, ablation, settings, lines, values, runs, cells, elsewhere)
 
 
 def require(path: Path, target: str) -> Path:
@@ -196,8 +198,7 @@ def _long(lines: Sequence[Line]) -> pd.DataFrame:
         columns=[*ENTRY, "teacher", "seed", "shown", "snapshot", "block", "metric", "value", "sampling_std"],
     )
     types: Any = {"seed": "Int64", "block": "Int64", "value": float, "sampling_std": float}
-    frame = frame.astype(types)
-    return frame[np.isfinite(frame["value"])]
+    return frame.astype(types).loc[lambda of: np.isfinite(of["value"])]
 
 
 def _values(line: Line, of: Evaluated) -> Iterator[tuple[str, int | None, str, float | None, float | None]]:
@@ -293,7 +294,7 @@ def _differences(
 def _reported(row: TableRow, reported: Sequence[Reported]) -> Reported | None:
     """Return what others report of a row: a method's best snapshot, a teacher's steps, or their own work."""
     for of in reported if not row.changes else ():
-        same = (of.setting, of.method, of.external) == (row.setting, row.method, row.external)
+        same = (of.setting, of.method, of.external, of.work) == (row.setting, row.method, row.external, None)
         if same and (of.teacher_steps == row.teacher_steps if row.method is None else row.at == "best"):
             return of
     return None

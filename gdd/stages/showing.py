@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gdd import paths
 from gdd.config.records import Setting
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 from gdd.experiments import Experiments, TableRow
 from gdd.stages.inputs import reference_dataset
 from gdd.stages.stage import Stage, plain, shown
@@ -82,7 +82,8 @@ def page_target(of: Experiments, page: str) -> str:
     pages = {target.page: name for name, target in targets.items()}
     pages |= {name: name for name in (*of.config.ablations, *targets)}
     if page not in pages:
-        raise UserError(f"There is no page '{page}'; there are: {', '.join(pages)}.")
+        there = f"{did_you_mean(page, pages)}there are: {', '.join(pages)}"
+        raise UserError(f"There is no page '{page}'; {there}.")
     return pages[page]
 
 

@@ -158,8 +158,9 @@ def _cut(path: Path, images: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut off
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # The last line may be cut off, and a damaged disk leave anything.
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             if json.loads(line)["images"] <= images:
                 kept.append(line)
     write_text(path, "".join(f"{line}\n" for line in kept))

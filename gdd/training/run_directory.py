@@ -49,7 +49,8 @@ class RunDirectory:
         """Mark the run as ended; its checkpoints are not needed any more."""
         write_json(self.state / "finished.json", {"fingerprint": self.fingerprint})
         for path in self.checkpoints.glob("*"):
-            path.unlink()
+            if path.is_file():
+                path.unlink()
 
     def publish(self, names: list[str]) -> None:
         """Hard-link files or folders of `state/` into the run's folder, replacing what stands there."""
@@ -99,7 +100,8 @@ class RunDirectory:
         return None
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("[0-9]*-*.pt"), reverse=True)
+        found = self.checkpoints.glob("[0-9]*-*.pt")
+        return sorted((path for path in found if path.is_file()), reverse=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -113,12 +115,18 @@ def own_run(folder: str | Path, fingerprint: str) -> Iterator[RunDirectory]:
     """Be the one process that trains the run in `folder`; wait while another one does.
 
     State of another recipe is set aside, never resumed.
+
+    Raises:
+        UserError: nobody can tell which recipe the state is of.
     """
     run = RunDirectory(Path(folder), fingerprint)
     busy = f"The run {folder} is being trained by another process (see `gdd watch`); waiting for it."
     with locked(run.folder / "lock", lambda: log.warning(busy)):
         identity = run.state / "identity.json"
-        if identity.exists() and (found := read_json(identity)["fingerprint"]) != fingerprint:
+        found = read_json(identity, dict).get("fingerprint") if identity.exists() else fingerprint
+        if not isinstance(found, str) or "/" in found:
+            raise UserError(f"{identity} does not say of which run it is; move {run.state} away.")
+        if found != fingerprint:
             aside = run.folder / f"state.{found}.{int(time.time())}"
             run.state.rename(aside)
             log.warning("The state of another recipe was set aside as %s.", aside)

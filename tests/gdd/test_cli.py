@@ -132,6 +132,15 @@ def test_a_log_has_the_call_what_was_said_and_how_it_ended(call: Call, here: Any
     assert lines[3] == f"ERROR {err.strip().removeprefix('gdd: ')}"
 
 
+def test_a_log_takes_names_that_are_no_utf8(call: Call, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def say(*_: Any) -> None:
+        logging.getLogger(cli.LOG_ONLY).info("the image \udcff.png")
+
+    monkeypatch.setattr(cli.cli.commands["check"], "callback", say)
+    assert call("--log", "some.log", "check") == (0, "", "")
+    assert "the image \\udcff.png" in Path("some.log").read_text()
+
+
 def test_check(call: Call, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("check") == (0, "1 tables, 2 runs: the configuration is valid.\n", "")
     mine = Path("mine/ablations/more.yaml")
@@ -144,6 +153,23 @@ def test_check(call: Call, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDD_CONFIG", "nowhere")
     monkeypatch.setenv("GDD_EXTRA", "")  # which names no folder
     assert call("check")[2] == "gdd: The configuration folder nowhere does not exist.\n"
+
+
+def test_check_finds_what_would_fail_after_hours(call: Call, here: Any) -> None:
+    here.change("ablations/small.yaml", ("rows", "GDD", "freeze"), ["*conv*", "*nothing*"])
+    run = here.load().tables["small"][0].runs[0].id
+    words = "The freeze pattern '*nothing*' matches no parameter; names look like 'model."
+    assert call("check")[2].startswith(f"gdd: The run '{run}' of the setting 'digits': {words}")
+    assert call("distill", "digits", run, "--seed", "0")[2].startswith(f"gdd: {words}")
+    here.change("ablations/small.yaml", ("rows", "GDD", "freeze"), ["*conv*"])
+    assert call("check")[0] == 0
+    here.change("settings/digits.yaml", ("evaluation",), {"extractor": "inception", "samples": 5000})
+    assert call("check")[2] == (
+        "gdd: config/settings/digits.yaml: 'evaluation' compares 1,797 images, but 'fid' is taken in 2,048 "
+        "features of 'inception', which need more images than that.\n"
+    )
+    here.change("settings/digits.yaml", ("evaluation", "extractor"), "clip")
+    assert call("check")[2] == "gdd: There is no 'clip-vit-b-32' in sources.yaml; there are: none.\n"
 
 
 def test_raw_data_is_found_by_the_configuration(call: Call, here: Any) -> None:

@@ -56,9 +56,12 @@ def test_a_recipe_is_merged_from_setting_method_and_row(experiments: Experiments
 
 
 def test_backbones_that_no_file_defines(experiments: Experiments) -> None:
-    backbones = ["teacher-encoder", "vgg16_bn", "tf_efficientnet_lite0"]
-    found = experiments.recipe("digits", "gdd", {"backbones": backbones}, "here")
-    assert found.backbones == tuple(backbones)
+    found = experiments.recipe("digits", "gdd", {"backbones": ["teacher-encoder"]}, "here")
+    assert found.backbones == ("teacher-encoder",)
+    with pytest.raises(
+        UserError, match="here: the backbone 'vgg16_bn' takes images of 3 channels, the data set"
+    ):
+        experiments.recipe("digits", "gdd", {"backbones": ["teacher-encoder", "vgg16_bn"]}, "here")
     with pytest.raises(UserError, match=r"'backbones.0' is 'encoder': .* digits-random, teacher-encoder, "):
         experiments.recipe("digits", "gdd", {"backbones": ["encoder"]}, "here")
 
@@ -189,7 +192,10 @@ GDD = {"method": ["gdd"]}
         (GDD | {"lr.gen": [1.0]}, "unknown key 'lr.gen'; allowed here: discriminator, generator."),
         (GDD | {"batch.size": [1]}, "grid 'gdd, 1': 'batch' is {'size': 1}: input should be a valid"),
         (GDD | {"freeze": ["cnov"]}, "grid 'gdd, cnov': 'freeze' is 'cnov': input should be 'none'"),
-        ({"method": ["gdd", "dmd"]}, "grid 'dmd': 'method' is 'dmd': no such file in methods/; there are: "),
+        (
+            {"method": ["gdd", "dmd"]},
+            "grid 'dmd': 'method' is 'dmd': no such file in methods/; did you mean 'gdd'? ",
+        ),
         (GDD | {"batch": [64, 96]}, "row 'gdd, 96': 'batch' (96) cannot be divided into"),
         (GDD | {"freeze": ["none", ["none"], "['none']"]}, "input should be 'none', 'conv'"),
     ],
@@ -238,6 +244,8 @@ def test_a_run_that_nobody_asks_for(experiments: Experiments) -> None:
         "No table and no method has a run 'gdd.batch-99' in the setting 'digits'; "
         "there are: gdd, gdd-i.lr.discriminator-0.0003, direct, gdd-i."
     )
+    with pytest.raises(UserError, match=r"in the setting 'digits'; did you mean 'direct'\? there are: gdd"):
+        experiments.find("digits", "drect")
     with pytest.raises(UserError, match="There is no 'ffhq' in settings/; there are: digits"):
         experiments.recipe("ffhq", "gdd", {}, "here")
     with pytest.raises(UserError, match="There is no 'nothing' in ablations/; there are: small"):

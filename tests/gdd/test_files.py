@@ -163,3 +163,14 @@ def test_a_file_system_without_locks_is_used_without(
     monkeypatch.setattr("fcntl.flock", refuse)
     with locked(tmp_path / "lock"):
         assert f"{tmp_path / 'lock'} cannot be locked on this file system" in caplog.text
+
+
+def test_a_folder_or_another_kind_of_json_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, but a file belongs there"):
+        sha256(tmp_path)
+    with pytest.raises(UserError, match="is a folder, but a lock file belongs there"), locked(tmp_path):
+        pass
+    (tmp_path / "some.json").write_text("{}")
+    assert read_json(tmp_path / "some.json", dict) == {}
+    with pytest.raises(UserError, match="holds a dict instead of a list; delete it and make it again"):
+        read_json(tmp_path / "some.json", list)

@@ -105,7 +105,7 @@ def test_teachers_are_imported_or_trained(papers: Experiments) -> None:
 
 
 def test_what_the_user_has_is_not_fetched(papers: Experiments) -> None:
-    assert raw_path(papers.config, "cifar10-10k") == Path("resources/datasets/cifar-10-python.tar.gz")
+    assert raw_path(papers.config, "cifar10-10k") == Path("resources/datasets/cifar-10-binary.tar.gz")
     assert stage(papers, "dataset", dataset="cifar10").watched == ["results/fetched/cifar10.json"]
     assert stage(papers, "dataset", dataset="ffhq").watched == []
     assert raw_path(papers.config, "ffhq") is None

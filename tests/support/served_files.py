@@ -16,7 +16,6 @@ import pytest
 import torch
 from edm_writer import Foreign
 from inception_stand_in import StandIn, save_script
-from python2_pickle import python2
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
@@ -78,14 +77,14 @@ class Server:
 
 
 def write_cifar(path: Path, images: np.ndarray) -> None:
-    files = {"batches.meta": python2({b"label_names": [b"class %d" % number for number in range(10)]})}
+    files = {"batches.meta.txt": "".join(f"class-{number}\n" for number in range(10)).encode()}
     for index, part in enumerate(np.split(images, 5), start=1):
-        rows = np.ascontiguousarray(part.transpose(0, 3, 1, 2).reshape(len(part), -1))
-        labels = [number % 10 for number in range(len(part))]
-        files[f"data_batch_{index}"] = python2({b"data": rows, b"labels": labels})
+        rows = part.transpose(0, 3, 1, 2).reshape(len(part), -1)
+        labels = np.arange(len(part), dtype=np.uint8) % 10
+        files[f"data_batch_{index}.bin"] = np.column_stack([labels, rows]).tobytes()
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
 

@@ -128,11 +128,7 @@ def make_plan(rules: Rules, targets: Iterable[str], config: Mapping[str, str]) -
         UserError: Snakemake has no such target.
     """
     targets = tuple(targets)
-    known = [*rules.config.project.targets, *rules.config.ablations, "tables", "figures"]
-    for target in targets:
-        if target not in known and "/" not in target:
-            there = ", ".join(known)
-            raise UserError(f"There is no target '{target}'; there are: {there}, and files below results/.")
+    rules.refuse_unknown(targets)
     dag = _dry_run(targets, config)
     measured, to_do = Measured(rules.needs), set(dag.needrun_jobs(exclude_finished=False))
     ordered = [job for level in dag.toposorted(to_do) for job in sorted(level, key=str)]
@@ -193,7 +189,7 @@ class Measured:
         """Images a second and device of finished runs, by (setting, run) and by setting, on a GPU or not."""
         rates: dict[tuple[Any, bool], list[float]] = defaultdict(list)
         for path, facts in _finished("run.json"):
-            with contextlib.suppress(KeyError, IndexError, TypeError):
+            with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
                 seconds = facts.get("device_seconds") or facts["seconds"]
                 on_gpu = not str(facts["sessions"][-1]["device"]).startswith("CPU")
                 setting, run = path.parts[-4:-2]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gdd.config.config import load_config
-from gdd.errors import UserError
+from gdd.errors import UserError, did_you_mean
 from gdd.experiments import Experiments
 from gdd.stages import STAGES
 from gdd.stages.showing import ablation_files
@@ -106,6 +106,18 @@ class Rules:
         names = {name: None for target in self.config.project.targets.values() for name in target.tables}
         files = [file for name in names for file in ablation_files(self.experiments, name)]
         return [file for file in files if file.split("/")[1] == folder]
+
+    def refuse_unknown(self, targets: Iterable[str]) -> None:
+        """Refuse a target that is no name of a target here and no file in a folder.
+
+        Raises:
+            UserError: there is one.
+        """
+        known = [*self.config.project.targets, *self.config.ablations, "tables", "figures"]
+        for target in targets:
+            if target not in known and "/" not in target:
+                there = f"{did_you_mean(target, known)}there are: {', '.join(known)}"
+                raise UserError(f"There is no target '{target}'; {there}, and files below results/.")
 
     def refuse_names_of_rules(self, rules: Iterable[str]) -> None:
         """Refuse an ablation or a target with the name of a rule, which is a target as well.

@@ -87,6 +87,8 @@ def test_an_unknown_name_is_one_sentence(
         (SETTING, ("recipe", "batch"), None, "'batch' is empty: input should be a valid integer."),
         (SETTING, ("methods", "gdd-i"), {"batch": 96}, "'batch' (96) cannot be divided into groups of"),
         (TABLE, ("rows", "GDD", "batch"), 96, ", row 'GDD': 'batch' (96) cannot be divided into groups of"),
+        (SETTING, ("recipe", "backbones"), ["vgg16_bn"], "the backbone 'vgg16_bn' takes images of 3 channels, the data set 'digits'"),
+        (TABLE, ("rows", "GDD", "method"), "gddi", "no such file in methods/; did you mean 'gdd-i'? there are: direct"),
         (TABLE, ("columns",), ["fid", "clip_fid"], "'columns' has clip_fid, which digits does not compute; add"),
         (CONFIG, ("targets", "small"), {"title": "", "page": "x", "tables": ["small"]}, "ablations/small.yaml: 'small' is the name"),
         (CONFIG, ("targets", "all", "page"), "small", "ablations/small.yaml: 'small' is the name of a target or page in"),
@@ -99,6 +101,17 @@ def test_what_does_not_fit_together(
     found = refusal(project.load)
     assert str(project.path / file) in found
     assert sentence in found
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_a_classifier_of_one_class(project: Any, classes: int) -> None:
+    project.change(DATASET, ("classes",), classes)
+    assert f"{project.path}/features/digits-classifier.yaml: a classifier is trained on two" in refusal(
+        project.load
+    )
+    for name in ("classifier", "judge"):
+        project.change(f"features/digits-{name}.yaml", ("steps",), 0)
+    project.load()
 
 
 def test_the_folder_the_mistakes_are_made_in_is_right(project: Any) -> None:
@@ -128,6 +141,16 @@ def test_missing_folders_and_files(config_folder: Any, tmp_path: Path) -> None:
     assert refusal(lambda: load_config(nowhere)) == f"The configuration folder {nowhere} does not exist."
     wrong = config_folder.path / "ablations"  # easily done: naming the folder of ablations itself
     assert "has none of the folders datasets, " in refusal(lambda: config_folder.load(wrong))
+    (config_folder.path / "schema").mkdir()  # of `gdd schema`
+    (config_folder.path / ".git").mkdir()
+    config_folder.load()
+    misspelt = tmp_path / "mine" / "methds"
+    (tmp_path / "mine" / "ablations").mkdir(parents=True)
+    misspelt.mkdir()
+    sentence = refusal(lambda: config_folder.load(tmp_path / "mine"))
+    assert sentence.startswith(
+        f"{misspelt} is none of the folders of a configuration; did you mean 'methods'? "
+    )
     (config_folder.path / CONFIG).unlink()
     assert refusal(config_folder.load) == f"{config_folder.path / CONFIG} does not exist."
 

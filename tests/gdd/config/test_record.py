@@ -130,6 +130,13 @@ def test_what_is_no_mapping(data: Any, found: str) -> None:
         parse(Outer, data, "some.yaml")
 
 
+def test_deeply_nested_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("[" * 10_000)
+    with pytest.raises(UserError, match=r"some\.yaml cannot be read|some\.yaml line"):
+        read_yaml(path)
+
+
 TEXT = st.text("gd1.-_ \n\0é", max_size=4)  # all of Unicode takes hypothesis a second to list
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,

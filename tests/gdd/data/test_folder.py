@@ -105,6 +105,16 @@ def test_every_source_gives_the_same_array(
     }
 
 
+def test_names_that_are_no_utf8(source: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"a/\xff.png")
+    shutil.copy(next((source / "c").iterdir()), source / name)
+    assert prepare(tmp_path / "set", "photos", record(images=20), source).images.shape[0] == 20
+    (source / name).write_bytes(b"no image")
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path / "other", "photos", record(images=20), source)
+    assert f"{name} is not an image that Pillow can read" in str(caught.value)
+
+
 @pytest.mark.slow  # processes
 def test_neither_workers_nor_chunks_change_a_byte(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

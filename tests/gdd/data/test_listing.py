@@ -150,6 +150,14 @@ def listing(names: list[str] = NAMES, labels: Any = ...) -> Listing:
     return Listing("zip", Path("set.zip"), names, np.zeros((len(names), 4), np.int64), label_file)
 
 
+def test_a_tar_with_an_absurd_size(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.png")
+    info.size = 2**63
+    (tmp_path / "set.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match=r"neither a whole \.zip nor a whole, uncompressed \.tar"):
+        list_images(tmp_path / "set.tar")
+
+
 def test_labels() -> None:
     labels, classes = labels_of(listing(), 3)
     assert (labels.tolist(), classes) == ([0, 0, 1, 2], ["n1", "n10", "n2"])

@@ -180,6 +180,13 @@ def test_what_a_run_leaves(toy: Any, uninterrupted: Callable[[str], Path]) -> No
     assert json.loads((folder / "state" / "progress.json").read_text())["name"] == "tiny/run/seed1"
 
 
+def test_a_list_of_starts_that_is_none(toy: Any, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "sessions.json").write_text("{}")
+    with pytest.raises(UserError, match=r"sessions\.json holds a dict instead of a list; delete it"):
+        distill(tmp_path, toy.recipe(), SEED, toy.inputs())
+
+
 def test_a_finished_run_is_published_again_without_training(
     toy: Any,
     tmp_path: Path,

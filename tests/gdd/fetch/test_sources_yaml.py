@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gdd.config.config import load_config
+from gdd.config.local import Local
 from gdd.config.sources import Source
+from gdd.experiments import Experiments
+from gdd.files import sha256
+from gdd.stages.inputs import external_source
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,7 +29,26 @@ def test_all_teachers_are_there(sources: dict[str, Source]) -> None:
     assert teachers == cifar | faces | {"edm-imagenet-64x64-cond-adm"}
     for name in teachers:
         assert sources[name].url == f"https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/{name}.pkl"
-        assert sources[name].checksum is None  # NVIDIA publishes none
+    # NVIDIA publishes none; one teacher's is known from those who measured it.
+    assert [name for name in sorted(teachers) if sources[name].checksum] == ["edm-cifar10-32x32-uncond-vp"]
+
+
+def test_the_class_embeddings_are_those_of_the_published_file(sources: dict[str, Source]) -> None:
+    file = Path(__file__).resolve().parents[4] / "shared/real/stylegan-xl-tf_efficientnet_lite0.pkl"
+    if not file.is_file():
+        pytest.skip("the published class embeddings are not part of this checkout")
+    source = sources["stylegan-xl-class-embeddings"]
+    assert (source.bytes, source.checksum) == (file.stat().st_size, f"sha256:{sha256(file)}")
+
+
+def test_what_is_published_at_plain_addresses_is_fetched(papers: Experiments) -> None:
+    sid = papers.config.external["sid"]
+    assert set(sid.settings) == {"cifar10-uncond", "cifar10-cond", "afhqv2", "ffhq", "imagenet"}
+    for setting in sid.settings:
+        source = external_source(replace(papers.config, local=Local()), setting, "sid")
+        assert source
+        assert papers.config.sources[source].path == f"external/{source}.pkl"
+    assert papers.config.sources["cifar10"].url.endswith("/cifar-10-binary.tar.gz")  # no pickles
 
 
 def test_every_url_is_encrypted_and_its_own(sources: dict[str, Source]) -> None:

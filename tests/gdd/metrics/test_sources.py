@@ -224,3 +224,23 @@ def test_misuse_of_export(tmp_path: Path, arrays: Source, out: str, message: str
     with pytest.raises(UserError, match=message):
         export(arrays, tmp_path / out, start=0, count=8)
     assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize("case", ["encrypted", "huge", "a folder"])
+def test_a_wrong_npz_is_one_sentence(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "x.npz"
+    if case == "a folder":
+        path.mkdir()
+    else:
+        header = io.BytesIO()
+        shape = (2**44, 8, 8, 3) if case == "huge" else (1, 8, 8, 3)
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("images.npy", header.getvalue() + bytes(192))
+        if case == "encrypted":
+            content = bytearray(path.read_bytes())
+            content[6] |= 1  # bit 0 of the flags: in the member's header and in the directory
+            content[content.index(b"PK\1\2") + 8] |= 1
+            path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npz cannot be read as an \.npz of images"):
+        open_source(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gdd.config.architecture import Architecture
 from gdd.config.freeze import FREEZE_POLICIES, frozen_names
@@ -115,6 +116,19 @@ def test_files_of_another_kind(teacher: Path) -> None:
         load_denoiser(teacher)
     with pytest.raises(UserError, match=r"The weights .*nowhere do not exist\."):
         load_denoiser(teacher.with_name("nowhere"))
+
+
+@pytest.mark.parametrize("header", ["[]", "3", '"x"', "{", "[" * 10_000])
+def test_a_description_that_is_no_object(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"gdd": header})
+    with pytest.raises(UserError, match=r"The description in .*x\.safetensors is no JSON object"):
+        load_denoiser(path)
+
+
+def test_a_folder_is_no_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"The weights {tmp_path} cannot be read"):
+        load_weights(tmp_path)
 
 
 @pytest.mark.parametrize("policy", FREEZE_POLICIES)

@@ -151,3 +151,11 @@ def test_missing_samples_are_named(project):
     Path("results/runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()
     with pytest.raises(UserError, match=r"000028800.npz does not exist.*frozen-layers"):
         plot_samples(experiments, "frozen-layers")
+
+
+def test_a_title_with_a_dollar_sign_is_no_formula(make_project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = BOTH.replace("GDD: {", "'$\\frac{$': {").replace("T1: {", "'$x$': {")
+    experiments = make_project(tmp_path, both=table)
+    for plot in (plot_curve, plot_spread, plot_samples):
+        assert all(path.is_file() for path in plot(experiments, "both"))

@@ -145,6 +145,9 @@ reported:
   - {setting: digits, teacher_steps: 18, fid: 0.7, source: another paper}
   - {setting: digits, teacher_steps: 35, fid: 0.6, source: a paper nobody asked for}
   - {setting: other, method: gdd, fid: 9.0, source: a paper on something else}
+  - {setting: digits, work: Theirs, fid: 0.21, source: their paper}
+  - {setting: digits, work: Others, fid: 0.3, source: a report}
+  - {setting: other, work: Elsewhere, fid: 0.1, source: a paper on something else}
 """
 
 
@@ -164,6 +167,12 @@ def test_rows_show_their_snapshot_and_what_others_report_of_it(project, change):
         "GDD, other rate": [None, pytest.approx(0.3), 16_000],  # not the papers' method any more
     }
     assert definitions(table)["reported_fid"].endswith("Sources: another paper; a paper.")
+    assert note(table).endswith(
+        "FID that is reported of other one-step generators: "
+        "Digits 8x8: Theirs 0.21 (their paper), Others 0.3 (a report)."
+    )
+    floor = next(line for line in table.lines if line.kind == "floor")
+    assert table.cell(floor, "reported_fid") is None  # that no row shows their work does not make it this one
     change("digits/gdd/seed0", also_at={})
     with pytest.raises(
         UserError, match=r"not evaluated at 9600 images; add the count to 'evaluation.also_at'"

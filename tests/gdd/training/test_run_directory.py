@@ -79,6 +79,23 @@ def test_state_of_another_recipe_is_set_aside(tmp_path: Path, caplog: pytest.Log
     assert len(list(tmp_path.glob("state*"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("state/identity.json", "[]", "identity.json holds a list instead of a dict; delete it"),
+        ("state/identity.json", "{}", "identity.json does not say of which run it is; move .*state away"),
+        ("state/identity.json", '{"fingerprint": "../a"}', "does not say of which run it is"),
+        ("state/identity.json", "[" * 10_000, "identity.json is not valid JSON"),
+        ("lock/file", "", "lock is a folder, but a lock file belongs there; remove it"),
+    ],
+)
+def test_a_folder_that_is_none_of_a_run(tmp_path: Path, file: str, content: str, sentence: str) -> None:
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=sentence), own_run(tmp_path, "a"):
+        pass
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_what_has_ended_is_published_as_often_as_one_likes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
@@ -133,6 +150,14 @@ def newest(run: RunDirectory) -> int:
     path = run.newest_checkpoint()
     assert path is not None
     return int(load_checkpoint(path)["images"])
+
+
+def test_a_folder_is_no_checkpoint(run: RunDirectory) -> None:
+    run.save_checkpoint(8, content(8))
+    (run.checkpoints / "000000000900-0123456789abcdef.pt").mkdir()
+    assert newest(run) == 8
+    run.finish()
+    assert run.newest_checkpoint() is None
 
 
 def test_the_newest_two_are_kept(run: RunDirectory) -> None:

@@ -44,6 +44,14 @@ def test_lines_at_even_distances_and_at_the_end_hold_the_mean_since_the_last(
     assert all(list(line) == KEYS and line["peak_memory_mib"] > 0 for line in lines(tmp_path))
 
 
+def test_a_damaged_log_loses_its_damaged_lines_only(tmp_path: Path) -> None:
+    good = b'{"images": 8}\n'
+    damaged = [b"\xff\xfe\x00", b"[]", b"{}", b"3", b'{"images": "x"}', b"[" * 10_000]
+    (tmp_path / "log.jsonl").write_bytes(good + b"\n".join(damaged) + b"\n" + good)
+    follow(tmp_path, start=8)
+    assert images(tmp_path) == [8, 8]
+
+
 def test_resuming_forgets_what_will_be_logged_again(tmp_path: Path) -> None:
     log = follow(tmp_path)
     for seen in range(8, 97, 8):

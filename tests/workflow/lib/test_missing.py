@@ -11,6 +11,7 @@ import yaml
 
 from gdd.errors import UserError
 from workflow.lib.missing import require_what_is_missing
+from workflow.lib.rules import Rules
 
 FACES = "{title: Faces, source: folder, transform: resize, resolution: 8, channels: 3, images: 7, classes: 0}"
 TINY_IMAGES = "{title: Tiny, source: cifar10, resolution: 8, channels: 3, images: 7, classes: 0, raw: tiny}"
@@ -98,3 +99,14 @@ def test_a_fetched_file_that_is_gone_is_missed_unless_it_is_fetched_again(projec
     assert line == "  resources/backbones/w.pth: put it back, or delete results/fetched/weights.json"
     there("resources/backbones/w.pth")
     require_what_is_missing(config, [trains])
+
+
+def test_an_unknown_target_has_a_suggestion(config_folder: Any) -> None:
+    rules = Rules(str(config_folder.path))
+    rules.refuse_unknown(["all", "small", "tables", "results/runs/digits/gdd/seed0/run.json"])
+    with pytest.raises(UserError) as caught:
+        rules.refuse_unknown(["smal"])
+    assert str(caught.value) == (
+        "There is no target 'smal'; did you mean 'small'? there are: all, small, tables, figures, "
+        "and files below results/."
+    )
