@@ -19,8 +19,9 @@ from gdd.experiments import Experiments
 from gdd.files import read_json, write_text
 from gdd.paths import choice_files, figure_files, table_files
 from gdd.report.claims import verdicts
+from gdd.report.evaluated import Evaluated
 from gdd.report.notes import counted, definitions, note, setting_notes
-from gdd.report.table import Evaluated, Line, Table, build_table, require
+from gdd.report.table import Line, Table, build_table, require
 from gdd.report.table_files import cell_text, headings, leads
 from gdd.stages.showing import figure_kinds, page_of, page_tables, reference_distances
 

@@ -106,9 +106,9 @@ def test_content(page):
         "Compare with nothing elsewhere.",
         "0.31 ± 0.04",
         "± is the sampling spread",
-        "Fréchet distance between <features> of",  # escaped in the source, whole for the reader
+        "on <features>",  # escaped in the source, whole for the reader
         "snakemake --cores 2 frozen-layers",
-        "a" * 64,
+        "c" * 40,
         "d" * 40,
         "half_life: 5000",
         "749,000",
