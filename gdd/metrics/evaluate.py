@@ -72,11 +72,16 @@ def evaluate_run(
     Returned in every process. Each block's result is a file in the run's state.
 
     Raises:
-        UserError: the run has no snapshots.
+        UserError: the run has no snapshots, or one of them is damaged.
     """
     began, files = time.monotonic(), sorted((folder / "snapshots").glob("*.safetensors"))
     if not files:
         raise UserError(f"The run {folder} has no snapshots; train it first.")
+    facts = folder / "run.json"
+    record: dict[str, Any] = read_json(facts) if facts.exists() else {}
+    with world.same_error():
+        if world.main:
+            _check_whole(files, record.get("snapshots", {}))
     shown, samples = evaluation.wanted_on_curves(), evaluation.samples
     on_curves = only(comparisons, shown)
 
@@ -110,6 +115,7 @@ def evaluate_run(
     points |= _removed(folder, points, _inputs(last, on_curves, 0, samples))
     return {
         "kind": "student",
+        **{key: record[key] for key in ("recipe_hash", "seed") if key in record},
         "evaluations": last.evaluations,
         "curve": [
             {"images": int(name), **{key: point[key] for key in shown if key in point}}
@@ -121,6 +127,22 @@ def evaluate_run(
         **_context(last, comparisons, samples, evaluation.blocks, world),
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _check_whole(files: Sequence[Path], hashes: Mapping[str, str]) -> None:
+    """Refuse snapshots that are not as they were written; those of earlier versions have no hash.
+
+    Raises:
+        UserError: naming the first that is damaged.
+    """
+    for file in files:
+        if file.stem in hashes and (found := sha256(file)) != hashes[file.stem]:
+            run = file.parents[1]
+            raise UserError(
+                f"The snapshot {file} is damaged: its SHA-256 is {found}, that written {hashes[file.stem]}; "
+                f"copy it anew from where it is whole, or delete {run} and train the run again with "
+                f"`snakemake --cores 2 {run}/metrics.json`."
+            )
 
 
 def block_file(out: Path, index: int) -> Path:

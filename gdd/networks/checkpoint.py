@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +24,17 @@ NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
 
 
-def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header."""
+def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header.
+
+    Returns the SHA-256 of what was to be written, whatever the disk makes of it.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # By way of memory, because safetensors turns a full disk into an error of its own kind.
     content = save(plain, metadata={"gdd": json.dumps(description, sort_keys=True)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,15 +58,18 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(header)
 
 
-def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> None:
-    """Write the weights in float32 with kind, architecture and `description` (JSON values) beside them."""
+def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> str:
+    """Write the weights in float32 with kind, architecture and `description` (JSON values) beside them.
+
+    Returns the file's SHA-256 as `save_weights` does.
+    """
     description |= {"kind": KINDS[type(network)], "arch": network.arch.model_dump(mode="json")}
     if isinstance(network, OneStepGenerator):
         if network.steps > 1:
             description["steps"] = network.steps
         if network.one_step != OneStep():
             description["one_step"] = network.one_step._asdict()
-    save_weights(path, network.state_dict(), description)
+    return save_weights(path, network.state_dict(), description)
 
 
 def load_denoiser(path: str | Path) -> Denoiser:
