@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import shutil
 import subprocess
@@ -108,6 +109,11 @@ def test_content(page):
         "± is the sampling spread",
         "on <features>",  # escaped in the source, whole for the reader
         "snakemake --cores 2 frozen-layers",
+        hashlib.sha256(b"digits").hexdigest(),  # of the teacher's weights
+        hashlib.sha256(b"reference of pixels").hexdigest(),
+        "gdd evaluate run digits gdd --seed 0",
+        "gdd evaluate teacher digits digits --steps 18",
+        "2026-01-31",
         "c" * 40,
         "d" * 40,
         "half_life: 5000",
