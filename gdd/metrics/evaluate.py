@@ -23,6 +23,7 @@ from gdd.files import read_json, sha256, write_json
 from gdd.metrics.frechet import Moments
 from gdd.metrics.reference import Comparisons, Features, meaning, only
 from gdd.metrics.sources import BATCH, Source, open_source
+from gdd.networks.checkpoint import check_whole
 from gdd.progress import progress_bar
 from gdd.provenance import environment
 from gdd.training.world import ALONE, World
@@ -81,7 +82,7 @@ def evaluate_run(
     record: dict[str, Any] = read_json(facts) if facts.exists() else {}
     with world.same_error():
         if world.main:
-            _check_whole(files, record.get("snapshots", {}))
+            check_whole(files, record.get("snapshots", {}))
     shown, samples = evaluation.wanted_on_curves(), evaluation.samples
     on_curves = only(comparisons, shown)
 
@@ -127,22 +128,6 @@ def evaluate_run(
         **_context(last, comparisons, samples, evaluation.blocks, world),
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _check_whole(files: Sequence[Path], hashes: Mapping[str, str]) -> None:
-    """Refuse snapshots that are not as they were written; those of earlier versions have no hash.
-
-    Raises:
-        UserError: naming the first that is damaged.
-    """
-    for file in files:
-        if file.stem in hashes and (found := sha256(file)) != hashes[file.stem]:
-            run = file.parents[1]
-            raise UserError(
-                f"The snapshot {file} is damaged: its SHA-256 is {found}, that written {hashes[file.stem]}; "
-                f"copy it anew from where it is whole, or delete {run} and train the run again with "
-                f"`snakemake --cores 2 {run}/metrics.json`."
-            )
 
 
 def block_file(out: Path, index: int) -> Path:

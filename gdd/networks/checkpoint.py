@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
-from gdd.files import atomic_path
+from gdd.files import atomic_path, sha256
 from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, TwoTimeGenerator
 
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
@@ -106,6 +106,22 @@ def _load(path: str | Path, wanted: type[NetworkT]) -> NetworkT:
     check_fit(path, network.state_dict(), weights)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return network.eval()
+
+
+def check_whole(files: Sequence[Path], hashes: Mapping[str, str]) -> None:
+    """Refuse snapshots that are not as they were written; those of earlier versions have no hash.
+
+    Raises:
+        UserError: naming the first that is damaged.
+    """
+    for file in files:
+        if file.stem in hashes and (found := sha256(file)) != hashes[file.stem]:
+            run = file.parents[1]
+            raise UserError(
+                f"The snapshot {file} is damaged: its SHA-256 is {found}, that written {hashes[file.stem]}; "
+                f"copy it anew from where it is whole, or delete {run} and train the run again with "
+                f"`snakemake --cores 2 {run}/metrics.json`."
+            )
 
 
 def check_fit(path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
