@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,13 @@ def git_revision() -> str:
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return versions, revision and device as plain JSON values; host names stay out of what is published."""
+    """Return date, versions, revision and device as JSON values; host names stay out of what is published."""
     import torch
 
     gpu = torch.device(device).type == "cuda"
 
     return {
+        "date": datetime.now(UTC).date().isoformat(),
         "revision": git_revision(),
         "gdd": importlib.metadata.version("gdd"),
         "python": platform.python_version(),

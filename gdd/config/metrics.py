@@ -5,6 +5,7 @@ To add a metric, add an entry to `METRICS`: configuration, `gdd evaluate`, table
 
 from __future__ import annotations
 
+import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -57,6 +58,8 @@ class Metric(Column):
     part: str = ""
     definition: str  # what metrics.json says it is, before the images and the features
     floor: float | None = None  # its value for real images; None is measured between halves of the data set
+    least: float = 0.0  # what a value can be; a file with another one is refused
+    most: float = math.inf
 
     @property
     def number(self) -> tuple[str | Callable[..., Any], str]:
@@ -85,6 +88,7 @@ _KID = Metric(
     definition="unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, mean over 100 "
     "subsets of at most 1000 images, drawn by numpy's RandomState(0) in clean-fid's order",
     floor=0.0,  # on average
+    least=-math.inf,
 )
 _NEIGHBOURS = {
     name: Metric(
@@ -95,6 +99,7 @@ _NEIGHBOURS = {
         better="higher",
         decimals=3,
         definition=f"{definition} (k = 3, at most the distance)",
+        most=math.inf if name == "density" else 1.0,
     )
     for name, definition in {
         "precision": "improved precision",
@@ -116,6 +121,7 @@ METRICS: dict[str, Metric] = {
         better="higher",
         decimals=2,
         definition="Inception Score, 10 consecutive splits, the last layer without its bias",
+        least=0.999,  # 1 but for rounding
     ),
     "clean_fid": replace(_FRECHET, title="Clean FID", extractor="inception-clean"),
     "clean_kid": replace(_KID, title="Clean KID", extractor="inception-clean"),

@@ -24,6 +24,7 @@ from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 USUAL = ("fid", "precision", "recall", "density", "coverage")
 USUAL_OF_PIXELS = (*(f"pixel_{name}" for name in USUAL), "nearest")
 ON_CURVES = ("fid", "pixel_fid")
+EVALUATION_SEED = 0  # the latents that samples and metrics are made from
 
 
 class Part(Record):

@@ -21,7 +21,7 @@ from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.distill.at_once import images_at_once
 from gdd.distill.instance import TWO_TIMES, build_instance_loss
-from gdd.distill.student import Student
+from gdd.distill.student import HASHES, Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
 from gdd.networks.checkpoint import load_denoiser
@@ -145,6 +145,7 @@ def distill(
                     "device_seconds": round(trained.device_seconds, 1),
                     "nonfinite_steps": trained.nonfinite_steps,
                     "peak_memory_mib": round(peak_memory()),
+                    "snapshots": read_json(run.state / HASHES),
                     "sessions": sessions,
                 }
                 write_json(run.state / "run.json", facts)

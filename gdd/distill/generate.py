@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gdd.config.records import EVALUATION_SEED
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import labels, latents
 
 SAMPLES = 64  # images from fixed latents kept with every snapshot
-EVALUATION_SEED = 0  # the latents that samples and metrics are made from
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from gdd.data.image_array import ImageArray, quantise
 from gdd.distill.generate import SAMPLES, generate
 from gdd.distill.instance import InstanceLoss
 from gdd.distill.shares import Part, Shares
-from gdd.files import write_npz
+from gdd.files import read_json, write_json, write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.layout import lay_out
@@ -32,6 +32,8 @@ from gdd.training.update import (
     update_average,
 )
 from gdd.training.world import ALONE, World
+
+HASHES = "snapshots.json"  # of the snapshots by name, in the run's state
 
 Scalars = defaultdict[str, Any]  # what is logged: this process's part of the batch's means and sums
 
@@ -230,8 +232,8 @@ class Student:
     # --- what is kept ---------------------------------------------------------------------------------
 
     def snapshot(self, images: int) -> None:
-        """Write the average's weights and its images from fixed latents."""
-        save_network(
+        """Write the average's weights, their hash for `distill`, and images from fixed latents."""
+        digest = save_network(
             self.folder / "snapshots" / f"{images:09d}.safetensors",
             self.average,
             images=images,
@@ -239,6 +241,9 @@ class Student:
             recipe_hash=self.recipe.fingerprint(),
             seed=self.seed,
         )
+        hashes = self.folder / HASHES
+        known = read_json(hashes) if hashes.exists() else {}
+        write_json(hashes, known | {f"{images:09d}": digest})
         # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
         samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())
         write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())

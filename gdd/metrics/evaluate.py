@@ -23,6 +23,7 @@ from gdd.files import read_json, sha256, write_json
 from gdd.metrics.frechet import Moments
 from gdd.metrics.reference import Comparisons, Features, meaning, only
 from gdd.metrics.sources import BATCH, Source, open_source
+from gdd.networks.checkpoint import check_whole
 from gdd.progress import progress_bar
 from gdd.provenance import environment
 from gdd.training.world import ALONE, World
@@ -72,11 +73,16 @@ def evaluate_run(
     Returned in every process. Each block's result is a file in the run's state.
 
     Raises:
-        UserError: the run has no snapshots.
+        UserError: the run has no snapshots, or one of them is damaged.
     """
     began, files = time.monotonic(), sorted((folder / "snapshots").glob("*.safetensors"))
     if not files:
         raise UserError(f"The run {folder} has no snapshots; train it first.")
+    facts = folder / "run.json"
+    record: dict[str, Any] = read_json(facts) if facts.exists() else {}
+    with world.same_error():
+        if world.main:
+            check_whole(files, record.get("snapshots", {}))
     shown, samples = evaluation.wanted_on_curves(), evaluation.samples
     on_curves = only(comparisons, shown)
 
@@ -110,6 +116,7 @@ def evaluate_run(
     points |= _removed(folder, points, _inputs(last, on_curves, 0, samples))
     return {
         "kind": "student",
+        **{key: record[key] for key in ("recipe_hash", "seed") if key in record},
         "evaluations": last.evaluations,
         "curve": [
             {"images": int(name), **{key: point[key] for key in shown if key in point}}

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from gdd.config.records import EVALUATION_SEED
 from gdd.data.image_array import ImageArray, quantise
-from gdd.distill.generate import EVALUATION_SEED, generate
+from gdd.distill.generate import generate
 from gdd.errors import DivergedError
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.reference import Comparison, open_comparisons

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from gdd.config.recipe import Sampler
+from gdd.config.records import EVALUATION_SEED
 from gdd.data.conversion import decode
 from gdd.data.image_array import quantise
 from gdd.data.listing import Listing, Unusable, list_images, reader
 from gdd.diffusion.sampler import sample_range
-from gdd.distill.generate import EVALUATION_SEED, generate
+from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.errors import UserError
-from gdd.files import atomic_path
+from gdd.files import atomic_path, sha256
 from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, TwoTimeGenerator
 
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
@@ -23,13 +24,17 @@ NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
 
 
-def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header."""
+def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Write tensors in their own dtype, and `description` (plain JSON values) in the same file's header.
+
+    Returns the SHA-256 of what was to be written, whatever the disk makes of it.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # By way of memory, because safetensors turns a full disk into an error of its own kind.
     content = save(plain, metadata={"gdd": json.dumps(description, sort_keys=True)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,15 +64,18 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> None:
-    """Write the weights in float32 with kind, architecture and `description` (JSON values) beside them."""
+def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **description: Any) -> str:
+    """Write the weights in float32 with kind, architecture and `description` (JSON values) beside them.
+
+    Returns the file's SHA-256 as `save_weights` does.
+    """
     description |= {"kind": KINDS[type(network)], "arch": network.arch.model_dump(mode="json")}
     if isinstance(network, OneStepGenerator):
         if network.steps > 1:
             description["steps"] = network.steps
         if network.one_step != OneStep():
             description["one_step"] = network.one_step._asdict()
-    save_weights(path, network.state_dict(), description)
+    return save_weights(path, network.state_dict(), description)
 
 
 def load_denoiser(path: str | Path) -> Denoiser:
@@ -104,6 +112,22 @@ def _load(path: str | Path, wanted: type[NetworkT]) -> NetworkT:
     check_fit(path, network.state_dict(), weights)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return network.eval()
+
+
+def check_whole(files: Sequence[Path], hashes: Mapping[str, str]) -> None:
+    """Refuse snapshots that are not as they were written; those of earlier versions have no hash.
+
+    Raises:
+        UserError: naming the first that is damaged.
+    """
+    for file in files:
+        if file.stem in hashes and (found := sha256(file)) != hashes[file.stem]:
+            run = file.parents[1]
+            raise UserError(
+                f"The snapshot {file} is damaged: its SHA-256 is {found}, that written {hashes[file.stem]}; "
+                f"copy it anew from where it is whole, or delete {run} and train the run again with "
+                f"`snakemake --cores 2 {run}/metrics.json`."
+            )
 
 
 def check_fit(path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

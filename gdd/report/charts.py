@@ -22,7 +22,7 @@ from gdd.errors import UserError
 from gdd.experiments import Experiments, pictured
 from gdd.report.figures import GREY, MARKERS, RC, WIDTH, Look, looks, save_figure
 from gdd.report.notes import designs
-from gdd.report.table import Line, Table, build_table
+from gdd.report.table import Cell, Line, Table, build_table
 from gdd.report.table_files import cell_text
 
 HEIGHT = 4.4  # inches, of a panel of curves
@@ -60,7 +60,7 @@ def plot_curve(experiments: Experiments, name: str) -> list[Path]:
         if over := designs(table.students()):
             words = f"Band: training spread (standard deviation over {over})"
             handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label=words))
-        _explain_sampling(handles, panels[0], "y", table, "Bar at the end: sampling spread")
+        _explain_sampling(handles, panels[0], "y", table, "Bar at the end: mean and sampling spread")
         if handles:
             figure.legend(handles=handles, loc="outside lower left")
         return save_figure(figure, name, "curve")
@@ -157,15 +157,17 @@ def _draw_curves(axes: Axes, table: Table, lines: Lines, metric: str) -> None:
         off = "" if shown else f":\n{columns()[metric].write(level)}, off scale"
         style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash, "linewidth": 1.5}
         ends.append((level, axes.axhline(level, label=line.row.title + off, **style)))
-    _set_scale(axes, "y", [*means, *(level for *_, level, shown in beside if shown)])
-    # The sampling spreads of the ends stand beside each other just right of them, where nothing covers them.
+    cells = {line.number: cell for line, *_ in curves if (cell := _at_the_end(table, line, metric))}
+    known = [*(cell.mean for cell in cells.values()), *(level for *_, level, shown in beside if shown)]
+    _set_scale(axes, "y", [*means, *known])
+    # Means over all blocks with their sampling spreads stand beside each other just right of the ends, which
+    # are of the first block.
     last = max(int(curve.index[-1]) for _, _, curve in curves)
     axes.set_xlim(left=0)
     for index, (line, look, curve) in enumerate(curves):
-        cell = table.cell(line, metric)
-        if cell and not math.isnan(cell.sampling_std):
+        if cell := cells.get(line.number):
             at = curve.index[-1] + last * (0.015 + 0.06 * (index + 0.5) / len(curves))
-            axes.errorbar(at, curve["mean"].iloc[-1], cell.sampling_std, color=look.colour, **SAMPLING_BAR)
+            axes.errorbar(at, cell.mean, cell.sampling_std, color=look.colour, **SAMPLING_BAR)
             axes.set_xlim(right=last * 1.085)
     axes.set(xlabel="Images seen in training", ylabel=columns()[metric].heading)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -173,6 +175,13 @@ def _draw_curves(axes: Axes, table: Table, lines: Lines, metric: str) -> None:
     # In the order in which the lines end, so that a name is found near the height of its line.
     handles = [drawn for _, drawn in sorted(ends, key=lambda end: -end[0])]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), labelspacing=0.9)
+
+
+def _at_the_end(table: Table, line: Line, metric: str) -> Cell | None:
+    """Return a row's mean over all blocks, if it shows the last snapshot and has a sampling spread."""
+    cell = table.cell(line, metric)
+    at_the_end = line.row.at in ("end", line.row.runs[0].recipe.images)
+    return cell if cell and at_the_end and not math.isnan(cell.sampling_std) else None
 
 
 def _draw_runs(axes: Axes, table: Table, lines: Lines, marks: dict[str, str]) -> None:

@@ -69,7 +69,8 @@ def _choose(table: Table, method: str) -> Choice:
     keys = pd.json_normalize(changes).set_axis(list(lines))  # dotted keys
     varied = keys.loc[:, keys.astype(str).nunique() > 1]
     fid = table.runs[table.runs["column"] == "fid"].pivot(index="line", columns="entry", values="value")
-    fid = fid.reindex(index=keys.index, columns=range(max(len(line.evaluated) for line in lines.values())))
+    most = max(1, *(len(line.evaluated) for line in lines.values()))
+    fid = fid.reindex(index=keys.index, columns=range(most))
     each = fid.map(lambda value: "none" if pd.isna(value) else f"{value:.2f}").agg(", ".join, axis="columns")
     names = [_in_words(row) for _, row in varied.iterrows()]
     tried = pd.DataFrame({"name": names, "mean": fid.mean(axis="columns", skipna=False), "each": each})

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 from gdd.config.metrics import columns
-from gdd.report.table import REPORTED, Key, Line, Table
+from gdd.report.evaluated import Key
+from gdd.report.table import REPORTED, Line, Table
 
 
 def note(table: Table) -> str:
     """Say what the spreads in the cells are and over what they go, or that there are none."""
-    blocks = [line.blocks for line in table.lines if line.kind != "floor"]
+    blocks = [line.blocks for line in table.lines if line.kind != "floor" and not line.missing]
     known = (of.metrics.get("provenance", {}).get("samples") for line in table.lines for of in line.evaluated)
     samples = next(filter(None, known), None)
     of = f" of {samples:,} images" if samples else ""
@@ -43,6 +44,9 @@ def note(table: Table) -> str:
         parts.append(f"{change}; {meaning}.")
     if "reported_fid" in table.ablation.columns and table.elsewhere:
         parts.append(f"FID that is reported of other one-step generators: {_elsewhere(table)}.")
+    for line in table.lines:
+        if line.missing:
+            parts.append(f"{line.row.title} is missing (–); make it with `{line.command}`.")
     return " ".join(parts)
 
 

@@ -19,8 +19,9 @@ from gdd.experiments import Experiments
 from gdd.files import read_json, write_text
 from gdd.paths import choice_files, figure_files, table_files
 from gdd.report.claims import verdicts
+from gdd.report.evaluated import Evaluated
 from gdd.report.notes import counted, definitions, note, setting_notes
-from gdd.report.table import Evaluated, Line, Table, build_table, require
+from gdd.report.table import Line, Table, build_table, require
 from gdd.report.table_files import cell_text, headings, leads
 from gdd.stages.showing import figure_kinds, page_of, page_tables, reference_distances
 
@@ -32,12 +33,15 @@ FIGURES = {
     "samples": "Grid of images, a line each",
 }
 CAPTIONS = {
-    "curve": "{metric} against images seen in training, on the first block of latents only, so that it can "
-    "differ a little from the table.",
-    "spread": "FID of every run at the end of training, averaged over its blocks of latents, with the mean "
-    "and both spreads of every row.",
-    "samples": "Images at the end of training, not selected. Every column starts from the same latent; of "
-    "several runs the first is shown.",
+    "curve": "{metric} against images seen in training, on the first block of latents only: the mean over a "
+    "row's runs, at counts where all have a value. Where the table has spreads, a band is the training "
+    "spread, and a bar beside the end the mean over all blocks with its sampling spread. Level lines are "
+    "rows that were not trained here.",
+    "spread": "FID of every run, of the snapshot that its row in the table shows, averaged over the blocks "
+    "of latents, with mean and spreads of every row. Level lines are rows that were not trained here.",
+    "samples": "Images that were not selected: of a student at the end of training, of several runs or "
+    "teachers those of the first. Every column starts from the same latent, but for files of images that "
+    "others published.",
 }
 
 
@@ -149,8 +153,16 @@ def _origins(tables: Iterable[Table], config: Config) -> list[dict[str, Any]]:
 def _origin(line: Line, of: Evaluated, title: str) -> dict[str, Any]:
     """Return where the numbers of an evaluation come from: what was evaluated, its cost and its hashes."""
     record, parameters = of.record, of.record.get("parameters") or {}
-    weights, recipe = of.metrics["final"].get("weights_sha256"), record.get("recipe")
+    recipe, provenance = record.get("recipe"), of.metrics["provenance"]
+    snapshots = [of.metrics["final"], of.metrics.get("best"), *of.metrics.get("also_at", {}).values()]
+    weights = {each["weights_sha256"]: f"at {_count(each['images'])} images" for each in snapshots if each}
+    references = {one["sha256"]: name for name, one in of.metrics["references"].items()}
     facts = {
+        "Weights": "; ".join(f"{sha} ({at})" if of.run else sha for sha, at in weights.items()),
+        "References": "; ".join(f"{sha} ({name})" for sha, name in references.items()),
+        "Commands": "; ".join(_commands(line, of)),
+        "Code": provenance.get("revision"),
+        "Date": provenance.get("date"),
         "Images": _count(record.get("images")),
         "Seconds": _count(record.get("seconds")),
         "Peak memory": _count(record.get("peak_memory_mib"), " MiB"),
@@ -160,7 +172,6 @@ def _origin(line: Line, of: Evaluated, title: str) -> dict[str, Any]:
         "Frozen tensors": len(record["frozen"]) if "frozen" in record else None,
         "Recipe hash": record.get("recipe_hash"),
         "Folder": of.run.folder if of.run else None,
-        "Weights or images": weights if line.row.external else None,
         "Licence": of.metrics.get("licence"),
     }
     return {
@@ -169,9 +180,20 @@ def _origin(line: Line, of: Evaluated, title: str) -> dict[str, Any]:
         "tables": [],
         "facts": {key: value for key, value in facts.items() if value is not None},
         "sessions": [_flat(session) for session in record.get("sessions") or []],
-        "provenance": _flat(of.metrics.get("provenance") or {}),
+        "provenance": _flat(provenance),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, width=90, allow_unicode=True) if recipe else "",
     }
+
+
+def _commands(line: Line, of: Evaluated) -> list[str]:
+    """Return what made the numbers of an evaluation, from what was there before."""
+    setting = line.row.setting
+    if of.run:
+        words = f"{setting} {of.run.id} --seed {of.run.seed}"
+        return [f"gdd distill {words}", f"gdd evaluate run {words}"]
+    if of.teacher:
+        return [f"gdd evaluate teacher {setting} {of.teacher} --steps {line.row.teacher_steps}"]
+    return [f"gdd evaluate external {setting} {line.row.external}"]
 
 
 def _references(experiments: Experiments, tables: Iterable[Table]) -> list[dict[str, Any]]:

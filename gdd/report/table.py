@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,11 @@ from gdd.config.metrics import METRICS, columns
 from gdd.config.records import Setting
 from gdd.config.tables import Ablation, Reported
 from gdd.errors import UserError
-from gdd.experiments import Experiments, Run, TableRow
-from gdd.files import read_json
+from gdd.experiments import Experiments, TableRow
+from gdd.report.evaluated import Evaluated, Key, Reader
 
 REPORTED = {"reported_fid": "fid", "reported_recall": "recall", "reported_clip_fid": "clip_fid"}
 ENTRY = ["line", "entry"]  # a row of the table, and one of the evaluations it averages over
-
-Key = tuple[str | None, int | None]  # teacher and seed
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One evaluation in a row: of a run, of a teacher, of what others published, or of real images."""
-
-    metrics: Mapping[str, Any]  # of metrics.json
-    teacher: str | None = None
-    run: Run | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)  # of run.json
-
-    @property
-    def key(self) -> Key:
-        return self.teacher, self.run.seed if self.run else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +31,12 @@ class Line:
     row: TableRow
     evaluated: Sequence[Evaluated]
     reported: Reported | None  # what others report of it
+    missing: Sequence[Path] = ()  # files of it that are not there; then nothing of it is shown
+
+    @property
+    def command(self) -> str:
+        """What makes the files that are missing."""
+        return f"snakemake --cores 2 {' '.join(map(str, self.missing))}"
 
     @property
     def trained(self) -> bool:
@@ -73,12 +63,12 @@ class Line:
     @property
     def blocks(self) -> int:
         """Number of blocks of latents that the last snapshot was evaluated on."""
-        return max(len(of.metrics["final"].get("blocks") or ()) for of in self.evaluated) or 1
+        return max((len(of.metrics["final"].get("blocks") or ()) for of in self.evaluated), default=0) or 1
 
     @property
     def parameters(self) -> dict[str, int]:
         """How many parameters the first run has, under total, trainable and frozen."""
-        return self.evaluated[0].record.get("parameters") or {}
+        return (self.evaluated[0].record.get("parameters") or {}) if self.evaluated else {}
 
     def shown(self, of: Evaluated) -> tuple[str, Mapping[str, Any]]:
         """Return the snapshot that the row shows, and its name: `end`, `best` or an image count.
@@ -134,22 +124,27 @@ class Table:
 
 
 def build_table(experiments: Experiments, name: str) -> Table:
-    """Gather the values of a table.
+    """Gather the values of a table; a row whose files are not all there is known to be missing.
 
     Raises:
-        UserError: a file is missing, or belongs to another recipe than the configuration's.
+        UserError: every row is missing, or a file is not of what it should be of.
     """
     config, ablation = experiments.config, experiments.config.ablations[name]
     settings = {setting: config.settings[setting] for setting in ablation.setting_names()}
     elsewhere = [of for of in config.reported if of.work and of.setting in settings]
     lines: list[Line] = []
+    reader = Reader(experiments)
     for setting in settings:
-        rows = [(row, _read(row, name)) for row in experiments.rows(name) if row.setting == setting]
-        if floor := next(filter(None, (found[0].metrics.get("floor") for _, found in rows)), None):
+        rows = [(row, reader.missing(row)) for row in experiments.rows(name) if row.setting == setting]
+        found = [(row, [] if missing else reader.read(row), missing) for row, missing in rows]
+        if floor := next(filter(None, (of.metrics["floor"] for _, each, _ in found for of in each)), None):
             real = TableRow("Real against real (floor)", setting, None)
-            rows.append((real, [Evaluated({"final": {"mean": floor}})]))
-        for row, evaluated in rows:
-            lines.append(Line(len(lines), row, evaluated, _reported(row, config.reported)))
+            found.append((real, [Evaluated({"final": {"mean": floor}})], []))
+        for row, evaluated, missing in found:
+            lines.append(Line(len(lines), row, evaluated, _reported(row, config.reported), missing))
+    if all(line.missing for line in lines):
+        first = lines[0].missing[0]
+        raise UserError(f"{first} does not exist, nor any row of '{name}'; run `snakemake --cores 2 {name}`.")
     values = _long(lines)
     runs = _by_run(values)
     cells = _over_runs(runs)
@@ -165,20 +160,6 @@ def require(path: Path, target: str) -> Path:
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with `snakemake --cores 2 {target}`.")
     return path
-
-
-def _read(row: TableRow, target: str) -> list[Evaluated]:
-    metrics = [read_json(require(path, target)) for path in row.metrics()]
-    if not row.runs:
-        return list(map(Evaluated, metrics, row.teachers or (None,)))
-    records = [read_json(require(run.folder / "run.json", target)) for run in row.runs]
-    for run, record in zip(row.runs, records, strict=True):
-        if record.get("recipe") != run.recipe.model_dump(mode="json"):
-            raise UserError(
-                f"{run.folder}/run.json was trained with another recipe than the configuration now gives; "
-                f"delete it and run `snakemake --cores 2 {target}`."
-            )
-    return list(map(Evaluated, metrics, (run.recipe.teacher for run in row.runs), row.runs, records))
 
 
 def _long(lines: Sequence[Line]) -> pd.DataFrame:

@@ -30,6 +30,7 @@ _LATEX = str.maketrans(
         "↓": r"$\downarrow$",
         "↑": r"$\uparrow$",
         "−": "$-$",
+        "–": "--",
         "×": r"$\times$",
         "≤": r"$\leq$",
         "≥": r"$\geq$",
@@ -66,10 +67,10 @@ class CellText(NamedTuple):
 
 
 def cell_text(table: Table, line: Line, column: str) -> CellText:
-    """Write a cell; a missing number gives empty text."""
+    """Write a cell; a missing number gives empty text, a missing row a dash."""
     cell, style = table.cell(line, column), columns()[column]
     if cell is None:
-        return CellText()
+        return CellText("–" if line.missing else "")
     if column == "trainable":
         return CellText(_trainable(cell.mean, line.parameters.get("total")))
     places = style.places(cell.mean)
@@ -131,7 +132,7 @@ def to_csv(table: Table) -> str:
             "teachers": " ".join(dict.fromkeys(teacher for teacher, _ in line.keys if teacher)),
             "seeds": " ".join(dict.fromkeys(str(seed) for _, seed in line.keys if seed is not None)),
             "runs": len(line.keys) or None,
-            "blocks": None if line.kind == "floor" else line.blocks,
+            "blocks": None if line.kind == "floor" or line.missing else line.blocks,
         }
         for column in dict.fromkeys([*table.ablation.columns, "images", "seconds"]):
             style, cell = columns()[column], table.cell(line, column)
@@ -222,6 +223,7 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
         "teacher_steps": line.row.teacher_steps,
         "parameters": line.parameters,
         "blocks": line.blocks,
+        "missing": line.command if line.missing else None,
         "cells": {column: without_nan(asdict(cell)) for column, cell in cells.items()},
         "runs": runs.where(runs.notna(), None).to_dict("records"),
     }

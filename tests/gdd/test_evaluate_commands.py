@@ -70,6 +70,12 @@ def test_a_run_and_its_teacher(call: Call, trained: Path) -> None:
     assert (teacher["kind"], teacher["evaluations"], teacher["sampler"]["steps"]) == ("teacher", 5, 3)
     with np.load("results/teachers/tiny/samples/tiny-steps3.npz") as samples:
         assert samples["images"].shape[1:] == (8, 8, 1)
+    # What the commands wrote is what a table takes.
+    Path("config/ablations/both.yaml").write_text(
+        "{title: B, setting: tiny, rows: {GDD: {method: gdd}, T: {teacher_steps: 3}}, columns: [fid]}"
+    )
+    assert call("table", "both").exit_code == 0
+    assert "–" not in Path("results/tables/both.md").read_text()
 
     # Two processes see a part each, and give the same numbers.
     (RUN / "metrics.json").rename(RUN / "one.json")

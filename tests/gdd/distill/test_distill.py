@@ -118,7 +118,9 @@ def test_resuming_changes_no_bit(
     )
     assert lines == before
     assert lines[-1].get("augment_p", 1) > 0
-    assert len(json.loads((folder / "run.json").read_text())["sessions"]) == 2
+    facts = json.loads((folder / "run.json").read_text())
+    assert len(facts["sessions"]) == 2
+    assert facts["snapshots"] == json.loads((expected / "run.json").read_text())["snapshots"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -175,6 +177,8 @@ def test_what_a_run_leaves(toy: Any, uninterrupted: Callable[[str], Path]) -> No
         "pairs": sha256(inputs.pairs),
         **{f"backbone {name}": sha256(path) for name, path in inputs.backbones.items()},
     }
+    snapshots = (folder / "snapshots").iterdir()
+    assert facts["snapshots"] == {path.stem: sha256(path) for path in sorted(snapshots)}
     assert facts["seconds"] > 0
     assert facts["sessions"][0].keys() >= {"revision", "torch", "device", "threads"}
     assert json.loads((folder / "state" / "progress.json").read_text())["name"] == "tiny/run/seed1"

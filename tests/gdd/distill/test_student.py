@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from gdd.config.freeze import frozen_names
+from gdd.config.records import EVALUATION_SEED
 from gdd.data.image_array import quantise
 from gdd.distill.distill import prepare
-from gdd.distill.generate import EVALUATION_SEED, SAMPLES, generate, keep_only
+from gdd.distill.generate import SAMPLES, generate, keep_only
 from gdd.distill.student import Student
 from gdd.networks.checkpoint import load_generator, load_weights
 from gdd.randomness import labels, latents

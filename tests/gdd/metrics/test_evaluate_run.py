@@ -171,6 +171,24 @@ def test_a_snapshot_that_diverged_has_no_numbers(
     assert "Block 1 has no metrics" in caplog.text
 
 
+@pytest.mark.parametrize("at", [20, -1], ids=["header", "weights"])
+def test_a_damaged_snapshot_is_named_as_damaged(toy: Any, tmp_path: Path, comparisons: Any, at: int) -> None:
+    run = make_run(toy, tmp_path, scales=(1, 2))
+    files = sorted((run / "snapshots").iterdir())
+    facts = {"recipe_hash": "0" * 16, "seed": 3, "snapshots": {file.stem: sha256(file) for file in files}}
+    (run / "run.json").write_text(json.dumps(facts))
+    metrics = evaluate_run(run, EVALUATION, comparisons)
+    assert (metrics["recipe_hash"], metrics["seed"]) == ("0" * 16, 3)
+    assert metrics["final"]["weights_sha256"] == facts["snapshots"]["000000032"]
+    content = bytearray(files[0].read_bytes())
+    content[at] = 0x7F  # of the last number: its sign and exponent
+    files[0].write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"000000016.safetensors is damaged: .* `snakemake --cores 2 .*metrics"
+    ):
+        evaluate_run(run, EVALUATION, comparisons)
+
+
 def test_a_run_without_snapshots_is_refused(tmp_path: Path, comparisons: Any) -> None:
     with pytest.raises(UserError, match="has no snapshots; train it first"):
         evaluate_run(tmp_path, EVALUATION, comparisons)

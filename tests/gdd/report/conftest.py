@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,117 +12,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_results import (
+    CONFIG,
+    FIDS,
+    FLOOR,
+    KEYS,
+    NUMBERS,
+    PROVENANCE,
+    REFERENCES,
+    REPEATED,
+    SETTING,
+    SHA,
+    TABLES,
+    TARGET,
+)
 
 from gdd import paths
 from gdd.config.config import load_config
+from gdd.config.metrics import METRICS
+from gdd.config.records import Setting
 from gdd.experiments import Experiments, Run
 from gdd.report.table import Table, build_table
-
-SETTING = """
-title: {title}
-dataset: digits
-teacher: digits
-teacher_sampler: {{steps: 18}}
-recipe:
-  images: 28_800
-  batch: 64
-  snapshot_every: 3_200
-  lr: {{generator: 2e-4, discriminator: 1e-3}}
-  ema: {{half_life: 5_000}}
-  backbones: [digits-classifier, digits-random]
-methods: {{gdd-i: {{lr: {{generator: 1e-3}}}}}}
-evaluation: {{extractor: digits-judge, pixels: true, samples: 2_000, blocks: 3, also_at: [9_600]}}
-notes: [Compare with nothing elsewhere.]
-"""
-TEACHER = """
-title: {}
-dataset: digits
-architecture: {{model_type: SongUNet, img_resolution: 8, img_channels: 1, model_channels: 32,
-  channel_mult: [1], num_blocks: 1, attn_resolutions: [], embedding_type: positional, encoder_type: standard}}
-training: {{images: 1_280, batch: 128, lr: 2e-3, ema: {{half_life: 20_000}}}}
-"""
-NETWORK = "{{title: {0}, dataset: digits, architecture: plain, width: 32, steps: {1}, seed: 1}}"
-METHOD = "{{title: {0}, colour: '{1}', marker: {2}, objective: {3}, freeze: {4}}}"
-TABLES = ("objectives", "frozen-layers")
-TARGET = "{title: One-step generators in miniature, page: index, tables: [objectives, frozen-layers]}"
-# Two teachers and three seeds a row: what has a training spread. The FIDs are those of the first teacher's
-# seeds, then of the second's.
-REPEATED = """
-title: Repeated
-setting: digits
-teachers: [digits, digits-b]
-seeds: [0, 1, 2]
-rows:
-  Teacher: {teacher_steps: 18}
-  Direct: {method: direct}
-  GDD: {method: gdd}
-  GDD-I: {method: gdd-i}
-  Both: {method: gdd-direct}
-columns: [fid, fid_difference, best_fid, best_fid_fresh, final_fid_fresh, seconds]
-curve: fid
-"""
-FIDS = {
-    "Teacher": (0.7, 0.8),
-    "Direct": (1.5, 1.7, 1.6, 1.6, 1.8, 1.7),
-    "GDD": (0.5, 0.6, 0.7, 0.6, 0.7, 0.8),
-    "GDD-I": (0.45, 0.55, 0.65, 0.55, 0.65, 0.75),
-    "Both": (1.0, 1.1, 1.2, 1.1, 1.2, 1.3),
-}
-# The tests' own, so that the numbers of the repository's configuration may change.
-CONFIG = {
-    "datasets/digits": "{title: D, source: digits, resolution: 8, channels: 1, images: 1797, classes: 10}",
-    "features/digits-classifier": NETWORK.format("Classifier", 500),
-    "features/digits-judge": NETWORK.format("Judge", 500),
-    "features/digits-random": NETWORK.format("Random", 0),
-    "teachers/digits": TEACHER.format("EDM teacher of the digits"),
-    "teachers/digits-b": TEACHER.format("Another teacher"),
-    "settings/digits": SETTING.format(title="Digits 8x8"),
-    "settings/other": SETTING.format(title="Other digits"),
-    "methods/gdd": METHOD.format("GDD", "#0072b2", "o", "{distributional: softplus}", "none"),
-    "methods/gdd-i": METHOD.format("GDD-I", "#d55e00", "s", "{distributional: softplus}", "conv"),
-    "methods/direct": METHOD.format("Direct imitation", "#009e73", "D", "{instance: direct}", "none"),
-    "methods/gdd-direct": METHOD.format(
-        "GDD + direct", "#56b4e9", "v", "{distributional: softplus, instance: direct}", "none"
-    ),
-    "ablations/objectives": """
-title: Instance-based against distributional loss
-caption: To imitate, or to fool.
-setting: digits
-rows:
-  Teacher, 18 steps: {teacher_steps: 18}
-  Teacher, 1 step: {teacher_steps: 1}
-  Direct imitation: {method: direct}
-  GDD: {method: gdd}
-  GDD-I: {method: gdd-i}
-columns: [evaluations, fid, precision, recall, pixel_fid, pixel_precision, pixel_recall, nearest, seconds]
-curve: fid
-claims:
-  - {better: [GDD, GDD-I], than: Direct imitation, in: fid}
-  - {better: GDD, than: GDD-I, in: fid}
-""",
-    "ablations/frozen-layers": "{title: Frozen layers, setting: digits, curve: fid, "
-    "rows: {GDD: {method: gdd}, GDD-I: {method: gdd-i}}, "
-    "columns: [trainable, fid, precision, recall, pixel_fid, seconds]}",
-}
-# FID, precision, recall, pixel FID, pixel precision, pixel recall, nearest; the spread of FID over latents
-NUMBERS: dict[str, tuple[float, ...]] = {
-    "steps18": (0.73, 0.66, 0.93, 0.14, 0.81, 0.90, 1.02, 0.06),
-    "steps1": (135.0, 0.84, 0.0, 16.5, 0.10, 0.0, 1.90, 0.40),
-    "direct": (1.50, 0.56, 0.92, 0.19, 0.70, 0.91, 1.05, 0.08),
-    "gdd": (0.50, 0.76, 0.70, 1.60, 0.72, 0.66, 0.94, 0.05),
-    "gdd-direct": (0.60, 0.74, 0.73, 1.70, 0.71, 0.68, 0.93, 0.04),
-    "gdd-i": (0.31, 0.74, 0.73, 1.70, 0.71, 0.68, 0.93, 0.04),
-}
-KEYS = ("fid", "precision", "recall", "pixel_fid", "pixel_precision", "pixel_recall", "nearest")
-FLOOR = dict(zip(KEYS, (0.28, 0.88, 0.89, 0.07, 0.85, 0.86, 1.0), strict=True))
-PROVENANCE = {
-    "samples": 2000,
-    "dataset": "digits",
-    "extractor": "digits-judge",
-    "weights_sha256": "a" * 64,
-    "reference_sha256": "b" * 64,
-    "revision": "c" * 40,
-}
 
 
 @pytest.fixture(scope="session")
@@ -142,24 +54,31 @@ def make_project() -> Callable[..., Experiments]:
     ) -> Experiments:
         ablations = {name.replace("_", "-"): text for name, text in ablations.items()}
         files = CONFIG | {f"ablations/{name}": text for name, text in ablations.items()} | dict(other or {})
+        files |= {name: text.replace("blocks: 3", f"blocks: {blocks}") for name, text in files.items()}
         files["config"] = f"seeds: {list(seeds)}\ntargets: {{demo: {TARGET}}}\n"
         for name, text in files.items():
             path = folder / "config" / f"{name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         experiments, rng = Experiments(load_config(folder / "config")), np.random.default_rng(0)
+        write_inputs(folder)
         for row in (row for name in ablations or TABLES for row in experiments.rows(name)):
             wanted = (fids or {}).get(row.title)
             for index, teacher in enumerate(row.teachers):
                 steps = row.teacher_steps or 0
                 given = NUMBERS[f"steps{steps}"]
-                metrics = evaluated(given, blocks, wanted[index] - given[0] if wanted else 0.0)
+                setting = experiments.config.settings[row.setting]
+                metrics = evaluated(setting, given, blocks, wanted[index] - given[0] if wanted else 0.0)
                 metrics |= {"kind": "teacher", "evaluations": 2 * steps - 1}
+                how = setting.teacher_sampler.model_copy(update={"steps": steps})
+                metrics |= {"sampler": how.model_dump(mode="json")}
+                metrics["final"] |= {"images": 0, "weights_sha256": SHA[teacher]}
                 put(folder / paths.teacher_metrics(teacher, row.setting, steps), metrics)
                 images(folder / paths.teacher_samples(teacher, row.setting, steps), rng)
             for index, run in enumerate(row.runs):
                 given = NUMBERS.get(run.id) or NUMBERS[row.method or ""]
-                write_run(folder, run, given, blocks, rng, wanted[index] if wanted else None)
+                setting = experiments.config.settings[row.setting]
+                write_run(folder, run, setting, given, blocks, rng, wanted[index] if wanted else None)
         return experiments
 
     return make
@@ -191,22 +110,50 @@ def repeat(project: Callable[..., Experiments]) -> Callable[..., Table]:
     return make
 
 
+@pytest.fixture(name="over")
+def _over() -> Callable[..., dict[str, Any]]:
+    """Return a function that puts blocks together as the evaluation does."""
+    return over
+
+
 @pytest.fixture
 def change() -> Callable[..., None]:
-    """Return a function that changes metrics.json of some runs: the last snapshot's means, or at the top."""
+    """Return a function that changes metrics.json of some runs: the last snapshot's values (None: they have
+    none), or what stands at the top."""
 
     def change(runs: str, mean: Mapping[str, Any] | None = None, **top: Any) -> None:
         for path in Path("results/runs").glob(f"{runs}/metrics.json"):
             metrics = json.loads(path.read_text()) | top
-            metrics["final"]["mean"] |= mean or {}
+            for key, value in (mean or {}).items():
+                points = [point for point in metrics["curve"][-1:] if key in point]
+                for part in (*points, *metrics["final"]["blocks"]):
+                    part.pop(key, None)
+                    part |= {} if value is None else {key: value}
+            metrics["final"] |= over(metrics["final"]["blocks"])
             path.write_text(json.dumps(metrics))
 
     return change
 
 
+def write_inputs(project: Path) -> None:
+    """Write what a table looks into for hashes."""
+    put(project / "results/datasets/digits/identity.json", {"sha256": SHA["data"]})
+    for teacher in ("digits", "digits-b"):
+        put(project / paths.teacher_folder(teacher) / "model.json", {"sha256": SHA[teacher]})
+    for name in ("digits-judge", "digits-classifier", "digits-random"):
+        path = project / paths.network_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    for name in REFERENCES:
+        path = project / paths.reference_file("digits", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"reference of {name}")
+
+
 def write_run(
     project: Path,
     run: Run,
+    setting: Setting,
     given: tuple[float, ...],
     blocks: int,
     rng: np.random.Generator,
@@ -214,46 +161,90 @@ def write_run(
 ) -> None:
     folder = project / run.folder
     drift = 0.1 * (run.seed - 0.5) * given[0] if run.seed else 0.0
-    metrics = evaluated(given, blocks, drift if fid is None else fid - given[0])
-    final = metrics["final"]
-    final["images"] = run.recipe.images
+    metrics = evaluated(setting, given, blocks, drift if fid is None else fid - given[0])
+    hashes = {
+        f"{n:09d}": hashlib.sha256(f"{run.folder} {n}".encode()).hexdigest() for n in run.recipe.snapshots()
+    }
+
+    def snapshot(images: int, each: list[dict[str, float]]) -> dict[str, Any]:
+        return {"images": images, "weights_sha256": hashes[f"{images:09d}"], **over(each)}
+
+    level, final = metrics["final"]["mean"]["fid"], metrics["final"]["blocks"]
     # Chosen by block 0, where it comes out lower than on the others.
-    chosen = [{**block, "fid": block["fid"] - (0.05 if block["start"] else 0.2)} for block in final["blocks"]]
-    best = {"images": 16_000, "blocks": chosen, "mean": final["mean"], "rule": "lowest on block 0"}
-    also_at = {"9600": {"images": 9_600, "blocks": [{"fid": 3.0}], "mean": final["mean"] | {"fid": 3.0}}}
-    level = final["mean"]["fid"]
+    chosen = [{**block, "fid": max(0.0, level - (0.05 if block["start"] else 0.2))} for block in final]
+    early = [{**block, "fid": 3.0} for block in final]
     curve = [
-        {"images": n, "fid": level + 60 * np.exp(-n / 3000) + 0.05 * rng.random(), "pixel_fid": given[3]}
+        {"images": n, "fid": level + 60 * np.exp(-n / 3000) + 0.05 * rng.random()}
+        | ({"pixel_fid": given[3]} if "pixel_fid" in final[0] else {})
         for n in run.recipe.snapshots()
     ]
-    student = {"kind": "student", "evaluations": 1, "best": best, "also_at": also_at, "curve": curve}
-    put(folder / "metrics.json", metrics | student)
+    full = {run.recipe.images: final, 16_000: chosen, 9_600: early}
+    for point in curve:
+        if point["images"] in full:
+            point |= {key: value for key, value in full[point["images"]][0].items() if key in point}
+    metrics |= {
+        "kind": "student",
+        "evaluations": 1,
+        "recipe_hash": run.recipe.fingerprint(),
+        "seed": run.seed,
+        "final": snapshot(run.recipe.images, final),
+        "best": {**snapshot(16_000, chosen), "rule": "lowest on block 0"},
+        "also_at": {"9600": snapshot(9_600, early)},
+        "curve": curve,
+    }
+    put(folder / "metrics.json", metrics)
     frozen = 0 if run.recipe.freeze == "none" else 590_000
+    backbones = {
+        f"backbone {name}": hashlib.sha256(name.encode()).hexdigest() for name in run.recipe.backbones
+    }
     record = {
         "recipe": run.recipe.model_dump(mode="json"),
         "recipe_hash": run.recipe.fingerprint(),
         "seed": run.seed,
+        "inputs": {"data": SHA["data"], "teacher": SHA[run.recipe.teacher], **backbones},
         "parameters": {"total": 749_000, "trainable": 749_000 - frozen, "frozen": frozen},
         "frozen": [] if not frozen else ["model.enc.conv0.weight"],
         "images": run.recipe.images,
         "seconds": 53.9 + run.seed,
         "peak_memory_mib": 612.5,
+        "snapshots": hashes,
         "sessions": [{"revision": "d" * 40, "device": "CPU (x86_64)", "threads": 2}],
     }
     put(folder / "run.json", record)
     images(folder / "samples" / f"{run.recipe.images:09d}.npz", rng)
 
 
-def evaluated(given: tuple[float, ...], blocks: int, offset: float) -> dict[str, Any]:
+def evaluated(setting: Setting, given: tuple[float, ...], blocks: int, offset: float) -> dict[str, Any]:
     mean = dict(zip(KEYS, given, strict=False))
     mean["fid"] += offset
-    std = {key: given[7] if key == "fid" else 0.01 for key in KEYS} if blocks > 1 else None
-    each = [{"start": 2000 * block, **mean} for block in range(blocks)]
+    mean = {key: value for key, value in mean.items() if key in setting.evaluation.wanted()}
+    spread = {key: given[7] if key == "fid" else min(0.01, mean[key]) for key in mean}
+    # Mean and standard deviation of three blocks are as given; so is the mean of the last two.
+    signs = (0, -1, 1) if blocks == 3 else (0,) * blocks
+    each = [
+        {"start": 2000 * block, **{key: mean[key] + sign * spread[key] for key in mean}}
+        for block, sign in enumerate(signs)
+    ]
     return {
-        "final": {"blocks": each, "mean": mean, "sampling_std": std, "minimum": mean},
+        "final": over(each),
         "floor": FLOOR,
-        "definitions": {"fid": "Fréchet distance between <features> of 2,000 generated and all real images."},
+        "definitions": {
+            name: f"{METRICS[name].definition}, of 2,000 generated images, on <features>"
+            for name in setting.evaluation.wanted()
+        },
+        "references": {name: REFERENCES[name] for name in setting.evaluation.extractors()},
         "provenance": {**PROVENANCE, "blocks": blocks},
+    }
+
+
+def over(blocks: list[dict[str, float]]) -> dict[str, Any]:
+    """Return blocks with what they have in common, as the evaluation writes it."""
+    values = {key: [block[key] for block in blocks] for key in blocks[0] if key != "start"}
+    return {
+        "blocks": blocks,
+        "mean": {key: statistics.fmean(of) for key, of in values.items()},
+        "sampling_std": {key: statistics.stdev(of) if len(of) > 1 else None for key, of in values.items()},
+        "minimum": {key: min(of) for key, of in values.items()},
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -72,6 +74,14 @@ def test_a_row_that_failed_once_is_not_chosen_for_the_rest(project, change):
     gdd, _ = choices(build_table(experiments, "search"))
     assert (gdd.chosen.row.title, gdd.edges) == ("gdd, 0.001", ["the largest lr.generator tried"])
     assert "– (0.50, none)" in written(experiments)[1]
+
+
+def test_a_missing_row_is_not_chosen(project):
+    experiments = project(search=SEARCH, fids=FIDS)
+    Path("results/runs/digits/gdd.lr.generator-0.0003/seed1/metrics.json").unlink()
+    gdd, _ = choices(build_table(experiments, "search"))
+    assert gdd.chosen.row.title == "gdd, 0.001"
+    assert "– (none, none)" in written(experiments)[1]
 
 
 def test_one_run_a_row_leaves_the_spread_unknown(project):

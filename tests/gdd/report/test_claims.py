@@ -141,7 +141,7 @@ def test_claims_that_cannot_be_decided_are_refused(project, text, sentence):
     assert sentence in str(caught.value)
 
 
-def test_what_others_published_stands_where_there_is_a_file_of_it(project):
+def test_what_others_published_stands_where_there_is_a_file_of_it(project, over):
     """It has one number, which every run compares with, and no row in other settings."""
     theirs = "{title: Theirs, holds: images, licence: free, settings: {digits: {where: somewhere}}}"
     table = (
@@ -152,8 +152,11 @@ def test_what_others_published_stands_where_there_is_a_file_of_it(project):
     folder = Path("results/external/digits/theirs")
     folder.mkdir(parents=True)
     metrics = json.loads(Path("results/runs/digits/gdd/seed0/metrics.json").read_text())
-    final = {**metrics["final"], "mean": {"fid": 0.9}}
-    (folder / "metrics.json").write_text(json.dumps({"final": final, "licence": "free"}))
+    del metrics["best"], metrics["also_at"], metrics["curve"]
+    blocks = [{"start": 2_000 * index, "fid": fid} for index, fid in enumerate((0.90, 0.85, 0.95))]
+    final = {"images": 0, "weights_sha256": "e" * 64, **over(blocks)}
+    changes = {"kind": "external", "evaluations": None, "licence": "free", "final": final}
+    (folder / "metrics.json").write_text(json.dumps({**metrics, **changes}))
     found = build_table(experiments, "published")
     (verdict,) = verdicts(found)
     assert (verdict.setting, verdict.verdict) == ("digits", "holds")

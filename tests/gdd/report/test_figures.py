@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gdd.errors import UserError
-from gdd.report.charts import curve_of, levels, lines_by_setting, plot_curve, plot_spread
+from gdd.report.charts import _draw_curves, curve_of, levels, lines_by_setting, plot_curve, plot_spread
 from gdd.report.figures import looks, plot_samples, strip
 from gdd.report.table import build_table
 
@@ -81,6 +82,27 @@ def test_curves_are_means_over_runs_where_every_run_has_a_value(project, change)
     assert list(curve().index) == [3_200, 6_400]
     change("digits/gdd/seed1", curve=[])
     assert curve().empty
+
+
+def test_bars_sit_on_the_mean_over_all_blocks(made):
+    table = build_table(made, "frozen-layers")
+    lines = lines_by_setting(table, made.config)["digits"]
+    axes = Figure().subplots()
+    _draw_curves(axes, table, lines, "fid")
+    bars = [bar.get_segments()[0] for of in axes.containers for bar in of.lines[2]]
+    assert len(bars) == 2
+    for bar, line in zip(bars, table.students(), strict=True):
+        cell = table.cell(line, "fid")
+        assert bar[:, 1] == pytest.approx([cell.mean - cell.sampling_std, cell.mean + cell.sampling_std])
+
+
+@pytest.mark.parametrize("plot", [plot_curve, plot_spread])
+def test_a_missing_row_is_left_out(project, plot):
+    experiments = project(seeds=(0, 1))
+    Path("results/runs/digits/gdd/seed1/metrics.json").unlink()
+    found = colours(plot(experiments, "frozen-layers")[0])[1]
+    assert ORANGE in found
+    assert BLUE not in found
 
 
 def test_two_settings_are_two_panels_and_a_level_far_off_does_not_squeeze_them(project):

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from gdd.config.metrics import METRICS, Metric
+from gdd.report.claims import verdicts
 from gdd.report.figures import plot_samples
 from gdd.report.notes import runs_in_words
 from gdd.report.site import write_site
@@ -38,7 +40,9 @@ from gdd.report.table_files import CellText, cell_text, latex, write_table
 def test_a_cell_in_words(column, mean, spreads, written):
     table = SimpleNamespace(cell=lambda *_: Cell(mean, **spreads))
     assert str(cell_text(table, SimpleNamespace(parameters={"total": 56_400_000}), column)) == written
-    assert cell_text(SimpleNamespace(cell=lambda *_: None), None, column) == CellText()
+    nothing = SimpleNamespace(cell=lambda *_: None)
+    assert cell_text(nothing, SimpleNamespace(missing=()), column) == CellText()
+    assert cell_text(nothing, SimpleNamespace(missing=["file"]), column) == CellText("–")
 
 
 @pytest.mark.parametrize(
@@ -98,12 +102,34 @@ def test_latex_escapes(plain, escaped):
     assert latex(plain) == escaped
 
 
-def test_missing_null_and_nan_leave_cells_empty(project, change):
+def test_missing_numbers_leave_cells_empty(project, change):
     experiments = project()
-    change("digits/gdd/seed0", {"pixel_fid": None, "recall": None, "precision": float("nan")})
+    change("digits/gdd/seed0", {"pixel_fid": None, "recall": None, "precision": None})
     paths = write_table(build_table(experiments, "frozen-layers"))
     assert "| GDD | 749 k (100.0 %) | 0.50 ± 0.05 |  |  |  | 54 |" in paths[1].read_text()
     assert not any("nan" in path.read_text().lower().split("distance")[0] for path in paths)
+
+
+def test_a_missing_row_is_shown_with_the_command_that_makes_it_and_the_others_are_too(project):
+    experiments = project()
+    folder = Path("results/runs/digits/gdd/seed0")
+    (folder / "metrics.json").unlink()
+    table = build_table(experiments, "objectives")
+    paths = write_table(table)
+    markdown, csv_rows = paths[1].read_text(), list(csv.DictReader(paths[0].open()))
+    assert "| GDD | – | – | – |" in markdown
+    assert "| GDD-I | 1 | 0.31 ± 0.04 |" in markdown
+    command = f"snakemake --cores 2 {folder}/metrics.json"
+    assert f"GDD is missing (–); make it with `{command}`." in markdown
+    assert (csv_rows[3]["row"], csv_rows[3]["fid"], csv_rows[3]["blocks"]) == ("GDD", "", "")
+    assert [line["missing"] for line in json.loads(paths[3].read_text())["lines"]] == [
+        *[None] * 3,
+        command,
+        None,
+        None,
+    ]
+    assert paths[2].read_text().isascii()
+    assert [verdict.verdict for verdict in verdicts(table)] == ["undecided", "undecided"]
 
 
 def test_a_new_metric_becomes_a_column(project, change, setting, monkeypatch):
