@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 STOPPED = 75  # the exit status of a run that can be resumed (EX_TEMPFAIL)
 
 
@@ -10,6 +12,12 @@ class UserError(Exception):
 
     The command line prints the sentence without a traceback and exits with status 2.
     """
+
+
+def shown(text: str) -> str:
+    """Return a URL, or a sentence with URLs, without user names and passwords."""
+    # Up to an @ before the path; or, where what seems a port is none, up to one behind the password's `/`.
+    return re.sub(r"//(?:[^/\s]*|[^/\s:]*:[^/\s]*[^/\s\d]\S*?)@", "//", text)
 
 
 class DivergedError(UserError):

@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 from gdd.config.architecture import Architecture
 from gdd.config.local import CPU, Card
 from gdd.config.metrics import PIXELS, MetricName, by_extractor
-from gdd.config.names import DatasetName, ExtractorName, MethodName, SettingName, SourceName, TeacherName
+from gdd.config.names import (
+    DatasetName,
+    ExtractorName,
+    MethodName,
+    Name,
+    SettingName,
+    SourceName,
+    TeacherName,
+)
 from gdd.config.recipe import PartialRecipe, Sampler, TeacherRecipe
 from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 
@@ -44,7 +52,7 @@ class Dataset(Record):
     source: Literal["digits", "cifar10", "folder"]
     # Where its raw data lies: a key of `raw_data` in local.yaml, or else a file of sources.yaml. None is the
     # data set's own name.
-    raw: str | None = None
+    raw: Name | None = None
     # EDM's preparation: the whole image to resolution x resolution, or the centred square of the short side.
     # None takes images that have their size already.
     transform: Literal["resize", "center-crop"] | None = None
