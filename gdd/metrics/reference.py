@@ -191,6 +191,7 @@ def open_comparisons(
     dataset: str | None = None,
     dataset_sha256: str | None = None,
     device: torch.device | str = "cpu",
+    trusted: Collection[str] = (),
 ) -> dict[str, Comparison]:
     """Return by extractor what images of `shape` (C, H, W) are compared with.
 
@@ -201,6 +202,7 @@ def open_comparisons(
         weights: where the weights of each extractor lie.
         dataset: the data set that is meant; None is that of the reference.
         dataset_sha256: of its images as they are now, where that is known.
+        trusted: see `open_extractor`.
 
     Raises:
         UserError: a file is missing or wrong, or does not belong to data set, resolution or extractor.
@@ -213,7 +215,7 @@ def open_comparisons(
     comparisons = {}
     for name, metrics in wanted.items():
         found = load_reference(reference / f"{name}.npz" if reference.is_dir() else reference)
-        extractor = open_extractor(name, weights.get(name), shape, device)
+        extractor = open_extractor(name, weights.get(name), shape, device, trusted)
         found.check(extractor, shape[1], dataset, dataset_sha256)
         comparisons[name] = Comparison(extractor, found, metrics)
     return comparisons
