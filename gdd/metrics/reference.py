@@ -18,12 +18,15 @@ from torch import Tensor
 from gdd.config.metrics import METRICS
 from gdd.config.record import Record, parse
 from gdd.errors import UserError
-from gdd.files import sha256
+from gdd.files import require_bounded, sha256
 from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Gaussian
 
 PUBLISHED_EXTRACTOR = "inception"  # of EDM's and ADM's statistics
-BROKEN = (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+BROKEN = (
+    *(KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(MemoryError, RuntimeError),  # of an array that nobody can hold, or that is encrypted
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def load_reference(path: str | Path) -> Reference:
     """
     path = Path(path)
     try:
+        require_bounded(path)
         with np.load(path, allow_pickle=False) as file:
             if "description" in file:
                 description = parse(ReferenceDescription, json.loads(str(file["description"])), path)
