@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import requests
 
 from gdd.config.local import Local
 from gdd.config.sources import Source
@@ -34,36 +30,6 @@ Facts = dict[str, Any]
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-
-
-@pytest.fixture
-def get(run: Any, server: Any, source: Source, folder: Path) -> Callable[..., list[str | None]]:
-    """Fetch the server's file, of which the SHA-256 is known or else `facts`; returns the ranges asked for."""
-
-    def call(**facts: Any) -> list[str | None]:
-        known = facts or {"checksum": f"sha256:{hashlib.sha256(server.content).hexdigest()}"}
-        before = len(server.requests)
-        assert run({"x": source.model_copy(update=known)}) == ["x"]
-        assert (folder / "file.bin").read_bytes() == server.content
-        assert names(folder) == {"file.bin", "lock.yaml"}
-        return [asked for _, asked in server.requests[before:]]
-
-    return call
-
-
-@pytest.fixture
-def refused(get: Any, folder: Path) -> Callable[..., tuple[str, set[str]]]:
-    """Try to fetch the server's file; returns the sentence and what is left in the folder."""
-
-    def call(**facts: Any) -> tuple[str, set[str]]:
-        with pytest.raises(UserError) as caught:
-            get(**facts)
-        sentence = str(caught.value)
-        assert sentence.endswith(".")
-        assert "\n" not in sentence
-        return sentence, names(folder)
-
-    return call
 
 
 def test_a_good_server(get: Any, server: Any) -> None:
@@ -215,90 +181,6 @@ def test_proxies_are_honoured(
     else:
         with pytest.raises(UserError, match=r"\(Connection refused\); check the network \(https_proxy"):
             run(wanted)
-
-
-@pytest.mark.parametrize(
-    ("start", "target", "words"),
-    [
-        (
-            "https://a.invalid/x",
-            "http://me:secret@b.invalid/x",
-            "'http://b.invalid/x', which is not encrypted",
-        ),
-        ("https://a.invalid/x", "file:///etc/passwd", "which is not encrypted; it is not used"),
-        ("http://a.invalid/x", "ftp://b.invalid/x", "which is not encrypted; it is not used"),
-        ("https://a.invalid/x", "http://[", "leads to 'http://[', which is no address"),
-        ("https://a.invalid/x", "/y", ""),
-        ("https://a.invalid/x", "//b.invalid/y", ""),
-        ("http://a.invalid/x", "http://b.invalid/y", ""),
-        ("http://a.invalid/x", "https://b.invalid/y", ""),
-    ],
-)
-def test_no_hop_of_a_redirect_drops_the_encryption(start: str, target: str, words: str) -> None:
-    made = requests.Response()
-    made.status_code, made.url, made.headers["Location"] = 302, start, target
-    made.raw = SimpleNamespace(close=lambda: None)
-    with download.open_session() as session:
-        if not words:
-            assert session.get_redirect_target(made) == target
-            return
-        with pytest.raises(UserError) as caught:
-            session.get_redirect_target(made)
-    assert words in str(caught.value)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_redirect_is_not_read(get: Any, server: Any) -> None:
-    server.next(status=302, headers={"Location": "/elsewhere"}, hang=True, announce=10**9)
-    assert get() == [None, None]
-
-
-# Limits
-
-
-@pytest.mark.parametrize("announce", [3_000_000, None])
-def test_a_file_of_unknown_size_has_a_limit(
-    announce: int | None, refused: Any, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "MOST", 1_000_000)
-    server.next(announce=announce)
-    sentence, left = refused(checksum=None)
-    assert "has more than 1,000,000 bytes, and config/sources.yaml does not say how many" in sentence
-    assert left == set()
-
-
-def test_no_more_comes_than_the_known_size(
-    refused: Any, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.content = server.content * 10
-    sentence, left = refused(bytes=1_000_000)
-    found = re.search(r"its size is ([\d,]+) instead of 1,000,000 bytes", sentence)
-    assert found
-    assert int(found[1].replace(",", "")) <= 1_000_000 + download.CHUNK
-    assert left == set()
-
-
-def test_a_server_that_drips(refused: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SLOWEST", 0.15)
-    server.next(times=9, slow=0.1, ranges=False)
-    sentence, left = refused()
-    assert "less than 1,048,576 bytes in 0.15 seconds, 6 times in a row" in sentence
-    assert left == PART
-
-
-@pytest.mark.parametrize("length", ["9" * 5000, "-3", "²"])
-def test_a_length_that_is_no_number(length: str, get: Any, server: Any) -> None:
-    server.next(announce=None, headers={"Content-Length": length})
-    assert get(bytes=3_000_000) == [None]
-
-
-@pytest.mark.parametrize("name", ["file.bin.part", "file.bin.part.tag"])
-def test_nothing_is_written_through_a_link(name: str, get: Any, folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.write_text("not ours")
-    (folder / name).symlink_to(other)
-    assert get() == [None]
-    assert other.read_text() == "not ours"
 
 
 # Interruptions, full disks, other processes

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import os
-import pickle
 import shutil
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from gdd.config.local import Local
 from gdd.config.sources import Source
 from gdd.errors import UserError
 from gdd.fetch import fetch as module
-from gdd.fetch.fetch import Entry, Resources, difference, listing, measure
+from gdd.fetch.fetch import Entry, Resources, listing, measure
 
 pytestmark = pytest.mark.slow  # real connections
 
@@ -57,48 +52,6 @@ def test_checksums_of_every_kind(run: Any, folder: Path, source: Source, content
 
 
 # Trust on first use
-
-WEIGHTS = {"weight": torch.zeros(2)}
-
-
-def saved(zipped: bool) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(WEIGHTS, buffer, _use_new_zipfile_serialization=zipped)
-    return buffer.getvalue()
-
-
-def zipped() -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, a=np.zeros(2))
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "right"),
-    [
-        ("a.pkl", pickle.dumps({}, 2)),
-        ("a.pkl", pickle.dumps({})),
-        ("a.npz", zipped()),
-        ("a.pt", saved(zipped=True)),
-        ("a.pth", saved(zipped=False)),
-        ("a.tar.gz", gzip.compress(b"a")),
-    ],
-)
-def test_what_is_trusted_on_first_use_is_recognised(
-    name: str, right: bytes, folder: Path, source: Source
-) -> None:
-    resources = Resources(folder)
-    named = source.model_copy(update={"path": name})
-    for wrong in (b"", b"#!/bin/sh\n", b'{"error": "log in"}', right[1:]):
-        (folder / name).write_bytes(wrong)
-        with pytest.raises(UserError, match=rf"by its content it is no {Path(name).suffix} file; delete it"):
-            resources.has(named)
-        assert resources.entries() == {}
-        # A checksum says more.
-        known = named.model_copy(update={"checksum": f"sha256:{sha256(wrong)}"})
-        assert difference(folder / name, measure(folder / name, known.checksum), known, None) is None
-    (folder / name).write_bytes(right)
-    assert resources.has(named)
 
 
 def test_the_first_copy_is_trusted_and_another_refused(
