@@ -7,17 +7,17 @@ from snakemake.utils import min_version
 from gdd.errors import UserError
 from gdd.stages import showing
 from workflow.lib.missing import require_what_is_missing
-from workflow.lib.rules import Rules
+from workflow.lib.rules import Rules, folders
 
 min_version("9.10")
 
 # Several jobs share one terminal, where two live bars would overwrite each other; `gdd watch` shows all runs.
 os.environ.setdefault("GDD_PROGRESS", "plain")
 
-# `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository;
-# `--config folder=FOLDER` replaces config/.
+# `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository (of several,
+# one with spaces has quotes of its own); `--config folder=FOLDER` replaces config/.
 try:
-    lib = Rules(config.get("folder", "config"), str(config.get("extra", "")).split())
+    lib = Rules(str(config.get("folder", "config")), folders(config.get("extra")))
 except UserError as error:
     sys.exit(f"gdd: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 STOPPED = 75  # the exit status of a run that can be resumed (EX_TEMPFAIL)
@@ -13,6 +14,12 @@ class UserError(Exception):
 
     The command line prints the sentence without a traceback and exits with status 2.
     """
+
+
+def shown(text: str) -> str:
+    """Return a URL, or a sentence with URLs, without user names and passwords."""
+    # Up to an @ before the path; or, where what seems a port is none, up to one behind the password's `/`.
+    return re.sub(r"//(?:[^/\s]*|[^/\s:]*:[^/\s]*[^/\s\d]\S*?)@", "//", text)
 
 
 class DivergedError(UserError):

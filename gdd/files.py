@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_POLL = 0.2  # seconds between two attempts
+SMALL, MOST_EXPANSION = 1 << 30, 100  # bytes that any archive may expand to, and how many for each of its own
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems (some NFS and Lustre mounts) without
 
 
@@ -66,6 +68,23 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
 
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+
+
+def require_bounded(path: str | Path) -> None:
+    """Refuse a ZIP archive, as an .npz is one, that expands to far more than it has itself.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it would.
+        zipfile.BadZipFile: it is no ZIP archive.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    most = max(SMALL, MOST_EXPANSION * Path(path).stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > most:
+        raise ValueError(f"it would expand to {size:,} bytes, more than {most:,}")
 
 
 def read_json(path: str | Path, kind: type = object) -> Any:

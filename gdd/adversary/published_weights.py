@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gdd.config.names import CLASS_EMBEDDINGS
 from gdd.errors import UserError
+from gdd.files import require_bounded
 from gdd.foreign.read import read_foreign
 
 COUNTER = "num_batches_tracked"  # of batch norm in training; files from before torch 0.4.1 have none
@@ -49,6 +50,7 @@ def read_augreg(path: Path, whole: Any) -> dict[str, Tensor]:
     """
     net = whole.to_empty(device="cpu")
     try:
+        require_bounded(path)
         with np.load(path, allow_pickle=False) as arrays:
             positions = arrays["Transformer/posembed_input/pos_embedding"].shape
         net.load_pretrained(str(path))

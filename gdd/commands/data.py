@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from gdd import paths
-from gdd.commands.options import DEVICE, EXPECT, FILE, Here, pass_here, say
+from gdd.commands.options import DEVICE, EXPECT, FILE, TRUST, Here, pass_here, say
 from gdd.errors import UserError
-from gdd.stages.inputs import raw_path
+from gdd.stages.inputs import raw_path, stated_sha256
 
 
 @click.command()
@@ -53,10 +53,17 @@ def features(here: Here, name: str, expect: str | None) -> None:
 @click.argument("extractor")
 @click.option("--images", type=FILE, help="Real images in an .npz, a folder, a .zip or a .tar instead.")
 @click.option("--out", type=FILE, help="Where the reference of such images goes.")
+@TRUST
 @DEVICE
 @pass_here
 def reference(
-    here: Here, dataset: str, extractor: str, images: Path | None, out: Path | None, device: str
+    here: Here,
+    dataset: str,
+    extractor: str,
+    images: Path | None,
+    out: Path | None,
+    trust_sha256: tuple[str, ...],
+    device: str,
 ) -> None:
     """Compute the features of DATASET by EXTRACTOR, or `pixels`, that generated images are compared with."""
     from gdd.data.image_array import ImageArray
@@ -75,7 +82,8 @@ def reference(
     else:
         data = ImageArray.open(stage.path("data"))
         shape, sha256, pixels = data.shape, data.sha256, data.images
-    network = open_extractor(extractor, weights, shape, own_device(device))
+    trusted = [*stated_sha256(here.config), *trust_sha256]
+    network = open_extractor(extractor, weights, shape, own_device(device), trusted)
     made = build_reference(pixels, network, dataset=dataset, dataset_sha256=sha256, path=out)
     say(f"{out}: {made.count:,} images, real-against-real FID {made.floor.get('fid')}.")
 

@@ -12,7 +12,7 @@ import click
 from gdd import paths
 from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here, refuse_freeze
 from gdd.config.recipe import Recipe
-from gdd.stages.inputs import reference_dataset
+from gdd.stages.inputs import reference_dataset, stated_sha256
 from gdd.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _monitor(here: Here, setting: str, stage: Stage) -> FidMonitor | None:
         stage.path("monitor extractor"),
         stage.path("monitor reference"),
         every=wanted.every,
+        trusted=stated_sha256(here.config),
         dataset=reference_dataset(here.config, setting),
     )
 

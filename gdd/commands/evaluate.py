@@ -11,12 +11,12 @@ import click
 
 from gdd import paths
 from gdd.commands.networks import external_place
-from gdd.commands.options import DEVICE, EXPECT, FILE, Here, pass_here, say
+from gdd.commands.options import DEVICE, EXPECT, FILE, TRUST, Here, pass_here, say
 from gdd.config.metrics import PIXELS, by_extractor, metric_help
 from gdd.config.names import EXTRACTORS
 from gdd.config.recipe import Sampler
 from gdd.errors import UserError, did_you_mean
-from gdd.stages.inputs import network_input
+from gdd.stages.inputs import network_input, stated_sha256
 from gdd.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def _comparisons(
         dataset=real.name,
         dataset_sha256=real.sha256,
         device=device,
+        trusted=stated_sha256(here.config),
     )
 
 
@@ -201,6 +202,7 @@ def _comparisons(
 @click.option("--dataset", help="The data set that is meant, where the generator was made for another.")
 @click.option("--out", type=FILE, required=True, help="Receives the metrics (json).")
 @source_options
+@TRUST
 @DEVICE
 @pass_here
 def file(
@@ -214,6 +216,7 @@ def file(
     extractor: str,
     dataset: str | None,
     out: Path,
+    trust_sha256: tuple[str, ...],
     device: str,
     **options: Any,
 ) -> None:
@@ -233,7 +236,13 @@ def file(
         source = _source(file, world, **options)
         meant = dataset or source.dataset
         comparisons = open_comparisons(
-            source.shape, reference, wanted, weights=weights, dataset=meant, device=world.device
+            source.shape,
+            reference,
+            wanted,
+            weights=weights,
+            dataset=meant,
+            device=world.device,
+            trusted=[*stated_sha256(here.config), *trust_sha256],
         )
         outcome = evaluate_source(source, comparisons, out, samples, blocks, world)
         if world.main:

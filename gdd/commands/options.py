@@ -59,6 +59,12 @@ DEVICE = click.option(
     show_default=True,
     help="Where networks run; auto is a GPU wherever there is one.",
 )
+TRUST = click.option(
+    "--trust-sha256",
+    metavar="HASH",
+    multiple=True,
+    help="Of an extractor whose file is code and is to be run.",
+)
 CHECKPOINT_EVERY = click.option(
     "--checkpoint-every", type=click.IntRange(1), help="Images between two checkpoints."
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from gdd.config.local import Local
 from gdd.config.metrics import METRICS
-from gdd.config.names import Named
+from gdd.config.names import NAME, NAME_IN_WORDS, Named
 from gdd.config.record import Record, parse, read_yaml
 from gdd.config.records import Dataset, External, FeatureNetwork, Setting, Teacher
 from gdd.config.sources import Source, Sources
@@ -38,9 +38,6 @@ SCHEMAS: dict[str, type[Record]] = {
 }
 
 SCHEMA = "schema"  # the folder beside them in which `gdd schema` writes
-
-# Names become parts of paths and of run ids, which join them with dots.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,10 @@ def _files(roots: Iterable[Path]) -> dict[str, Named]:
                 )
         for kind in KINDS:
             for path in sorted((root / kind).glob("*.y*ml")):
-                if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+                # Run ids join names with dots.
+                if path.suffix != ".yaml" or not re.fullmatch(NAME, path.stem) or "." in path.stem:
                     raise UserError(
-                        f"{path}: the file's name has to be letters, digits, '_', '+' and '-', then '.yaml'."
+                        f"{path}: the file's name has to be {NAME_IN_WORDS}, no '.' among them, then '.yaml'."
                     )
                 if path.stem in files[kind]:
                     raise UserError(f"{path}: '{path.stem}' is already defined by {files[kind][path.stem]}.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gdd.config.names import ExternalName, RawDataName, SettingName
 from gdd.config.record import Count, NotNegative, Positive, Record
@@ -16,8 +17,20 @@ from gdd.errors import UserError
 Card = Literal["24 GB", "40 GB", "80 GB"]
 CPU: Literal["cpu"] = "cpu"
 
+Word = Annotated[str, Field(pattern="^[!-~]+$")]  # no space and no control character: it is given to sbatch
+
+
 # A web address, file: with an absolute path, or a path.
-Mirror = Annotated[str, Field(pattern=r"^(https?://|file:(//)?/[^/]|[/~])")]
+def _check_address(text: str) -> str:
+    try:
+        _ = urlsplit(text).port
+    except ValueError:  # which quotes a part of it, maybe of a password
+        message = "this is no address; write '/', '?', '#' and '@' of a password as %2F, %3F, %23 and %40"
+        raise ValueError(message) from None
+    return text
+
+
+Mirror = Annotated[str, Field(pattern=r"^(https?://|file:(//)?/[^/]|[/~])"), AfterValidator(_check_address)]
 
 
 class Local(Record):
@@ -35,10 +48,10 @@ class Local(Record):
     card: Card = "80 GB"  # the memory of these GPUs
     longest_job: Positive = 24.0  # hours; what takes longer goes on in the next job
     tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
-    partition: str | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
-    cpu_partition: str | None = None
-    account: str | None = None
-    gpu_model: str | None = None  # by the name that the cluster has for it
+    partition: Word | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
+    cpu_partition: Word | None = None
+    account: Word | None = None
+    gpu_model: Word | None = None  # by the name that the cluster has for it
 
     @model_validator(mode="after")
     def _spreads_evenly(self) -> Self:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from gdd.errors import UserError, did_you_mean
 
@@ -28,6 +29,20 @@ CLASS_EMBEDDINGS = {"stylegan-xl": "stylegan-xl-class-embeddings"}  # of a condi
 LPIPS = "lpips-vgg16"  # the trunk of LPIPS
 
 TEACHER_ENCODER = "teacher-encoder"  # a backbone that comes from the run's own teacher instead of a file
+
+
+# What everything in the configuration may be called: names become words of shell lines and parts of paths.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+NAME_IN_WORDS = "letters, digits, '_', '.', '+' and '-', of which a letter or digit comes first"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"a name has to be {NAME_IN_WORDS}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 
 
 class Named(dict[str, Any]):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gdd.errors import UserError
+from gdd.errors import UserError, shown
 
 Count = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -74,8 +74,35 @@ def _without_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
 Distinct = AfterValidator(_without_repeats)  # annotates a list in which no value may stand twice
 
 
+DEEPEST, MOST_ALIASES = 50, 100  # without limits, a small file could stand for endless data
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with keys that are text and stand once; as in YAML 1.2, `1e-4` is a number."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.depth = self.aliases = self.anchored = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event, problem = self.peek_event(), ""
+        alias = isinstance(event, yaml.AliasEvent)
+        anchors = not alias and event.anchor is not None
+        self.depth += 1
+        self.aliases += alias
+        self.anchored += anchors
+        if self.depth > DEEPEST:
+            problem = f"it is nested more than {DEEPEST} deep"
+        elif alias and self.anchored:
+            problem = "an alias (*) stands inside of an anchor (&)"
+        elif self.aliases > MOST_ALIASES:
+            problem = f"it has more than {MOST_ALIASES} aliases (*)"
+        if problem:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        self.anchored -= anchors
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002
         mapping: dict[Hashable, Any] = {}
@@ -153,6 +180,7 @@ def _sentence(data: Any, error: ValidationError) -> str:
     place = max((place for place, _ in located), key=len)
     first, *others = [problem for at, problem in located if at == place]
     key, value = ".".join(map(str, place)), first["input"]
+    key = key if key.isprintable() else repr(key)[1:-1]
     if unknown := _unknown_key(first):
         return f"unknown key '{key}'; allowed here: {unknown}"
     if first["type"] == "missing":
@@ -163,8 +191,8 @@ def _sentence(data: Any, error: ValidationError) -> str:
         return message
     if isinstance(value, dict) and first["type"] == "value_error":
         return f"'{key}': {message}"  # about several keys of the record: a long quotation
-    shown = list(value) if isinstance(value, tuple) else value
-    return f"'{key}' is {'empty' if value is None else repr(shown)}: {message}"
+    plain = list(value) if isinstance(value, tuple) else value
+    return f"'{key}' is {'empty' if value is None else shown(repr(plain))}: {message}"
 
 
 def _message(problem: Any) -> str:

@@ -14,6 +14,7 @@ from gdd.config.names import (
     DatasetName,
     ExtractorName,
     MethodName,
+    Name,
     SettingName,
     SourceName,
     TeacherName,
@@ -53,7 +54,7 @@ class Dataset(Record):
     source: Literal["digits", "cifar10", "folder"]
     # Where its raw data lies: a key of `raw_data` in local.yaml, or else a file of sources.yaml. None is the
     # data set's own name.
-    raw: str | None = None
+    raw: Name | None = None
     # EDM's preparation: the whole image to resolution x resolution, or the centred square of the short side.
     # None takes images that have their size already.
     transform: Literal["resize", "center-crop"] | None = None

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from gdd.config.names import NAME, Name
 from gdd.config.record import Count, Record
 
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S+$")]
@@ -19,9 +20,7 @@ Checksum = Annotated[
 ]
 
 # No part starts with a dot, so nothing leads out of the folder.
-_PART = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
-Name = Annotated[str, Field(pattern=rf"^{_PART}$")]
-Below = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
+Below = Annotated[str, Field(pattern=rf"^{NAME}(/{NAME})*$")]
 
 RESERVED = ("lock.yaml", ".part", ".part.tag")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from gdd.config.metrics import ColumnName, columns
-from gdd.config.names import AblationName, ExternalName, MethodName, SettingName, TeacherName
+from gdd.config.names import AblationName, ExternalName, MethodName, Name, SettingName, TeacherName
 from gdd.config.recipe import PartialRecipe
 from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 
@@ -159,7 +159,7 @@ class Target(Record):
     """A page and the tables on it."""
 
     title: str
-    page: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # results/site/<page>.html
+    page: Name  # results/site/<page>.html
     tables: Annotated[tuple[AblationName, ...], Field(min_length=1), Distinct]
 
 
@@ -167,7 +167,7 @@ class Project(Record):
     """`config.yaml`: what the targets build."""
 
     seeds: Seeds
-    targets: dict[str, Target]
+    targets: dict[Name, Target]
 
     @model_validator(mode="after")
     def _have_own_pages(self) -> Self:

@@ -16,7 +16,8 @@ PYTHON = (*(f"data_batch_{number}" for number in range(1, 6)), "batches.meta")  
 BINARY = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "batches.meta.txt")
 SIZE = 32
 PIXELS = 3 * SIZE * SIZE
-LARGEST = 1 << 26  # bytes that are read of a file; a batch has 31 MB
+LARGEST = 1 << 26  # bytes of a file; a batch has 31 MB
+MOST_MEMBERS = 100  # of an archive
 
 Batch = tuple[np.ndarray, np.ndarray]  # images [n, 32, 32, 3] uint8 and labels [n]
 RawImages = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # the same, and facts for dataset.json
@@ -57,12 +58,14 @@ def _from_archive(raw: Path) -> dict[str, bytes]:
     contents = {}
     try:
         with tarfile.open(raw, "r:*") as archive:
-            for member in archive:
+            for count, member in enumerate(archive):
+                if member.size > LARGEST or count > MOST_MEMBERS:
+                    raise UserError(f"{raw} holds more or larger files than CIFAR-10 has; fetch it again.")
                 part = PurePosixPath(member.name).name
                 file = archive.extractfile(member)
                 if file and part in (*PYTHON, *BINARY):
                     contents[part] = file.read(LARGEST)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, OverflowError, ValueError, zlib.error) as error:
         raise UserError(f"{raw} is not a whole archive ({error}); fetch it again.") from None
     return contents
 

@@ -45,6 +45,23 @@ Transform = Literal["resize", "center-crop"]
 CONVERTIBLE = {"1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 
 
+# The formats of `listing.ENDINGS`, whatever a file is called: for others Pillow may start another program.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MOST_PIXELS = 10**8
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Return an image of which nothing but the header has been read.
+
+    Raises:
+        Unusable: it has too many pixels.
+    """
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        raise Unusable(f"is {image.width}x{image.height}, more than {MOST_PIXELS:,} pixels")
+    return image
+
+
 def decode(content: bytes, transform: Transform | None, resolution: int) -> np.ndarray:
     """Turn an image file's bytes into uint8 `[resolution, resolution, 3]`.
 
@@ -57,7 +74,7 @@ def decode(content: bytes, transform: Transform | None, resolution: int) -> np.n
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ImageNet is full of odd EXIF blocks, which nothing here reads
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(content) as image:
                 image.load()
                 return fit(image, transform, resolution)
         except UnidentifiedImageError:

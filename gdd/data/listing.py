@@ -10,6 +10,7 @@ import array
 import contextlib
 import hashlib
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ from gdd.errors import UserError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 LABEL_FILE = "dataset.json"  # in which EDM's own archives say what label an image has
+
+LARGEST = 1 << 28  # bytes of an image, or of a label file, as they are stored and when they are expanded
 
 PLAIN = -1  # neither compressed nor checksummed: a file of its own, or a .tar's member
 
@@ -93,7 +96,7 @@ def list_images(raw: Path) -> Listing:
         if zipfile.is_zipfile(archive):
             return _sorted("zip", archive, inside, _in_zip(archive))
         return _sorted("tar", archive, inside, _in_tar(archive))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OverflowError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OverflowError, ValueError, RuntimeError) as error:
         # The images of a .tar.gz cannot be reached one by one.
         raise UserError(
             f"{archive} is neither a whole .zip nor a whole, uncompressed .tar ({error}); "
@@ -176,14 +179,28 @@ def reader(source: Path) -> Iterator[Callable[[Entry], bytes]]:
 
         def read(entry: Entry) -> bytes:
             try:
-                return _member(archive, entry) if archive else (source / entry.name).read_bytes()
+                return _member(archive, entry) if archive else _file(source / entry.name)
             except OSError as error:
                 raise Unusable(f"cannot be read ({error.strerror or error})") from None
 
         yield read
 
 
+def _file(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may have no end
+        raise Unusable("is no regular file")
+    _require_size(status.st_size)
+    return path.read_bytes()
+
+
+def _require_size(size: int) -> None:
+    if size > LARGEST:
+        raise Unusable(f"has more than {LARGEST:,} bytes")
+
+
 def _member(archive: BinaryIO, entry: Entry) -> bytes:
+    _require_size(entry.size)
     archive.seek(entry.offset)
     if entry.method != PLAIN:
         # Of a ZIP member's header only the lengths of its name and extra field count (APPNOTE 4.3.7).
@@ -198,7 +215,11 @@ def _member(archive: BinaryIO, entry: Entry) -> bytes:
         return content
     if entry.method == zipfile.ZIP_DEFLATED:
         try:
-            content = zlib.decompress(content, wbits=-zlib.MAX_WBITS)
+            expander = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+            content = expander.decompress(content, LARGEST + 1)
+            _require_size(len(content))
+            if not expander.eof:
+                raise Unusable("is damaged (it has no end)")
         except zlib.error as error:
             raise Unusable(f"is damaged ({error})") from None
     elif entry.method != zipfile.ZIP_STORED:

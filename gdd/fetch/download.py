@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -14,12 +16,14 @@ from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from gdd.config.sources import Source
-from gdd.errors import UserError
+from gdd.errors import UserError, shown
 from gdd.progress import Bar, Display
 
-CHUNK = 1 << 16  # bytes; so many that have come are lost when a connection breaks
+CHUNK = 1 << 16  # bytes at most that are written at once
 PROGRESS = 1 << 20  # bytes after which an attempt counts as a success, and patience begins anew
 TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two bytes
+SLOWEST = 600.0  # seconds for each `PROGRESS`
+MOST = 10**10  # bytes of a file of which sources.yaml does not say how many it has
 HINT = "check the network (https_proxy and REQUESTS_CA_BUNDLE count), or name a mirror in config/local.yaml"
 
 log = logging.getLogger("gdd")
@@ -50,21 +54,34 @@ PATIENCE = Patience(
 )
 
 
+class Session(requests.Session):
+    """Follows a redirect only from an unencrypted address, or to an encrypted one."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()  # else all of it would be read
+            try:
+                scheme = urlsplit(urljoin(resp.url, target)).scheme
+            except ValueError:
+                raise UserError(shown(f"{resp.url} leads to {target!r}, which is no address.")) from None
+            if scheme != "https" and not (scheme == "http" and resp.url.startswith("http:")):
+                raise UserError(
+                    shown(f"{resp.url} leads to {target!r}, which is not encrypted; it is not used.")
+                )
+        return target
+
+
 def open_session() -> requests.Session:
     """Return a session; it honours the environment's proxies, certificates and ~/.netrc."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # `Patience` says the same in a sentence
-    session = requests.Session()
+    session = Session()
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=PATIENCE))
     session.headers["User-Agent"] = f"gdd/{version('gdd')}"
     # Bytes as they are: a compressed answer could neither be resumed nor be checked for length.
     session.headers["Accept-Encoding"] = "identity"
     return session
-
-
-def shown(text: str) -> str:
-    """Return a URL, or a sentence with URLs, without user names and passwords."""
-    return re.sub(r"//[^/\s@]*@", "//", text)
 
 
 @dataclass
@@ -116,9 +133,10 @@ class Download:
         with self.session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
             self._check(answer)
             ranges = answer.headers.get("Content-Range", "")
-            rest = re.fullmatch(rf"bytes {done}-\d+/(\d+)", ranges)
+            rest = re.fullmatch(rf"bytes {done}-\d+/(\d{{1,18}})", ranges)
             if answer.status_code == 200:
                 total, done = self._begin(answer), 0
+                self._require_room(total)
             elif answer.status_code == 416 and ranges == f"bytes */{done}":
                 return  # all is there
             elif headers and rest and _tag(answer) in ("", tag):  # some servers ignore If-Range
@@ -127,13 +145,20 @@ class Download:
                 discard(self.part)
                 raise ProtocolError("the file has changed")
             self.bar = self.bar or self.display.bar(self.source.path, total, done=done, unit="bytes")
+            mark, since = done, time.monotonic()
             with self.part.open("ab") as file:
-                for chunk in answer.raw.stream(CHUNK, decode_content=False):
+                # What has come at once: a whole `CHUNK` could take for ever.
+                while chunk := answer.raw.read1(CHUNK, decode_content=False):
                     file.write(chunk)
                     done += len(chunk)
                     self.bar.update(done)
-                    if total is not None and done > total:
+                    self._require_room(done)
+                    if done > (self.source.bytes or MOST) or (total is not None and done > total):
                         return  # whoever checks the size will see
+                    if done >= mark + PROGRESS:
+                        mark, since = done, time.monotonic()
+                    elif time.monotonic() > since + SLOWEST:
+                        raise ProtocolError(f"less than {PROGRESS:,} bytes in {SLOWEST:g} seconds")
         if total is not None and done < total:
             raise ProtocolError(f"the connection ended after {done:,} of {total:,} bytes")
 
@@ -143,17 +168,22 @@ class Download:
                 f"{shown(self.url)} answers {answer.status_code} {answer.reason or ''}; try again later, "
                 "correct config/sources.yaml, or name a mirror in config/local.yaml."
             )
-        if self.url.startswith("https:") and not answer.url.startswith("https:"):
-            raise UserError(
-                shown(f"{self.url} leads to {answer.url}, which is not encrypted; it is not used.")
-            )
 
     def _begin(self, answer: requests.Response) -> int | None:
         """Note of what file the bytes to come are; returns its length, None if nobody knows it."""
         discard(self.part)
         note(self.part).write_text(_tag(answer))
         announced = answer.headers.get("Content-Length", "")
-        return int(announced) if announced.isdecimal() else self.source.bytes
+        return int(announced) if re.fullmatch(r"\d{1,18}", announced) else self.source.bytes
+
+    def _require_room(self, size: int | None) -> None:
+        """Refuse a file of unknown size that is larger than anything expected."""
+        if self.source.bytes is None and size is not None and size > MOST:
+            discard(self.part)
+            raise UserError(
+                f"{shown(self.url)} has more than {MOST:,} bytes, and config/sources.yaml does not say how "
+                "many it has to have; give its 'bytes' there if it is right."
+            )
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -21,8 +21,8 @@ from rich.filesize import decimal
 from gdd.config.local import Local
 from gdd.config.record import NotNegative, Record, parse, read_yaml
 from gdd.config.sources import Source
-from gdd.errors import UserError
-from gdd.fetch.download import Download, Unreachable, discard, open_session, shown
+from gdd.errors import UserError, shown
+from gdd.fetch.download import Download, Unreachable, discard, note, open_session
 from gdd.files import locked, write_text
 from gdd.progress import Display
 
@@ -34,6 +34,18 @@ HEADER = """\
 
 # How the wrong files begin that servers give: a log-in page, an error, a pointer of Git LFS.
 PAGE = (b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")
+
+# How files begin, by their ending; what PyTorch saves (.pt, .pth) is a ZIP, or a pickle of protocol 2.
+PICKLE, ZIP = tuple(bytes([0x80, protocol]) for protocol in range(2, 6)), (b"PK\3\4",)
+BEGINNINGS = {
+    ".pkl": PICKLE,
+    ".npz": ZIP,
+    ".zip": ZIP,
+    ".pt": (*ZIP, *PICKLE),
+    ".pth": (*ZIP, *PICKLE),
+    ".gz": (b"\x1f\x8b",),
+    ".tgz": (b"\x1f\x8b",),
+}
 
 
 class Entry(Record):
@@ -121,6 +133,8 @@ class Resources:
         lock, part = final.with_name(f".{final.name}.lock"), final.with_name(f"{final.name}.part")
         with locked(lock, waiting=lambda: display.say(f"{final}: another process is fetching it; waiting.")):
             if not final.exists():
+                if any(file.is_symlink() for file in (part, note(part))):
+                    discard(part)  # or what comes would be written to another place
                 if isinstance(place, Path):
                     _copy(place, part)
                 else:
@@ -173,8 +187,12 @@ def difference(path: Path, found: Entry, source: Source, first: Entry | None) ->
     if source.bytes not in (None, found.bytes):
         return f"its size is {found.bytes:,} instead of {source.bytes:,} bytes"
     with path.open("rb") as file:
-        if file.read(256).lstrip().lower().startswith(PAGE):
-            return "it is a web page or a pointer, not the file itself"
+        start = file.read(256)
+    if start.lstrip().lower().startswith(PAGE):
+        return "it is a web page or a pointer, not the file itself"
+    ending = PurePosixPath(source.path).suffix
+    if source.checksum is None and not start.startswith(BEGINNINGS.get(ending, (b"",))):
+        return f"by its content it is no {ending} file"
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +30,7 @@ PUBLISHED = {
     "clip": "gdd.metrics.vision_transformers:ClipExtractor",
     "dinov2": "gdd.metrics.vision_transformers:DinoExtractor",
 }
+CODE = ("inception", "inception-clean")  # whose file is run
 
 Shape = tuple[int, int, int]  # one image's (C, H, W)
 
@@ -55,11 +56,15 @@ class Extractor(Protocol):
 
 
 def open_extractor(
-    name: str, path: str | Path | None, shape: Shape, device: torch.device | str = "cpu"
+    name: str,
+    path: str | Path | None,
+    shape: Shape,
+    device: torch.device | str = "cpu",
+    trusted: Collection[str] = (),
 ) -> Extractor:
     """Return an extractor by its name in configuration, for images of that shape.
 
-    `path` is that of its weights; pixels have none.
+    `path` is that of its weights; pixels have none. Where they are code, their SHA-256 has to be `trusted`.
 
     Raises:
         UserError: the file is missing, damaged, another network's, or for images of another shape.
@@ -70,7 +75,8 @@ def open_extractor(
         raise UserError(f"The extractor {name} needs the file of its weights.")
     if name not in PUBLISHED:
         return ClassifierExtractor(path, shape, device)
-    extractor: Extractor = pkgutil.resolve_name(PUBLISHED[name])(path, device)
+    trust = {"trusted": trusted} if name in CODE else {}
+    extractor: Extractor = pkgutil.resolve_name(PUBLISHED[name])(path, device, **trust)
     return extractor
 
 

@@ -1,11 +1,15 @@
 """Features of the Inception-v3 network of 2015-12-05, behind two resizes, and the Inception Score.
 
 The file is StyleGAN2-ADA's translation of TensorFlow's graph to TorchScript, which clean-fid reads as well.
+TorchScript is code: it is loaded from a file of known SHA-256 only.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import warnings
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,19 +29,30 @@ class InceptionExtractor(PublishedNetwork):
     This is clean-fid's mode `legacy_tensorflow`.
 
     Raises:
-        UserError: the file is missing, no TorchScript, or a network with another interface.
+        UserError: the file is missing, not `trusted` (a SHA-256), no TorchScript, or a network with another
+            interface.
     """
 
     name = "inception"
     behind = "with the bilinear resize of TensorFlow 1 inside the network, in float32 without TF32"
 
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, path: str | Path, device: torch.device | str = "cpu", trusted: Collection[str] = ()
+    ) -> None:
         super().__init__(path, device)
+        content = Path(path).read_bytes()  # what is hashed is what is run
+        found = hashlib.sha256(content).hexdigest()
+        if found not in trusted:
+            raise UserError(
+                f"{path} is code (TorchScript) that is not run, because no `checksum` of sources.yaml is its "
+                f"SHA-256, {found}; run `gdd fetch inception`, or if you trust the file, write that there or "
+                "give it as --trust-sha256."
+            )
         try:
             with warnings.catch_warnings():
                 # PyTorch advises against TorchScript, which the published file is.
                 warnings.simplefilter("ignore")
-                self._net: Any = torch.jit.load(path, map_location=self.device).eval()
+                self._net: Any = torch.jit.load(io.BytesIO(content), map_location=self.device).eval()
             features = self(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
             self.probabilities(features)
         except (RuntimeError, torch.jit.Error, AttributeError, TypeError, ValueError, OSError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class FidMonitor:
     weights: Path  # of the extractor
     reference: Path  # `<extractor>.npz`
     every: int | None = None  # images of training between two measurements; None is the snapshots' interval
+    trusted: Collection[str] = ()  # see `open_extractor`
     dataset: str | None = None  # of the reference, where that is another one than the run's
     _opened: Comparison | None = None
 
@@ -57,6 +58,7 @@ class FidMonitor:
             weights={extractor: self.weights},
             dataset=self.dataset or data.name,
             device=device,
+            trusted=self.trusted,
         ).values()
         self._opened.check(self.images)
         network, reference = self._opened.extractor, self._opened.reference

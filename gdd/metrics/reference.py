@@ -18,7 +18,7 @@ from torch import Tensor
 from gdd.config.metrics import METRICS
 from gdd.config.record import Record, parse
 from gdd.errors import UserError
-from gdd.files import sha256
+from gdd.files import require_bounded, sha256
 from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Gaussian
 
@@ -113,6 +113,7 @@ def load_reference(path: str | Path) -> Reference:
     """
     path = Path(path)
     try:
+        require_bounded(path)
         with np.load(path, allow_pickle=False) as file:
             if "description" in file:
                 description = parse(ReferenceDescription, json.loads(str(file["description"])), path)
@@ -202,6 +203,7 @@ def open_comparisons(
     dataset: str | None = None,
     dataset_sha256: str | None = None,
     device: torch.device | str = "cpu",
+    trusted: Collection[str] = (),
 ) -> dict[str, Comparison]:
     """Return by extractor what images of `shape` (C, H, W) are compared with.
 
@@ -212,6 +214,7 @@ def open_comparisons(
         weights: where the weights of each extractor lie.
         dataset: the data set that is meant; None is that of the reference.
         dataset_sha256: of its images as they are now, where that is known.
+        trusted: see `open_extractor`.
 
     Raises:
         UserError: a file is missing or wrong, or does not belong to data set, resolution or extractor.
@@ -224,7 +227,7 @@ def open_comparisons(
     comparisons = {}
     for name, metrics in wanted.items():
         found = load_reference(reference / f"{name}.npz" if reference.is_dir() else reference)
-        extractor = open_extractor(name, weights.get(name), shape, device)
+        extractor = open_extractor(name, weights.get(name), shape, device, trusted)
         found.check(extractor, shape[1], dataset, dataset_sha256)
         comparisons[name] = Comparison(extractor, found, metrics)
     return comparisons

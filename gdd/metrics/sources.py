@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from gdd.config.recipe import Sampler
 from gdd.config.records import EVALUATION_SEED
-from gdd.data.conversion import decode
+from gdd.data.conversion import decode, open_image
 from gdd.data.image_array import quantise
 from gdd.data.listing import Listing, Unusable, list_images, reader
 from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
-from gdd.files import sha256
+from gdd.files import require_bounded, sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights
 
 BATCH = 250  # images that go through a network at once
@@ -182,6 +181,7 @@ def _images(path: Path, evaluations: int | None) -> Source:
 def _read_array(path: Path) -> np.ndarray:
     """Return uint8 images [N, H, W, C]."""
     try:
+        require_bounded(path)
         with np.load(path, allow_pickle=False) as file:
             key = next((key for key in KEYS if key in file), None)
             if key is None:
@@ -216,16 +216,25 @@ def _side_of_first(listing: Listing) -> int:
     """Return how wide the first image is, and with it how wide and high all have to be."""
     (entry,) = listing.only([0])
     try:
-        with reader(listing.path) as read, Image.open(io.BytesIO(read(entry))) as image:
-            return image.width
-    except (Unusable, OSError) as error:
+        with reader(listing.path) as read, open_image(read(entry)) as image:
+            width, height = image.size
+            if width != height:
+                raise Unusable(f"is {width}x{height}, no square")
+            return width
+    except (Unusable, OSError, Image.DecompressionBombError) as error:
         raise UserError(f"The image {entry.name} in {listing.path} cannot be read ({error}).") from None
 
 
 def _digest(listing: Listing) -> str:
     """Return a hash of names and contents: that of an archive's file, or one over all files of a folder."""
     digest = hashlib.sha256(listing.fingerprint().encode())
-    files = [listing.path / name for name in listing.names] if listing.kind == "folder" else [listing.path]
-    for file in files:
-        digest.update(sha256(file).encode())
+    if listing.kind != "folder":
+        digest.update(sha256(listing.path).encode())
+        return digest.hexdigest()
+    with reader(listing.path) as read:
+        for entry in listing:
+            try:
+                digest.update(hashlib.sha256(read(entry)).hexdigest().encode())
+            except Unusable as reason:
+                raise UserError(f"The image {entry.name} in {listing.path} {reason}.") from None
     return digest.hexdigest()

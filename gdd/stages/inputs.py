@@ -24,6 +24,12 @@ def fetched(config: Config, source: str) -> Input:
     return Input(str(resource(config, source)), (str(paths.note(source)),))
 
 
+def stated_sha256(config: Config) -> list[str]:
+    """Return the SHA-256 that sources.yaml states: of what may be run, where a file is code."""
+    checksums = [source.checksum or "" for source in config.sources.values()]
+    return [text.removeprefix("sha256:") for text in checksums if text.startswith("sha256:")]
+
+
 def raw_source(config: Config, dataset: str) -> str | None:
     """Return the file of sources.yaml that a data set is made from; None where the user has the data."""
     key = config.datasets[dataset].raw or dataset

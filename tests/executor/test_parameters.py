@@ -61,6 +61,12 @@ def test_resource_that_submitit_has_no_name_for(option: str, resources: Any, exp
     assert also(option, **resources) == expected
 
 
+@pytest.mark.parametrize("resource", ["slurm_partition", "slurm_account", "constraint", "gpu_model"])
+def test_a_line_break_would_end_the_line_of_a_script(resource: str) -> None:
+    with pytest.raises(ResourceError, match=f"'{resource}' has a control character: 'a.ntouch pwned'"):
+        asked(gpu=1, **{resource: "a\ntouch pwned"})
+
+
 def test_a_rule_without_a_limit_gets_the_partitions_and_not_submitits_five_minutes() -> None:
     assert of("time") is None
     assert asked().minutes is None

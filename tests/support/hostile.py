@@ -152,6 +152,9 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "global of protocol 2": stream(b"cos\nsystem\n" + text(COMMAND) + b"\x85R", 2),
         "instance (INST)": stream(b"(" + text(COMMAND) + b"ios\nsystem\n"),
     },
+    f"asks for {'a' * 100}, which": {
+        "global with an endless name": stream(b"c" + b"a" * 100_000 + b"\nb\n", 2)
+    },
     "asks for torch.storage._load_from_bytes": {
         "payload within a payload": weight(tensor(storage(call(LOAD, binary(FLOAT)))))
     },
@@ -159,6 +162,7 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "object (OBJ)": stream(b"(" + named("collections.OrderedDict") + b"o"),
         "object with keywords (NEWOBJ_EX)": stream(named("collections.OrderedDict") + b")}\x92"),
         "key that is a tuple": stream(b"})K\x01s"),
+        "calls nested 1,000 deep": stream(ORDERED[:-2] * 1000 + b"tR" * 1000),
     },
     "has something else in the place of a module": {
         "a network that is a number": ema(b"K\x01"),
@@ -177,7 +181,6 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
     },
     DAMAGED: {
         "another type of dill's": stream(call("dill._dill._load_type", text("CodeType"))),
-        "global with an endless name": stream(b"c" + b"a" * 100_000, 2),
         "global that is no text": stream(b"K\x01K\x02\x93"),
         "call of what a call returned": stream(ORDERED + b")R"),
         "build on a dict's class": stream(named("collections.OrderedDict") + table(a=b"K\x01") + b"b"),
@@ -208,9 +211,6 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "tensor of more entries": weight(tensor(FLOAT, size=b"K\x02\x85")),
         "tensor of negative size": weight(tensor(FLOAT, size=b"J\xff\xff\xff\xff\x85")),
         "tensor of huge stride": weight(tensor(FLOAT, stride=long(2**2000) + b"\x85")),
-        "parameters in parameters": weight(
-            named("torch._utils._rebuild_parameter") * 999 + b")R" + b"\x85R" * 998
-        ),
         "source of a type": stream(call(PERSISTENT, table(src=text(SOURCE)))),
         "scalar of objects": argument(
             call(SCALAR, call(DTYPE, text("O8")), binary(b"\xef\xbe\xad\xde\0\0\0\0"))
@@ -221,7 +221,6 @@ BY_SENTENCE: dict[str, dict[str, bytes]] = {
         "argument that is a record": argument(call(DTYPE, text("f8"))),
         "long of text": stream(b"L" + b"9" * 100_000 + b"L\n", 2),
         "lists nested 100,000 deep": stream(b"]" * 100_000 + b"a" * 99_999),
-        "calls nested 1,000 deep": stream(ORDERED[:-2] * 1000 + b"\x85R" * 1000),
         "protocol 255": stream(b"}", 255),
         "a number": stream(b"K\x01"),
         "empty": b"",
@@ -241,6 +240,10 @@ REFUSED_LATER = {
     "list with 10^9": (argument(b"]J\x00\xca\x9a\x3ba"), "that no published one has"),
     "argument of 1 MB": (argument(text("a" * 2**20)), "that no published one has"),
     "source of a module": (ema(module()), MISSING),
+    "parameters in parameters": (
+        weight(named("torch._utils._rebuild_parameter") * 999 + tensor(FLOAT) + b"\x85R" * 999),
+        MISSING,
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,26 @@ def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(made: Any) 
     # Both are made with what the file says now.
     made.snakemake("--cores", "1", *runs)
     assert [json.loads((folder / "run.json").read_text())["images"] for folder in folders] == [320, 320]
+
+
+def test_a_target_that_a_shell_would_run_is_refused(project: Any) -> None:
+    def rename(data: dict[str, Any]) -> None:
+        data["targets"]["$(touch pwned)demo"] = data["targets"].pop("demo")
+
+    project.edit("config.yaml", rename)
+    printed = project.snakemake("--cores", "1", "$(touch pwned)demo", status=1)
+    assert "targets.$(touch pwned)demo' is '$(touch pwned)demo': a name has to be letters, digits," in printed
+    assert not list(project.folder.rglob("pwned"))
+
+
+def test_a_folder_of_the_users_own_with_spaces_in_its_name(project: Any, tmp_path: Path) -> None:
+    mine = tmp_path / "my own"
+    (mine / "ablations").mkdir(parents=True)
+    (project.folder / "config/ablations/demo-seeds.yaml").rename(mine / "ablations/of-mine.yaml")
+    for extra in (f"'{mine}'", f'["{mine}"]'):
+        assert "page of-mine" in project.snakemake("-n", "-p", "of-mine", "--config", f"extra={extra}")
+    done = shell(project, f"{sys.executable} -m gdd --extra '{mine}' plan of-mine")
+    assert (done.returncode, done.stdout[:8]) == (0, "of-mine:"), done.stderr
 
 
 def test_the_plan_is_snakemakes_own(demo: Any) -> None:

@@ -121,7 +121,7 @@ class Plan:
         }
 
 
-def make_plan(rules: Rules, targets: Iterable[str], config: Mapping[str, str]) -> Plan:
+def make_plan(rules: Rules, targets: Iterable[str], config: Mapping[str, Any]) -> Plan:
     """Return the plan of targets, or of files that the workflow makes.
 
     Raises:
@@ -148,7 +148,7 @@ def make_plan(rules: Rules, targets: Iterable[str], config: Mapping[str, str]) -
     return Plan(targets, tuple(jobs), counts, max(sizes, default=None), rules.config.local.longest_job)
 
 
-def _dry_run(targets: tuple[str, ...], config: Mapping[str, str]) -> Any:
+def _dry_run(targets: tuple[str, ...], config: Mapping[str, Any]) -> Any:
     said = io.StringIO()
     with (
         contextlib.redirect_stderr(said),
@@ -222,7 +222,7 @@ def _finished(name: str) -> Iterable[tuple[Path, dict[str, Any]]]:
 def main(targets: tuple[str, ...], as_json: bool, folder: str, extra: tuple[str, ...]) -> None:
     """Print the plan; `gdd plan` starts this, because gdd itself imports no Snakemake."""
     try:
-        config = {"folder": folder, "extra": " ".join(extra)}
+        config = {"folder": folder, "extra": extra}
         plan = make_plan(Rules(folder, extra), targets or ("all",), config)
     except UserError as error:
         print(f"gdd: {error}", file=sys.stderr)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from gdd.config.config import load_config
@@ -26,6 +28,26 @@ PROGRESS = {
     "evaluate_teacher": "results/teachers/{teacher}/metrics",
     "evaluate_external": "results/external/{setting}/{external}",
 }
+
+
+def folders(extra: Any) -> tuple[str, ...]:
+    """Return the folders of `--config extra=...`: a list, one, or several as a shell splits them.
+
+    Raises:
+        UserError: it cannot be split.
+    """
+    if isinstance(extra, list | tuple):
+        return tuple(map(str, extra))
+    text = str(extra or "")
+    # Snakemake takes the quotes from around a single folder.
+    if text and Path(text).is_dir():
+        return (text,)
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(
+            f"--config extra={text} cannot be split into folders ({error}); quote each that has spaces."
+        ) from None
 
 
 class Rules:

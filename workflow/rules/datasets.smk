@@ -22,8 +22,8 @@ rule dataset:
     params:
         expect=lib.hash("dataset"),
     shell:
-        "gdd --log {log} --threads 1"
-        " dataset {wildcards.dataset} --workers {threads} --expect {params.expect}"
+        "gdd --log {log:q} --threads 1"
+        " dataset {wildcards.dataset:q} --workers {threads} --expect {params.expect:q}"
 
 
 rule features:
@@ -43,7 +43,7 @@ rule features:
     params:
         expect=lib.hash("features"),
     shell:
-        "gdd --log {log} --threads {threads} features {wildcards.name} --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads} features {wildcards.name:q} --expect {params.expect:q}"
 
 
 rule reference:
@@ -61,8 +61,8 @@ rule reference:
     resources:
         **lib.resources("reference"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
-        " reference {wildcards.dataset} {wildcards.extractor}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " reference {wildcards.dataset:q} {wildcards.extractor:q}"
 
 
 rule distance:
@@ -82,5 +82,5 @@ rule distance:
     params:
         expect=lib.hash("distance"),
     shell:
-        "gdd --log {log} --threads {threads}"
-        " distance {wildcards.dataset} {wildcards.extractor} --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads}"
+        " distance {wildcards.dataset:q} {wildcards.extractor:q} --expect {params.expect:q}"

@@ -27,6 +27,6 @@ rule distill:
     params:
         expect=lib.hash("distill"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
-        " distill {wildcards.setting} {wildcards.run} --seed {wildcards.seed} --nodes {resources.nodes}"
-        " --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " distill {wildcards.setting:q} {wildcards.run:q} --seed {wildcards.seed:q} --nodes {resources.nodes}"
+        " --expect {params.expect:q}"

@@ -20,8 +20,9 @@ rule evaluate_run:
     params:
         expect=lib.hash("evaluate_run"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
-        " evaluate run {wildcards.setting} {wildcards.run} --seed {wildcards.seed} --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " evaluate run {wildcards.setting:q} {wildcards.run:q} --seed {wildcards.seed:q}"
+        " --expect {params.expect:q}"
 
 
 rule evaluate_teacher:
@@ -45,9 +46,9 @@ rule evaluate_teacher:
     params:
         expect=lib.hash("evaluate_teacher"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
-        " evaluate teacher {wildcards.setting} {wildcards.teacher} --steps {wildcards.steps}"
-        " --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " evaluate teacher {wildcards.setting:q} {wildcards.teacher:q} --steps {wildcards.steps:q}"
+        " --expect {params.expect:q}"
 
 
 rule import_external:
@@ -68,8 +69,8 @@ rule import_external:
     params:
         expect=lib.hash("import_external"),
     shell:
-        "gdd --log {log} --threads {threads}"
-        " import-external {wildcards.setting} {wildcards.external} --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads}"
+        " import-external {wildcards.setting:q} {wildcards.external:q} --expect {params.expect:q}"
 
 
 rule evaluate_external:
@@ -91,5 +92,5 @@ rule evaluate_external:
     params:
         expect=lib.hash("evaluate_external"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
-        " evaluate external {wildcards.setting} {wildcards.external} --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " evaluate external {wildcards.setting:q} {wildcards.external:q} --expect {params.expect:q}"

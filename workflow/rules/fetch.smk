@@ -22,4 +22,4 @@ rule fetch:
     params:
         expect=lib.hash("fetch"),
     shell:
-        "gdd --log {log} fetch {wildcards.name} --note --expect {params.expect}"
+        "gdd --log {log:q} fetch {wildcards.name:q} --note --expect {params.expect:q}"

@@ -29,7 +29,7 @@ rule table:
     params:
         expect=lib.hash("table"),
     shell:
-        "gdd --log {log} table {wildcards.table} --expect {params.expect}"
+        "gdd --log {log:q} table {wildcards.table:q} --expect {params.expect:q}"
 
 
 rule choice:
@@ -50,7 +50,7 @@ rule choice:
     params:
         expect=lib.hash("table"),
     shell:
-        "gdd --log {log} choose {wildcards.table} --expect {params.expect}"
+        "gdd --log {log:q} choose {wildcards.table:q} --expect {params.expect:q}"
 
 
 rule figure:
@@ -73,7 +73,7 @@ rule figure:
     params:
         expect=lib.hash("figure"),
     shell:
-        "gdd --log {log} figure {wildcards.kind} {wildcards.table} --expect {params.expect}"
+        "gdd --log {log:q} figure {wildcards.kind:q} {wildcards.table:q} --expect {params.expect:q}"
 
 
 rule page:
@@ -94,4 +94,4 @@ rule page:
     params:
         expect=lib.hash("page"),
     shell:
-        "gdd --log {log} page {wildcards.page} --expect {params.expect}"
+        "gdd --log {log:q} page {wildcards.page:q} --expect {params.expect:q}"

@@ -21,7 +21,7 @@ rule teacher:
     params:
         expect=lib.hash("teacher"),
     shell:
-        "gdd --log {log} --threads {threads} teacher {wildcards.teacher} --expect {params.expect}"
+        "gdd --log {log:q} --threads {threads} teacher {wildcards.teacher:q} --expect {params.expect:q}"
 
 
 rule pairs:
@@ -41,5 +41,5 @@ rule pairs:
     resources:
         **lib.resources("pairs"),
     shell:
-        "gdd --log {log} --threads {threads} --gpus {resources.gpu}"
-        " pairs {wildcards.teacher} --steps {wildcards.steps} --count {wildcards.pairs}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " pairs {wildcards.teacher:q} --steps {wildcards.steps:q} --count {wildcards.pairs:q}"

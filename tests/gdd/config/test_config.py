@@ -13,7 +13,7 @@ import yaml
 
 from gdd.config.config import load_config
 from gdd.config.local import Local
-from gdd.errors import UserError
+from gdd.errors import UserError, shown
 from gdd.experiments import Experiments
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,6 +197,27 @@ def test_file_names_that_would_be_overlooked_or_mistaken(config_folder: Any, nam
     assert sentence.startswith(f"{config_folder.path}/ablations/{name}: the file's name has to be letters")
 
 
+# (file, where in it, what is called so)
+NAMED = [
+    (CONFIG, ("targets",), {"title": "", "page": "x", "tables": ["small"]}),
+    (CONFIG, ("targets", "all", "page"), None),
+    (DATASET, ("raw",), None),
+    ("sources.yaml", ("sources",), SOURCE),
+]
+
+
+@pytest.mark.parametrize("name", ["$(touch pwned)demo", "a b", "-x", ".x", "x\n", "", "a;b", "{a}", "x'y"])
+@pytest.mark.parametrize(("file", "keys", "value"), NAMED)
+def test_names_that_a_shell_would_take_apart(
+    config_folder: Any, file: str, keys: tuple[str, ...], value: Any, name: str
+) -> None:
+    config_folder.write("sources.yaml", "sources: {}\n")
+    config_folder.change(file, (*keys, name) if value else keys, value or name)
+    sentence = refusal(config_folder.load)
+    assert sentence.startswith(f"{config_folder.path / file}: '{'.'.join(keys)}")
+    assert f" is {name!r}: a name has to be letters, digits, '_', '.', '+' and '-', of which" in sentence
+
+
 # --- this machine ---------------------------------------------------------------------------------------
 
 
@@ -210,6 +231,29 @@ def test_the_example_of_local_facts(tmp_path: Path) -> None:
     (config / LOCAL).write_text(uncommented)
     assert load_config(config).local.model_fields_set == set(Local.model_fields)
     assert count == len(Local.model_fields)
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["ftp://me:secret@a.b/", "https://me:secret/x@a.b/", "https://[me:secret@a.b/"],
+)
+def test_no_password_of_a_mirror_is_shown(config_folder: Any, mirror: str) -> None:
+    config_folder.write(LOCAL, yaml.safe_dump({"mirrors": {"https://x.org/": mirror}}))
+    assert "secret" not in refusal(config_folder.load)
+
+
+def test_addresses_are_shown_without_passwords() -> None:
+    text = (
+        "at https://me:pass@a.b/c, http://me:p@ss@a.b/c, //me:p/ss@a.b/c, http://a.b/@c and http://a.b:80/@c"
+    )
+    assert shown(text) == "at https://a.b/c, http://a.b/c, //a.b/c, http://a.b/@c and http://a.b:80/@c"
+
+
+@pytest.mark.parametrize("key", ["partition", "cpu_partition", "account", "gpu_model"])
+@pytest.mark.parametrize("value", ["a\ntouch pwned", "a b", "", "\x1b[2J"])
+def test_what_sbatch_is_given_is_one_word(config_folder: Any, key: str, value: str) -> None:
+    config_folder.write(LOCAL, yaml.safe_dump({key: value}))
+    assert f"'{key}' is {value!r}: string should match pattern '^[!-~]+$'." in refusal(config_folder.load)
 
 
 # --- the project's own ----------------------------------------------------------------------------------

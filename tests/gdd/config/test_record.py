@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,8 @@ GOOD: dict[str, Any] = {"name": "x", "inner": {"left": 1}}
         ("key: -1.5e+3", {"key": -1500.0}),
         ("key: 28_800", {"key": 28_800}),
         ("key: [1, two, true]", {"key": [1, "two", True]}),
+        ("a: &a [x]\nb: [*a, *a]", {"a": ["x"], "b": [["x"], ["x"]]}),
+        ("[" * 50 + "]" * 50, functools.reduce(lambda value, _: [value], range(49), [])),
         ("no: 1\n2: 1\nnull: 1\n1e-3: 1\n", {"no": 1, "2": 1, "null": 1, "1e-3": 1}),
     ],
 )
@@ -60,7 +63,13 @@ def test_yaml(tmp_path: Path, text: str, value: Any) -> None:
         (b"? [1, 2]\n: x\n", " line 1: a key has to be text."),
         (b"a: 1\n\tb: 2\n", " line 2: found character '\\t' that cannot start any token."),
         (b"a: *b\n", " line 1: found undefined alias 'b'."),
-        (b"a: &b {c: *b}\n", " line 1: found unconstructable recursive node."),
+        (b"a: &b {c: *b}\n", " line 1: an alias (*) stands inside of an anchor (&)."),
+        (
+            b"a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+            " line 2: an alias (*) stands inside of an anchor (&).",
+        ),
+        (b"a: &a 1\nb: [" + b"*a, " * 101 + b"]\n", " line 2: it has more than 100 aliases (*)."),
+        (b"[" * 1000, " line 1: it is nested more than 50 deep."),
         (b"a: !!python/object:os.system {}\n", "line 1: could not determine a constructor for the tag"),
         (b"a: \0\n", " cannot be read (unacceptable character #x0000"),
         (b"a: \xff\n", " cannot be read ('utf-8' codec"),

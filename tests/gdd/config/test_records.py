@@ -55,7 +55,7 @@ REFUSED = [
     ("config", "seed", 0, "unknown key 'seed'; allowed here: seeds, targets"),
     ("config", "seeds", [0, -1], "'seeds.1' is -1: input should be greater than or equal to 0"),
     ("config", "seeds", [], "'seeds' is []: it needs at least one entry"),
-    ("config", "targets.demo.page", "A page", "'targets.demo.page' is 'A page': string should match"),
+    ("config", "targets.demo.page", "A page", "'targets.demo.page' is 'A page': a name has to be letters, digits,"),
     ("config", "targets.x", {"title": "", "page": "index", "tables": ["a"]}, "'x' and 'demo' have the same page"),
     ("photos", "source", "mnist", "'source' is 'mnist': input should be 'digits'"),
     ("photos", "channels", 1, "'channels' has to be 3"),

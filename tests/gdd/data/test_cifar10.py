@@ -14,6 +14,7 @@ import pytest
 from python2_pickle import python2
 
 from gdd.config.records import Dataset, Part
+from gdd.data import cifar10
 from gdd.data.image_array import part_indices
 from gdd.data.prepare import prepare
 from gdd.errors import UserError
@@ -113,6 +114,17 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
     assert sentence.format(raw=raw) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "set").exists()
+
+
+def test_an_archive_of_endless_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("LARGEST", "MOST_MEMBERS"):
+        raw = archive(tmp_path / "cifar.tar.gz", python_files())
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(UserError, match="more or larger files than CIFAR"),
+        ):
+            patch.setattr(cifar10, limit, 4)
+            prepare(tmp_path / "set", "cifar10", record(), raw)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from gdd.data import conversion
 from gdd.data.conversion import Unusable, decode, fit
 
 Encode = Callable[..., bytes]
@@ -93,6 +96,31 @@ def test_every_colour_mode_becomes_what_pillow_makes_of_it(
 def test_what_has_no_faithful_rgb_is_refused(mode: str, format: str, encode: Encode) -> None:
     with pytest.raises(Unusable, match=f"has the colour mode {mode}.*, which has no faithful 8-bit RGB"):
         decode(encode(Image.new(mode, (16, 16)), format), "resize", 8)
+
+
+def test_no_other_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow gives PostScript, whatever it is called, to Ghostscript."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/canary\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(Unusable, match="is not an image that Pillow can read"):
+        decode(postscript, "resize", 8)
+    assert not (tmp_path / "canary").exists()
+    with pytest.raises(OSError), Image.open(io.BytesIO(postscript)) as image:
+        image.load()
+    assert (tmp_path / "canary").exists()  # it would have run
+
+
+def test_an_image_of_too_many_pixels(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(RGB[:16, :16], "PNG")
+    monkeypatch.setattr(conversion, "MOST_PIXELS", 255)
+    with pytest.raises(Unusable, match="is 16x16, more than 255 pixels"):
+        decode(content, None, 16)
+    monkeypatch.setattr(conversion, "MOST_PIXELS", 256)
+    assert decode(content, None, 16).shape == (16, 16, 3)
 
 
 def test_orientation_is_not_applied(encode: Encode) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gdd.data import listing as module
 from gdd.data.folder import labels_of
 from gdd.data.listing import Entry, Listing, Unusable, list_images, reader
 from gdd.errors import UserError
@@ -130,6 +132,46 @@ def test_damaged_members(damage: Callable[..., None], method: int, reason: str, 
     path.write_bytes(content)
     with pytest.raises(Unusable, match=reason):
         contents(list_images(path))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_no_image_is_endless(
+    kind: str, make_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST", 999)
+    source = make_source(kind, tmp_path, {"x.png": bytes(1000)})
+    with pytest.raises(Unusable, match="has more than 999 bytes"):
+        contents(list_images(source))
+    monkeypatch.setattr(module, "LARGEST", 1000)
+    assert contents(list_images(source)) == [("x.png", bytes(1000))]
+
+
+def test_a_bomb_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 100_000)
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.png", bytes(10**7))
+    listing = list_images(tmp_path / "raw.zip")
+    tracemalloc.start()
+    with pytest.raises(Unusable, match="has more than 100,000 bytes"):
+        contents(listing)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_a_member_whose_size_no_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "raw.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("x.png")
+        member.size = 2**63
+        archive.addfile(member)
+    with pytest.raises(UserError, match=f"{path} is neither a whole"):
+        list_images(path)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(Unusable, match="is no regular file"):
+        contents(list_images(tmp_path))
 
 
 def test_an_archive_that_ends_early_after_it_was_listed(make_source: Source, tmp_path: Path) -> None:

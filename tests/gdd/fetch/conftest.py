@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import socket
 import threading
@@ -18,6 +19,7 @@ import urllib3.util.retry
 
 from gdd.config.local import Local
 from gdd.config.sources import Source
+from gdd.errors import UserError
 from gdd.fetch import download
 from gdd.fetch import fetch as module
 
@@ -209,3 +211,37 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("socket", "create_connection", "getaddrinfo", "socketpair"):
         monkeypatch.setattr(socket, name, refuse)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.fixture
+def get(run: Any, server: Any, source: Source, folder: Path) -> Callable[..., list[str | None]]:
+    """Fetch the server's file, of which the SHA-256 is known or else `facts`; returns the ranges asked for."""
+
+    def call(**facts: Any) -> list[str | None]:
+        known = facts or {"checksum": f"sha256:{hashlib.sha256(server.content).hexdigest()}"}
+        before = len(server.requests)
+        assert run({"x": source.model_copy(update=known)}) == ["x"]
+        assert (folder / "file.bin").read_bytes() == server.content
+        assert names(folder) == {"file.bin", "lock.yaml"}
+        return [asked for _, asked in server.requests[before:]]
+
+    return call
+
+
+@pytest.fixture
+def refused(get: Any, folder: Path) -> Callable[..., tuple[str, set[str]]]:
+    """Try to fetch the server's file; returns the sentence and what is left in the folder."""
+
+    def call(**facts: Any) -> tuple[str, set[str]]:
+        with pytest.raises(UserError) as caught:
+            get(**facts)
+        sentence = str(caught.value)
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
+        return sentence, names(folder)
+
+    return call

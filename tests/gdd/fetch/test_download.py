@@ -10,20 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import requests
 
 from gdd.config.local import Local
 from gdd.config.sources import Source
 from gdd.errors import UserError
 from gdd.fetch import download
-from gdd.fetch.download import shown
 from gdd.fetch.fetch import Resources, fetch
 
 pytestmark = pytest.mark.slow  # real connections, broken in many ways
@@ -34,36 +30,6 @@ Facts = dict[str, Any]
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-
-
-@pytest.fixture
-def get(run: Any, server: Any, source: Source, folder: Path) -> Callable[..., list[str | None]]:
-    """Fetch the server's file, of which the SHA-256 is known or else `facts`; returns the ranges asked for."""
-
-    def call(**facts: Any) -> list[str | None]:
-        known = facts or {"checksum": f"sha256:{hashlib.sha256(server.content).hexdigest()}"}
-        before = len(server.requests)
-        assert run({"x": source.model_copy(update=known)}) == ["x"]
-        assert (folder / "file.bin").read_bytes() == server.content
-        assert names(folder) == {"file.bin", "lock.yaml"}
-        return [asked for _, asked in server.requests[before:]]
-
-    return call
-
-
-@pytest.fixture
-def refused(get: Any, folder: Path) -> Callable[..., tuple[str, set[str]]]:
-    """Try to fetch the server's file; returns the sentence and what is left in the folder."""
-
-    def call(**facts: Any) -> tuple[str, set[str]]:
-        with pytest.raises(UserError) as caught:
-            get(**facts)
-        sentence = str(caught.value)
-        assert sentence.endswith(".")
-        assert "\n" not in sentence
-        return sentence, names(folder)
-
-    return call
 
 
 def test_a_good_server(get: Any, server: Any) -> None:
@@ -86,7 +52,6 @@ def test_a_server_with_a_password_and_a_redirect(run: Any, source: Source, serve
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+/file\.bin answers 404 Not Found") as caught:
         run({"x": source}, local)
     assert "secret" not in str(caught.value) + (folder / "file.bin.part.tag").read_text()
-    assert shown("at https://me:pass@a.b/c and http://a.b/@c") == "at https://a.b/c and http://a.b/@c"
 
 
 # What is right in the end: behaviours of the server, and the ranges that are asked for
@@ -216,19 +181,6 @@ def test_proxies_are_honoured(
     else:
         with pytest.raises(UserError, match=r"\(Connection refused\); check the network \(https_proxy"):
             run(wanted)
-
-
-def test_a_redirect_must_not_drop_the_encryption(
-    run: Any, source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = requests.Response()
-    made.status_code, made.url, made.raw = 200, "http://b.invalid/x", SimpleNamespace(close=lambda: None)
-    monkeypatch.setattr(requests.Session, "get", lambda *_, **__: made)
-    with pytest.raises(
-        UserError, match=r"https://a.invalid/x leads to http://b.invalid/x, which is not encr"
-    ):
-        run({"x": source.model_copy(update={"url": "https://a.invalid/x"})})
-    assert names(folder) == set()
 
 
 # Interruptions, full disks, other processes

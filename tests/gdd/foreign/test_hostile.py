@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import io
 import json
+import linecache
 import os
 import pickle
 import random
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hostile import BOMBS, BY_SENTENCE, COMMAND, DAMAGED, HOSTILE, REFUSED_LATER, Reduced
+from hostile import (
+    BOMBS,
+    BY_SENTENCE,
+    COMMAND,
+    DAMAGED,
+    FLOAT,
+    HOSTILE,
+    REFUSED_LATER,
+    Reduced,
+    argument,
+    ema,
+    module,
+    tensor,
+    weight,
+)
 from python2_pickle import python2
 
 from gdd.errors import UserError
-from gdd.foreign.inert import answer
+from gdd.foreign import inert
+from gdd.foreign.inert import answer, json_line, network
 from gdd.foreign.read import read_foreign
 from gdd.networks.edm_import import import_network
 
@@ -100,6 +117,75 @@ def test_each_is_named_and_nothing_happens(tmp_path: Path) -> None:
         assert events == []
         assert sentence in header["problem"]
     assert list(tmp_path.iterdir()) == []  # the canary
+
+
+# Where each of the damaged is refused: the function of inert.py, and words of the condition or of the error.
+_SIZES, _VALUES, _COUNT = (
+    "any(type(count) is not int",
+    "len(storage.values) !=",
+    "type(count) is not int or any(view)",
+)
+PLACES = {
+    "another type of dill's": ("__call__", "KeyError: 'CodeType'"),
+    "global that is no text": ("network", "UnpicklingError"),
+    "call of what a call returned": ("network", "TypeError"),
+    "build on a dict's class": ("network", "TypeError"),
+    "build on a record's class": ("network", "TypeError"),
+    "build on a function": ("network", "AttributeError"),
+    "build on a storage": ("network", "AttributeError"),
+    "build on a tensor": ("network", "AttributeError"),
+    "build on a dict": ("network", "AttributeError"),
+    "build with slots": ("network", "TypeError"),
+    "extension": ("network", "ValueError: unregistered extension"),
+    "persistent id": ("persistent_load", _COUNT),
+    "storage elsewhere": ("rebuild_tensor", _VALUES),
+    "storage counted by True": ("persistent_load", _COUNT),
+    "buffer out of band": ("network", "UnpicklingError"),
+    "payload that is a class": ("load_storage", "AttributeError"),
+    "payload with a view": ("persistent_load", _COUNT),
+    "payload of today's format": ("<genexpr>", "Reader(file, STORAGES).load()"),
+    "payload cut off": ("rebuild_tensor", _VALUES),
+    "payload with more behind it": ("rebuild_tensor", _VALUES),
+    "tensor of more entries": ("rebuild_tensor", _SIZES),
+    "tensor of negative size": ("rebuild_tensor", _SIZES),
+    "tensor of huge stride": ("rebuild_tensor", _SIZES),
+    "source of a type": ("persistent_object", "KeyError: 'class_name'"),
+    "scalar of objects": ("scalar", "KeyError: 'O8'"),
+    "codec of another kind": ("scalar", "error: "),
+    "argument that is a record": ("json_line", "TypeError: Object of type Record"),
+    "long of text": ("network", "ValueError"),
+    "lists nested 100,000 deep": ("network", "type(held) is not dict"),
+    "protocol 255": ("network", "ValueError: unsupported pickle protocol"),
+    "a number": ("network", "type(held) is not dict"),
+    "empty": ("network", "EOFError"),
+    "a page of the web": ("network", "UnpicklingError"),
+    "a ZIP archive": ("network", "Reader(file, NETWORKS).load()"),
+    "noise behind a header": ("network", "UnpicklingError"),
+}
+
+
+def place(content: bytes) -> tuple[str, str]:
+    """Return in which function of inert.py a file is refused, and its condition and error."""
+    try:
+        facts, _ = network(io.BytesIO(content), "ema")
+        json_line(facts=facts)
+    except Exception as error:
+        frames = [at for at in traceback.extract_tb(error.__traceback__) if at.filename == inert.__file__]
+        lines = [linecache.getline(inert.__file__, (frames[-1].lineno or 0) - back) for back in (1, 0)]
+        return frames[-1].name, f"{''.join(lines)} {type(error).__name__}: {error}"
+    return "", "accepted"
+
+
+def test_each_gets_to_the_check_that_refuses_it() -> None:
+    assert PLACES.keys() == BY_SENTENCE[DAMAGED].keys()
+    for name, content in BY_SENTENCE[DAMAGED].items():
+        function, words = PLACES[name]
+        found = place(content)
+        assert found[0] == function, name
+        assert words in found[1], name
+    # What they are made of, without the harm.
+    for harmless in (weight(tensor(FLOAT)), argument(b"N"), ema(module())):
+        assert place(harmless) == ("", "accepted")
 
 
 def test_each_sentence_is_said_where_a_network_is_imported(tmp_path: Path) -> None:

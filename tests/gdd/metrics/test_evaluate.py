@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gdd.config.metrics import METRICS, Metric, by_extractor
 from gdd.errors import DivergedError, UserError
+from gdd.files import sha256
 from gdd.metrics.build_reference import build_reference
 from gdd.metrics.evaluate import evaluate_source, over_blocks
 from gdd.metrics.extractors import open_extractor
@@ -35,8 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, real = tmp_path_factory.mktemp("references"), some_images(80, 4, seed=1)
     with seeded_weights(0):
         save_script(StandIn(3, 2, 11), folder / "net.pt")
+    trusted = [sha256(folder / "net.pt")]
     for name in ("inception", "inception-clean", "pixels"):
-        extractor, path = open_extractor(name, folder / "net.pt", (3, 4, 4)), folder / f"{name}.npz"
+        extractor, path = (
+            open_extractor(name, folder / "net.pt", (3, 4, 4), trusted=trusted),
+            folder / f"{name}.npz",
+        )
         build_reference(real.numpy(), extractor, dataset="noise", dataset_sha256="a" * 64, path=path)
     return folder
 
@@ -58,6 +63,7 @@ def compared(folder: Path, metrics: Any = ("fid",), **options: Any) -> dict[str,
     """Open what the command line would open."""
     weights = dict.fromkeys(("inception", "inception-clean", "clip"), folder / "net.pt")
     options = {"shape": (3, 4, 4), "reference": folder, "weights": weights, **options}
+    options["trusted"] = [sha256(folder / "net.pt")]
     return open_comparisons(wanted=by_extractor(metrics, "inception"), **options)
 
 

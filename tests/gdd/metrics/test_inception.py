@@ -44,7 +44,7 @@ def test_features_are_clean_fids(
     options: dict[str, Any] = {"num_workers": 0, "device": torch.device("cpu"), "verbose": False}
     theirs = cleanfid.get_folder_features(str(tmp_path), net, mode=mode, **options)
     assert theirs.std() > 0.05
-    extractor = KINDS[mode](network)
+    extractor = KINDS[mode](network, trusted=[files.sha256(network)])
     monkeypatch.setattr(extractors, "BATCH", 3)
     ours = extractor(images)
     assert (ours.dtype, ours.requires_grad) == (torch.float32, False)
@@ -54,7 +54,7 @@ def test_features_are_clean_fids(
 
 
 def test_the_two_resizes_differ_and_say_so(network: Path) -> None:
-    inside, outside = (KINDS[mode](network) for mode in KINDS)
+    inside, outside = (KINDS[mode](network, trusted=[files.sha256(network)]) for mode in KINDS)
     images = some_images(5)
     assert (inside(images) - outside(images)).abs().max() > 1e-2
     assert (inside.name, outside.name) == ("inception", "inception-clean")
@@ -66,7 +66,7 @@ def test_the_two_resizes_differ_and_say_so(network: Path) -> None:
 
 
 def test_probabilities_are_the_networks_own_without_bias(network: Path) -> None:
-    images, extractor = some_images(6), InceptionExtractor(network)
+    images, extractor = some_images(6), InceptionExtractor(network, trusted=[files.sha256(network)])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         net: Any = torch.jit.load(network)
@@ -81,7 +81,7 @@ def test_probabilities_are_the_networks_own_without_bias(network: Path) -> None:
 def test_tf32_is_off_in_the_network_and_as_before_outside(
     network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extractor = InceptionExtractor(network)
+    extractor = InceptionExtractor(network, trusted=[files.sha256(network)])
     seen: list[Any] = []
 
     def look(images: Tensor) -> Tensor:
@@ -123,10 +123,34 @@ def test_other_files_are_refused(tmp_path: Path, network: Path) -> None:
     for path in tmp_path.glob("*.pt"):
         refused = rf"{path.name} is not the Inception network .*; run `gdd fetch inception`"
         with pytest.raises(UserError, match=refused) as error:
-            InceptionExtractor(path)
+            InceptionExtractor(path, trusted=[files.sha256(path)])
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"does not exist; run `gdd fetch inception`"):
         InceptionExtractor(tmp_path / "missing.pt")
+
+
+class Writes(StandIn):
+    def forward(
+        self, img: Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
+    ) -> Tensor:
+        torch.save(img, "canary")
+        return self.layers(img.to(torch.float32)).flatten(1)
+
+
+@pytest.mark.parametrize("name", ["inception", "inception-clean"])
+def test_code_of_unknown_sha256_is_not_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = save_script(Writes(3, 2, 11), tmp_path / "net.pt")
+    sha256 = files.sha256(path)
+    for trusted in ([], ["0" * 64]):
+        with pytest.raises(UserError, match=f"code .TorchScript. that is not run, because .* {sha256}; run"):
+            extractors.open_extractor(name, path, (3, 8, 8), trusted=trusted)
+    assert not Path("canary").exists()
+    if name == "inception":  # this network runs the module as a whole
+        extractors.open_extractor(name, path, (3, 8, 8), trusted=[sha256])
+        assert Path("canary").exists()
 
 
 def test_published_scores(golden: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from gdd import files as module_of_files
 from gdd.config.recipe import Sampler
 from gdd.data.image_array import quantise
 from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.metrics.export import export
+from gdd.metrics.reference import load_reference
 from gdd.metrics.sources import Source, open_source
 from gdd.networks.checkpoint import load_denoiser, load_generator, save_network
 from gdd.networks.preconditioning import OneStepGenerator
@@ -144,12 +147,54 @@ def test_misuse_of_arrays(tmp_path: Path, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def huge(path: Path) -> None:
+    header = (
+        b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }" % 2**62
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.ljust(127) + b"\n")
+
+
+def encrypted(path: Path) -> None:
+    np.savez(path, images=IMAGES)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+
+
+def bomb(path: Path) -> None:
+    np.savez_compressed(path, images=np.zeros((2000, 16, 16, 3), np.uint8))
+
+
+@pytest.mark.parametrize("make", [huge, encrypted, bomb, os.mkfifo])
+def test_arrays_that_want_all_memory_or_time(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_of_files, "SMALL", 100_000)
+    make(tmp_path / "a.npz")
+    with pytest.raises(
+        UserError, match=r"a.npz (cannot be read as an .npz of images|does not exist)"
+    ) as error:
+        open_source(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"a.npz (holds neither a reference|does not exist)"):
+        load_reference(tmp_path / "a.npz")
+
+
 def test_misuse_of_folders(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="holds 7 images, not 8; ask for fewer"):
         open_source(folder).images(3, 5)
+    os.mkfifo(folder / "x.png")
+    with pytest.raises(UserError, match=r"The image x.png in .* is no regular file"):
+        open_source(folder)
+    (folder / "x.png").unlink()
     (folder / "1.png").write_bytes(png(IMAGES[1][:4]))
     with pytest.raises(UserError, match=r"The image 1.png in .* is 8x4, not 8x8"):
         open_source(folder).images(0, 3)
+    (folder / "0.png").write_bytes(png(IMAGES[1][:4]))
+    with pytest.raises(UserError, match=r"The image 0.png in .* cannot be read \(is 8x4, no square\)"):
+        open_source(folder)
     (folder / "0.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"The image 0.png in .* cannot be read"):
         open_source(folder)

@@ -67,6 +67,10 @@ def request(resources: Mapping[str, Any], threads: int, name: str) -> Request:
         ResourceError: a value makes no sense or contradicts another.
     """
     given = {key: value for key, value in resources.items() if value is not None and value != ""}
+    for key, value in given.items():
+        # They become lines of a script, which a line break would end.
+        if isinstance(value, str) and not value.isprintable():
+            raise ResourceError(f"'{key}' has a control character: {value!r}")
     if "clusters" in given:
         raise ResourceError("'clusters' (several SLURM clusters at once) is not supported")
     parameters: dict[str, Any] = {"job_name": name, "nodes": _count(given, "nodes", 1)}
