@@ -69,8 +69,10 @@ def test_paper_settings_follow_the_release(papers: Experiments) -> None:
             assert (recipe.ema.half_life, recipe.ema.ramp) == (half_life, 0.05)
             assert recipe.backbones == (first, "tf_efficientnet_lite0")
             assert recipe.heads.kind == "downsampling"
-            assert (recipe.heads.projection_channels, recipe.heads.norm_group) == (64, 64)
-            assert (recipe.r1.gamma, recipe.r1.every) == (pytest.approx(1e-4 / 64), 16)
+            assert (recipe.heads.projection_channels, recipe.heads.projections) == (64, 4)  # 4 processes
+            assert recipe.heads.norm_group == batch / 4
+            assert (recipe.r1.gamma, recipe.r1.every) == (pytest.approx(1e-4 / recipe.heads.norm_group), 16)
+            assert recipe.backbone_statistics == "release"
             assert (recipe.reuse_fakes, recipe.precision, recipe.init) == (False, "bfloat16", "teacher")
             assert recipe.objective.distributional == "softplus"
             assert recipe.objective.instance is None

@@ -16,6 +16,12 @@ Instance = Literal["direct", "progressive", "consistency", "consistency-trajecto
 ON_A_GRID = ("progressive", "consistency", "consistency-trajectory", "reverse-consistency")
 AugmentPolicy = Literal["color", "translation", "cutout"]
 AUGMENT_POLICIES: tuple[AugmentPolicy, ...] = ("color", "translation", "cutout")
+BackboneStatistics = Literal["published", "release"]
+
+
+def _since(default: Any) -> Any:
+    """Annotates a key that came later: at its default, which is what was done before, no hash knows of it."""
+    return Field(exclude_if=lambda value: value == default)
 
 
 class LearningRates(Record):
@@ -52,6 +58,8 @@ class Heads(Record):
     kind: Literal["downsampling", "local"] = "downsampling"
     channels: Count = 64  # of a `local` head; `downsampling` heads follow StyleGAN-XL's table
     projection_channels: Count = 64
+    # Sets of random projections; group k of norm_group images goes through number k modulo their count.
+    projections: Annotated[Count, _since(1)] = 1
     norm_group: Count = 64  # images over which batch norm takes its statistics
     class_embedding: Literal["random", "stylegan-xl"] = "random"  # what it starts from; conditional ones only
 
@@ -140,6 +148,8 @@ class Recipe(Record):
     adam: Adam = Adam()
     ema: Ema
     backbones: Annotated[tuple[BackboneName, ...], Distinct] = ()
+    # Of published backbones' batch norms; `release`: moved by an image of zeros, as in GDD's code.
+    backbone_statistics: Annotated[BackboneStatistics, _since("published")] = "published"
     heads: Heads = Heads()
     r1: R1 = R1(gamma=1e-4)
     reuse_fakes: bool = False

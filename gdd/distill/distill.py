@@ -233,5 +233,12 @@ def _discriminator(
     if classes and recipe.heads.class_embedding == "stylegan-xl":
         assert inputs.class_embedding
         embedding = load_class_embedding(inputs.class_embedding, classes)
-    backbones = load_backbones(recipe.backbones, inputs.backbones, teacher, seed)
+    backbones = load_backbones(
+        recipe.backbones,
+        inputs.backbones,
+        teacher,
+        seed,
+        recipe.backbone_statistics,
+        recipe.heads.projections,
+    )
     return build_discriminator(backbones, recipe.heads, seed, classes, embedding)
