@@ -82,6 +82,19 @@ def test_paper_settings_follow_the_release(papers: Experiments) -> None:
         assert papers.find(setting, "gdd-i").freeze == "conv"
 
 
+def test_instance_based_objectives_of_the_papers_settings_follow_the_release(papers: Experiments) -> None:
+    settings = [name for name, setting in papers.config.settings.items() if not name.startswith("digits")]
+    assert len(settings) == 5
+    for setting in settings:
+        for method in ("direct", "gdd-direct", "pd", "cd", "ctm", "rcd"):
+            recipe = papers.find(setting, method)
+            assert (recipe.objective.distance, recipe.adam.beta1) == ("lpips", 0)
+            if "direct" not in method:
+                assert recipe.objective.grid == 1024
+        both = papers.find(setting, "gdd-direct")
+        assert both.objective.instance_weight == 1 / both.heads.norm_group
+
+
 def test_paper_teachers_have_the_published_architectures(config: Config, golden: Path) -> None:
     published = json.loads((golden / "edm_teachers.json").read_text())
     names = [name for name, teacher in config.teachers.items() if teacher.published]

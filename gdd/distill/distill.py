@@ -206,8 +206,11 @@ def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepG
     kind = TwoTimeGenerator if recipe.objective.instance in TWO_TIMES else OneStepGenerator
     with seeded_weights(derived_seed(seed, "generator weights")):
         if recipe.init == "teacher":
-            return kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
-        return kind(teacher.arch, dtype, steps=recipe.generator_steps)
+            generator = kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
+        else:
+            generator = kind(teacher.arch, dtype, steps=recipe.generator_steps)
+    generator.renoise = recipe.renoise
+    return generator
 
 
 def freeze(network: nn.Module, policy: str | tuple[str, ...]) -> None:
