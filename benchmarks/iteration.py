@@ -55,8 +55,9 @@ class RandomRun(NamedTuple):
 
     def student(self, batch: int, device: torch.device, **choices: Any) -> Student:
         """Return a student before its first step, all `batch` images of which go through at once."""
-        heads = self.recipe.heads.model_copy(update={"norm_group": min(64, batch)})
-        recipe = self.recipe.model_copy(update={"batch": batch, "heads": heads, **choices})
+        heads = self.recipe.heads.model_copy(update={"norm_group": min(64, batch), "projections": 1})
+        same = {"backbone_statistics": "published", "heads": heads}  # as in the plain iteration
+        recipe = self.recipe.model_copy(update={"batch": batch, **same, **choices})
         execution = Execution(images_at_once=batch)
         state = self.inputs.data.parent / "state"
         world = World(device=device)

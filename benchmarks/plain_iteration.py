@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdd.adversary.backbones import BLOCKS, PUBLISHED, Backbone, SmallBackbone, published_backbone
-from gdd.adversary.discriminator import RandomProjection
+from gdd.adversary.projections import RandomProjection
 from gdd.adversary.published_weights import fill
 from gdd.distill.student import Student
 from gdd.networks.classifier import SmallClassifier
@@ -107,7 +107,7 @@ class PlainTrainer:
         return [self._project(name, backbone(images)) for name, backbone in self.backbones.named_children()]
 
     def _project(self, name: str, taps: list[Tensor]) -> list[Tensor]:
-        projection: RandomProjection = self.projections.get_submodule(name)  # type: ignore[assignment]
+        projection: RandomProjection = self.projections.get_submodule(f"{name}.0")  # type: ignore[assignment]
         outputs: list[Tensor] = []
         for depth in reversed(range(len(taps))):
             x = projection.get_submodule(f"layer{depth}_ccm")(taps[depth])

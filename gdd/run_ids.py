@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gdd.config.recipe import Recipe
+from gdd.config.record import Record
 
 LONGEST = 150  # characters; file systems allow 255 for a name
 
@@ -25,16 +26,16 @@ def name_of(recipe: Recipe, methods: Mapping[str, Recipe]) -> str:
 
 
 def _differences(base: Recipe, recipe: Recipe) -> list[tuple[str, Any]]:
-    before, after = (dict(_leaves(part.model_dump(mode="json"))) for part in (base, recipe))
+    before, after = (dict(_leaves(part)) for part in (base, recipe))
     return [(key, value) for key, value in after.items() if before[key] != value]
 
 
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
+def _leaves(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in record:  # all of them, also those that a dump leaves out
+        if isinstance(value, Record):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
 
 
 def _tag(key: str, value: Any) -> str:

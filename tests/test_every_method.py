@@ -71,7 +71,7 @@ def test_a_few_steps(
     papers: Experiments, inputs: Inputs, tmp_path: Path, method: str, policy: str | tuple[str, ...]
 ) -> None:
     published = papers.find(SETTING, method)
-    objective = published.objective.model_copy(update={"pairs": 0})
+    objective = published.objective.model_copy(update={"pairs": 0, "distance": "squared"})
     changes = SMALL | {"objective": objective, "freeze": policy}
     recipe = Recipe.model_validate(dict(published) | changes, strict=False)
     student = prepare(recipe, 0, inputs, ImageArray.open(inputs.data), tmp_path)

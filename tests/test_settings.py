@@ -69,8 +69,10 @@ def test_paper_settings_follow_the_release(papers: Experiments) -> None:
             assert (recipe.ema.half_life, recipe.ema.ramp) == (half_life, 0.05)
             assert recipe.backbones == (first, "tf_efficientnet_lite0")
             assert recipe.heads.kind == "downsampling"
-            assert (recipe.heads.projection_channels, recipe.heads.norm_group) == (64, 64)
-            assert (recipe.r1.gamma, recipe.r1.every) == (pytest.approx(1e-4 / 64), 16)
+            assert (recipe.heads.projection_channels, recipe.heads.projections) == (64, 4)  # 4 processes
+            assert recipe.heads.norm_group == batch / 4
+            assert (recipe.r1.gamma, recipe.r1.every) == (pytest.approx(1e-4 / recipe.heads.norm_group), 16)
+            assert recipe.backbone_statistics == "release"
             assert (recipe.reuse_fakes, recipe.precision, recipe.init) == (False, "bfloat16", "teacher")
             assert recipe.objective.distributional == "softplus"
             assert recipe.objective.instance is None
@@ -78,6 +80,19 @@ def test_paper_settings_follow_the_release(papers: Experiments) -> None:
         assert papers.config.settings[setting].monitor == Monitor(fid=5_000)
         assert papers.find(setting, "gdd").freeze == "none"
         assert papers.find(setting, "gdd-i").freeze == "conv"
+
+
+def test_instance_based_objectives_of_the_papers_settings_follow_the_release(papers: Experiments) -> None:
+    settings = [name for name, setting in papers.config.settings.items() if not name.startswith("digits")]
+    assert len(settings) == 5
+    for setting in settings:
+        for method in ("direct", "gdd-direct", "pd", "cd", "ctm", "rcd"):
+            recipe = papers.find(setting, method)
+            assert (recipe.objective.distance, recipe.adam.beta1) == ("lpips", 0)
+            if "direct" not in method:
+                assert recipe.objective.grid == 1024
+        both = papers.find(setting, "gdd-direct")
+        assert both.objective.instance_weight == 1 / both.heads.norm_group
 
 
 def test_paper_teachers_have_the_published_architectures(config: Config, golden: Path) -> None:

@@ -41,7 +41,7 @@ class Augmentation:
 def build_augmentation(recipe: Augment, batch: int) -> Augmentation | None:
     """Return the augmentation, or None for `kind: none`; the images in a batch decide how fast ADA adapts."""
     if recipe.kind == "diffaugment":
-        return DiffAugment(recipe.policies)
+        return DiffAugment(recipe.policies, recipe.cutout)
     if recipe.kind == "ada":
         return AdaptiveAugment(batch, recipe.target, recipe.speed_kimg)
     return None
@@ -60,8 +60,11 @@ class DiffAugment(Augmentation):
     width = 7
     p = 1.0
 
-    def __init__(self, policies: Sequence[AugmentPolicy] = AUGMENT_POLICIES) -> None:
+    def __init__(
+        self, policies: Sequence[AugmentPolicy] = AUGMENT_POLICIES, cutout_side: float = 0.5
+    ) -> None:
         self.policies = policies
+        self.cutout_side = cutout_side
 
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         if "color" in self.policies:
@@ -69,7 +72,7 @@ class DiffAugment(Augmentation):
         if "translation" in self.policies:
             images = translation(images, uniform[:, 3:5])
         if "cutout" in self.policies:
-            images = cutout(images, uniform[:, 5:7])
+            images = cutout(images, uniform[:, 5:7], self.cutout_side)
         return images
 
 
@@ -99,15 +102,15 @@ def translation(images: Tensor, uniform: Tensor) -> Tensor:
     return images * inside
 
 
-def cutout(images: Tensor, uniform: Tensor) -> Tensor:
-    """Set a square of half the image's size to zero.
+def cutout(images: Tensor, uniform: Tensor, side: float = 0.5) -> Tensor:
+    """Set a square to zero whose side is a fraction of the image's.
 
     Its centre is anywhere in the image, so that a part of it may lie outside (Cutout, arXiv:1708.04552).
     """
     hidden = torch.ones((), dtype=torch.bool, device=images.device)
     for axis, column in ((2, 1), (3, 0)):
         size = images.shape[axis]
-        length = (size + 1) // 2
+        length = int(size * side + 0.5)
         position = torch.arange(size) - (uniform[:, column] * size).floor()[:, None] + length // 2
         hidden = hidden & _along(axis, (position >= 0) & (position < length), images)
     return images * ~hidden

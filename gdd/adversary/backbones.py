@@ -6,6 +6,7 @@ They are published networks by timm, small classifiers made here, and the teache
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gdd.adversary.projections import PYRAMID, OneAGroup, Reassembly
 from gdd.adversary.published_weights import WeightsProblem, fill, read_augreg, read_state
 from gdd.config.names import BACKBONES, TEACHER_ENCODER
+from gdd.config.recipe import BackboneStatistics
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier, load_classifier
 from gdd.networks.preconditioning import Denoiser, denoiser_coefficients
 from gdd.networks.unet import UNet
-from gdd.randomness import derived_seed, seeded_weights
+from gdd.randomness import derived_seed
 
 STAGES = (1, 2, 3, 4)  # of a convolutional network: the last features of a half (VGG) or a quarter, and so on
 BLOCKS = (2, 5, 8, 11)  # of a transformer, from 0
-PYRAMID = (96, 192, 384, 768)  # channels that a transformer's tokens are brought to
 TEACHER_SIGMA = 0.1  # the images are clean; the lowest noise level that the encoder was much trained on
 
 
@@ -54,12 +56,18 @@ PUBLISHED = {
 
 
 def load_backbones(
-    names: Sequence[str], files: Mapping[str, Path], teacher: Denoiser, seed: int
+    names: Sequence[str],
+    files: Mapping[str, Path],
+    teacher: Denoiser,
+    seed: int,
+    statistics: BackboneStatistics = "published",
+    sets: int = 1,
 ) -> dict[str, Backbone]:
     """Return the frozen feature networks by name, in the order of `names`.
 
     A name is that of a published network, of the teacher's own encoder (which has no file), or any other for
-    a small classifier. What is random in a published backbone depends on `seed` and on the name.
+    a small classifier. `statistics` are those of the published ones' batch norms. What is random in a
+    published backbone, in so many `sets`, depends on `seed` and on the name.
 
     Raises:
         UserError: a file is missing, broken, or another network's, or the images do not fit.
@@ -69,7 +77,9 @@ def load_backbones(
         if name == TEACHER_ENCODER:
             backbone: Backbone = TeacherEncoder(teacher)
         elif name in PUBLISHED:
-            backbone = load_published(name, files[name], derived_seed(seed, name, "backbone"))
+            backbone = load_published(
+                name, files[name], derived_seed(seed, name, "backbone"), statistics, sets
+            )
         else:
             backbone = SmallBackbone(load_classifier(files[name]))
         if backbone.img_channels != teacher.arch.img_channels:
@@ -81,7 +91,9 @@ def load_backbones(
     return backbones
 
 
-def load_published(name: str, path: Path, seed: int) -> Backbone:
+def load_published(
+    name: str, path: Path, seed: int, statistics: BackboneStatistics = "published", sets: int = 1
+) -> Backbone:
     """Return a published backbone from its publisher's file, of which only numbers are read.
 
     Raises:
@@ -89,7 +101,7 @@ def load_published(name: str, path: Path, seed: int) -> Backbone:
     """
     try:
         state = read_augreg(path, _timm(PUBLISHED[name])) if path.suffix == ".npz" else read_state(path)
-        return published_backbone(name, state, seed)
+        return published_backbone(name, state, seed, statistics, sets)
     except WeightsProblem as problem:
         raise UserError(
             f"The file {path} of the backbone '{name}' {problem}; "
@@ -97,10 +109,16 @@ def load_published(name: str, path: Path, seed: int) -> Backbone:
         ) from None
 
 
-def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> Backbone:
+def published_backbone(
+    name: str,
+    state: Mapping[str, Tensor],
+    seed: int,
+    statistics: BackboneStatistics = "published",
+    sets: int = 1,
+) -> Backbone:
     """Return a published backbone with the weights of its publisher's state dict.
 
-    `seed` is that of the random convolutions behind a vision transformer.
+    `seed` is that of the random convolutions behind a vision transformer, of which there are so many `sets`.
 
     Raises:
         WeightsProblem: the weights are another network's.
@@ -111,10 +129,12 @@ def published_backbone(name: str, state: Mapping[str, Tensor], seed: int) -> Bac
     options = {"resolution": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
     if published.taps == BLOCKS:
         fill(net.model, state, published.unused)
-        return TransformerBackbone(net, seed, **options)
+        return TransformerBackbone(net, seed, sets, **options)
     # timm's extractor of a VGG has the layers side by side, the publisher's file has them under `features`.
     state = {key.replace("features.", "features_"): value for key, value in state.items()}
     fill(net, state, published.unused)
+    if statistics == "release":
+        net = with_the_releases_statistics(net)
     folded = fold_batch_norms(net)
     return Backbone(folded, net.feature_info.channels(), channels_last=True, **options)
 
@@ -163,6 +183,7 @@ class Backbone(nn.Module):
         self.channels = tuple(channels)
         self.img_channels = img_channels
         self.resolution = resolution
+        self.reassembly: OneAGroup | None = None  # random convolutions behind the taps
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         frozen.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         # With u = (x + 1) / 2 in [0, 1]: (u - mean) / std = x / (2 std) + (1/2 - mean) / std.
@@ -172,7 +193,7 @@ class Backbone(nn.Module):
         self.eval().requires_grad_(False)
 
     def taps(self, prepared: Tensor) -> list[Tensor]:
-        """Return features [B, channels[i], H_i, W_i], shallow to deep, of images as `prepare` makes them."""
+        """Return features [B, C_i, H_i, W_i], shallow to deep, of images as `prepare` makes them."""
         return self.frozen(prepared)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -183,9 +204,13 @@ class Backbone(nn.Module):
             images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return images.to(memory_format=self.memory_format)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return features [B, channels[i], H_i, W_i], shallow to deep, of images [B, C, H, W] in [-1, 1]."""
-        return self.taps(self.prepare(images))
+    def forward(self, images: Tensor, groups: Sequence[int] = (0,)) -> list[Tensor]:
+        """Return features [B, channels[i], H_i, W_i], shallow to deep, of images [B, C, H, W] in [-1, 1].
+
+        The images are equal shares of the run's `groups`, whose indices choose what is random.
+        """
+        taps = self.taps(self.prepare(images))
+        return taps if self.reassembly is None else self.reassembly(taps, groups)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stay in eval mode."""
@@ -196,29 +221,16 @@ class TransformerBackbone(Backbone):
     """The patches' tokens after four blocks, made a pyramid by random, fixed convolutions.
 
     A vision transformer (arXiv:2010.11929) keeps one resolution (14x14 for 224 pixels and patches of 16), the
-    discriminator wants four (56, 28, 14 and 7), as DPT's reassembly makes them (arXiv:2103.13413, Section 3).
-    Projected GAN leaves those convolutions as PyTorch initialises them.
+    discriminator wants four (56, 28, 14 and 7).
 
-    `frozen` is timm's extractor of the tokens, without those of class and distillation.
+    `frozen` is timm's extractor of the tokens, without those of class and distillation. There are so many
+    `sets` of convolutions, by `seed`.
     """
 
-    def __init__(self, frozen: Any, seed: int, **options: Any) -> None:
+    def __init__(self, frozen: Any, seed: int, sets: int = 1, **options: Any) -> None:
         super().__init__(frozen, PYRAMID, **options)
         width = frozen.feature_info.channels()[0]
-        first, second, third, fourth = PYRAMID
-        with seeded_weights(seed):
-            reassembly = [
-                nn.Sequential(nn.Conv2d(width, first, 1), nn.ConvTranspose2d(first, first, 4, stride=4)),
-                nn.Sequential(nn.Conv2d(width, second, 1), nn.ConvTranspose2d(second, second, 2, stride=2)),
-                nn.Conv2d(width, third, 1),
-                nn.Sequential(nn.Conv2d(width, fourth, 1), nn.Conv2d(fourth, fourth, 3, stride=2, padding=1)),
-            ]
-        self.reassembly = nn.ModuleList(reassembly).requires_grad_(False)
-
-    def taps(self, prepared: Tensor) -> list[Tensor]:
-        """Return features of 96, 192, 384 and 768 channels."""
-        pairs = zip(self.reassembly, self.frozen(prepared), strict=True)
-        return [reassemble(grid) for reassemble, grid in pairs]
+        self.reassembly = OneAGroup(functools.partial(Reassembly, width), sets, seed)
 
 
 class SmallBackbone(Backbone):
@@ -255,6 +267,17 @@ class TeacherEncoder(Backbone):
         labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
         unet = cast(UNet, self.frozen)
         return unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)
+
+
+@torch.no_grad()
+def with_the_releases_statistics(net: Any) -> Any:
+    """Return a copy whose batch norms' running statistics are moved as by a side effect in GDD's release.
+
+    To count the channels of its backbones, it sends an image of zeros through each in training mode.
+    """
+    net = copy.deepcopy(net).train()
+    net(torch.zeros(1, 3, 256, 256))
+    return net.eval()
 
 
 def fold_batch_norms(net: nn.Module) -> nn.Module:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gdd.adversary.backbones import Backbone
 from gdd.adversary.heads import Head, downsampling_head, local_head
+from gdd.adversary.projections import OneAGroup, RandomProjection
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.randomness import derived_seed, seeded_weights
@@ -17,56 +19,6 @@ from gdd.randomness import derived_seed, seeded_weights
 Features = list[list[Tensor]]  # projected, [B, C, H, W] by backbone and tap
 START_SIZES = (128, 64, 32, 16)
 END_SIZE = 8
-
-
-class RandomProjection(nn.Module):
-    """Mixes the taps of one backbone across channels, then across scales (Section 3.2); never trained.
-
-    Tap i is mixed to `channels` * 2^i channels. From the deepest tap on, what comes from below is added, and
-    the sum is mixed to half its channels (the shallowest keeps its own) and upsampled.
-
-    Args:
-        tap_channels: channels of the taps, shallow to deep.
-        channels: of the shallowest output.
-        upsampled: whether the outputs are upsampled, as published. If not, each has the size of its own tap
-            and only what is passed on to the next shallower level is upsampled: no information is lost, and
-            heads that keep the resolution have a quarter of the pixels to go over.
-    """
-
-    def __init__(self, tap_channels: Sequence[int], channels: int, *, upsampled: bool = True) -> None:
-        super().__init__()
-        self.upsampled = upsampled
-        depths = range(len(tap_channels))
-        mixed = [channels * 2**depth for depth in depths]
-        self.out_channels = tuple(max(channels, count // 2) for count in mixed)
-        for depth in depths:
-            self.add_module(f"layer{depth}_ccm", nn.Conv2d(tap_channels[depth], mixed[depth], 1))
-        for depth in reversed(depths):
-            mixing = nn.ModuleDict({"out_conv": nn.Conv2d(mixed[depth], self.out_channels[depth], 1)})
-            self.add_module(f"layer{depth}_csm", mixing)
-        self.requires_grad_(False)
-
-    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """Project features [B, C_i, H_i, W_i] to [B, out_channels[i], ...], shallow to deep.
-
-        Upsampled outputs have the size of the next shallower tap, the shallowest twice its own tap's size.
-        """
-        outputs: list[Tensor] = []
-        below: Tensor | None = None  # the deeper output, upsampled
-        for depth in reversed(range(len(taps))):
-            x = self.get_submodule(f"layer{depth}_ccm")(taps[depth])
-            if below is not None:
-                x = x + below
-            # As published, upsampling comes first. Interpolation weights sum to one, so the order does not
-            # matter, and before it there is a quarter of the pixels to mix.
-            x = self.get_submodule(f"layer{depth}_csm.out_conv")(x)
-            outputs.append(x)
-            if depth or self.upsampled:
-                size = taps[depth - 1].shape[2:] if depth else [2 * side for side in taps[0].shape[2:]]
-                below = functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
-                if self.upsampled:
-                    outputs[-1] = below
-        return outputs[::-1]
 
 
 class MultiScaleHeads(nn.Module):
@@ -88,7 +40,7 @@ class ProjectedDiscriminator(nn.Module):
     def __init__(
         self,
         backbones: Mapping[str, Backbone],
-        projections: Mapping[str, RandomProjection],
+        projections: Mapping[str, OneAGroup],
         heads: Mapping[str, MultiScaleHeads],
     ) -> None:
         super().__init__()
@@ -96,12 +48,14 @@ class ProjectedDiscriminator(nn.Module):
         self.projections = nn.ModuleDict(projections)
         self.heads = nn.ModuleDict(heads)
 
-    def extract(self, images: Tensor) -> Features:
+    def extract(self, images: Tensor, groups: Sequence[int] = (0,)) -> Features:
         """Return the projected features of images [B, C, H, W] in [-1, 1].
 
-        They depend on no trained weight, so those of one batch of images serve several calls of `logits`.
+        They depend on no trained weight, so those of one batch of images serve several calls of `logits`. The
+        images are equal shares of the run's `groups`, whose indices choose the projections.
         """
-        return [self.projections[name](backbone(images)) for name, backbone in self.backbones.items()]
+        pairs = self.backbones.items()
+        return [self.projections[name](backbone(images, groups), groups) for name, backbone in pairs]
 
     def logits(self, features: Features, class_labels: Tensor | None = None) -> list[Tensor]:
         """Return logits [B, n] per backbone for what `extract` gave; high means real.
@@ -111,9 +65,11 @@ class ProjectedDiscriminator(nn.Module):
         pairs = zip(self.heads.values(), features, strict=True)
         return [heads(of_backbone, class_labels) for heads, of_backbone in pairs]
 
-    def forward(self, images: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, images: Tensor, class_labels: Tensor | None = None, groups: Sequence[int] = (0,)
+    ) -> list[Tensor]:
         """Return the logits of images [B, C, H, W] in [-1, 1]."""
-        return self.logits(self.extract(images), class_labels)
+        return self.logits(self.extract(images, groups), class_labels)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state of all that is trained or random; the rest of the backbones has its own files."""
@@ -154,11 +110,12 @@ def build_discriminator(
     downsampling = recipe.kind == "downsampling"
     projections, heads = {}, {}
     for name, backbone in backbones.items():
-        with seeded_weights(derived_seed(seed, name, "projection")):
-            projections[name] = RandomProjection(
-                backbone.channels, recipe.projection_channels, upsampled=downsampling
-            )
-        channels = projections[name].out_channels
+        projection = functools.partial(
+            RandomProjection, backbone.channels, recipe.projection_channels, upsampled=downsampling
+        )
+        of_projections = derived_seed(seed, name, "projection")
+        projections[name] = OneAGroup(projection, recipe.projections, of_projections)
+        channels = cast(RandomProjection, projections[name][0]).out_channels
         if downsampling and len(start_sizes) != len(channels):
             raise UserError(
                 f"The backbone '{name}' gives features at {len(channels)} depths, but heads of the kind "

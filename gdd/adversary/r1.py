@@ -12,6 +12,7 @@ J g is one pass through F in forward mode, and dv / dtheta goes through the head
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,11 @@ from gdd.adversary.discriminator import Features, ProjectedDiscriminator
 
 
 def r1_backward(
-    discriminator: ProjectedDiscriminator, images: Tensor, class_labels: Tensor | None, weight: float
+    discriminator: ProjectedDiscriminator,
+    images: Tensor,
+    class_labels: Tensor | None,
+    weight: float,
+    groups: Sequence[int] = (0,),
 ) -> Tensor:
     """Add the gradient of `weight` times the mean penalty to that of the heads; return the penalties [B].
 
@@ -36,9 +41,10 @@ def r1_backward(
         images: real ones, [B, C, H, W] in [-1, 1].
         class_labels: one-hot, or None.
         weight: gamma / 2, times the interval if R1 is lazy (StyleGAN2, arXiv:1912.04958, Appendix B).
+        groups: of the run that the images are equal shares of.
     """
     images = images.detach().requires_grad_(True)
-    features = discriminator.extract(images)
+    features = discriminator.extract(images, groups)
     leaves = [[tap.detach().requires_grad_(True) for tap in taps] for taps in features]
     with _TwiceDifferentiable():
         logits = discriminator.logits(leaves, class_labels)
@@ -49,7 +55,7 @@ def r1_backward(
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # forward mode still scripts its own rules
         dual = forward_ad.make_dual(images.detach(), g)
-        u = [forward_ad.unpack_dual(tap).tangent for tap in _flat(discriminator.extract(dual))]
+        u = [forward_ad.unpack_dual(tap).tangent for tap in _flat(discriminator.extract(dual, groups))]
     product = torch.stack([(a * b).sum() for a, b in zip(u, v, strict=True)]).sum()
     heads = list(discriminator.heads.parameters())
     torch.autograd.backward(2 * weight / len(images) * product, inputs=heads)

@@ -16,6 +16,12 @@ Instance = Literal["direct", "progressive", "consistency", "consistency-trajecto
 ON_A_GRID = ("progressive", "consistency", "consistency-trajectory", "reverse-consistency")
 AugmentPolicy = Literal["color", "translation", "cutout"]
 AUGMENT_POLICIES: tuple[AugmentPolicy, ...] = ("color", "translation", "cutout")
+BackboneStatistics = Literal["published", "release"]
+
+
+def _since(default: Any) -> Any:
+    """Annotates a key that came later: at its default, which is what was done before, no hash knows of it."""
+    return Field(exclude_if=lambda value: value == default)
 
 
 class LearningRates(Record):
@@ -52,6 +58,8 @@ class Heads(Record):
     kind: Literal["downsampling", "local"] = "downsampling"
     channels: Count = 64  # of a `local` head; `downsampling` heads follow StyleGAN-XL's table
     projection_channels: Count = 64
+    # Sets of random projections; group k of norm_group images goes through number k modulo their count.
+    projections: Annotated[Count, _since(1)] = 1
     norm_group: Count = 64  # images over which batch norm takes its statistics
     class_embedding: Literal["random", "stylegan-xl"] = "random"  # what it starts from; conditional ones only
 
@@ -65,12 +73,15 @@ class Augment(Record):
 
     kind: Literal["none", "diffaugment", "ada"] = "none"
     policies: Annotated[tuple[AugmentPolicy, ...], Field(min_length=1), Distinct] = AUGMENT_POLICIES
+    # The hidden square's side in sides of the image: DiffAugment's. GDD's code has 0.2.
+    cutout: Annotated[float, Field(gt=0, le=1), _since(0.5)] = 0.5
     target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
     speed_kimg: Positive = 500.0  # thousands of images in which the probability can go from 0 to 1
 
     @model_validator(mode="after")
     def _uses_what_it_sets(self) -> Self:
-        for key, kind in (("policies", "diffaugment"), ("target", "ada"), ("speed_kimg", "ada")):
+        belongs = {"policies": "diffaugment", "cutout": "diffaugment", "target": "ada", "speed_kimg": "ada"}
+        for key, kind in belongs.items():
             if self.kind != kind and self.changes(key):
                 raise ValueError(f"'{key}' belongs to 'kind: {kind}'")
         return self
@@ -131,8 +142,10 @@ class Recipe(Record):
     teacher_sampler: Sampler
     objective: Objective
     freeze: PolicyName | tuple[str, ...] = "none"
+    # `random` is as EDM begins a teacher, with last layers at 0; in GDD's code they are not at 0.
     init: Literal["teacher", "random"] = "teacher"
-    generator_steps: Count = 1  # evaluations of the network per image, with fresh noise before each
+    generator_steps: Count = 1  # evaluations of the network per image
+    renoise: Annotated[bool, _since(True)] = True  # fresh noise before each of them; GDD's code adds none
     images: Count
     batch: Count
     snapshot_every: Count  # images
@@ -140,6 +153,8 @@ class Recipe(Record):
     adam: Adam = Adam()
     ema: Ema
     backbones: Annotated[tuple[BackboneName, ...], Distinct] = ()
+    # Of published backbones' batch norms; `release`: moved by an image of zeros, as in GDD's code.
+    backbone_statistics: Annotated[BackboneStatistics, _since("published")] = "published"
     heads: Heads = Heads()
     r1: R1 = R1(gamma=1e-4)
     reuse_fakes: bool = False
@@ -154,10 +169,10 @@ class Recipe(Record):
             raise ValueError("a distributional objective needs at least one network in 'backbones'")
         if self.augment.kind != "none" and not self.objective.distributional:
             raise ValueError("'augment' belongs to a 'distributional' objective, whose discriminator sees it")
-        if self.generator_steps > 1 and self.objective.instance == "direct":
+        if self.generator_steps > 1 and self.renoise and self.objective.instance == "direct":
             raise ValueError(
                 "'instance: direct' ties one noise to one image, and a generator of several steps takes more "
-                "noise; set 'generator_steps' to 1"
+                "noise; set 'generator_steps' to 1 or 'renoise' to false"
             )
         if self.teacher_sampler.churn and self.objective.instance == "direct":
             raise ValueError(

@@ -211,8 +211,11 @@ def _initial_generator(recipe: Recipe, teacher: Denoiser, seed: int) -> OneStepG
     dtype, kind = getattr(torch, recipe.precision), _kind(recipe)
     with seeded_weights(derived_seed(seed, "generator weights")):
         if recipe.init == "teacher":
-            return kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
-        return kind(teacher.arch, dtype, steps=recipe.generator_steps)
+            generator = kind.from_denoiser(teacher, dtype, steps=recipe.generator_steps)
+        else:
+            generator = kind(teacher.arch, dtype, steps=recipe.generator_steps)
+    generator.renoise = recipe.renoise
+    return generator
 
 
 def check_freeze(recipe: Recipe, arch: Architecture) -> None:
@@ -248,5 +251,12 @@ def _discriminator(
     if classes and recipe.heads.class_embedding == "stylegan-xl":
         assert inputs.class_embedding
         embedding = load_class_embedding(inputs.class_embedding, classes)
-    backbones = load_backbones(recipe.backbones, inputs.backbones, teacher, seed)
+    backbones = load_backbones(
+        recipe.backbones,
+        inputs.backbones,
+        teacher,
+        seed,
+        recipe.backbone_statistics,
+        recipe.heads.projections,
+    )
     return build_discriminator(backbones, recipe.heads, seed, classes, embedding)

@@ -97,9 +97,13 @@ class Shares:
 
         return self._of_part(part, of_group)
 
+    def groups(self, part: Part) -> range:
+        """Return the indices, in the run, of the groups that a part lies in."""
+        last = part.position + len(part.images) - 1
+        return range(part.position // self.layout.group, last // self.layout.group + 1)
+
     def _of_part(self, part: Part, of_group: Callable[[int], Tensor]) -> Tensor:
         """Cut a part's rows out of those of the groups it lies in."""
-        first, offset = divmod(part.position, self.layout.group)
-        last = (part.position + len(part.images) - 1) // self.layout.group
-        rows = torch.cat([of_group(index) for index in range(first, last + 1)])
+        rows = torch.cat([of_group(index) for index in self.groups(part)])
+        offset = part.position % self.layout.group
         return rows[offset : offset + len(part.images)]

@@ -158,7 +158,7 @@ class Student:
         for index, part in enumerate(parts):
             with torch.no_grad():
                 fake_features = fakes[index] if fakes else self._features_of_fakes(part, "discriminator")
-                real_features = self.extract(self._augmented(part.images, part, "real augmentation"))
+                real_features = self.extract(self._augmented(part.images, part, "real augmentation"), part)
             # Two passes, because batch norm must not see real and generated images together.
             with self.iterations.of_pass("fakes"):
                 fake_logits = self.discriminator.logits(fake_features, part.class_labels)
@@ -182,14 +182,15 @@ class Student:
         for part in parts:
             with self.iterations.of_pass("reals"):
                 images = part.images.contiguous(memory_format=self.memory_format)
-                r1_backward(self.discriminator, images, part.class_labels, weight * part.weight)
+                groups = self.shares.groups(part)
+                r1_backward(self.discriminator, images, part.class_labels, weight * part.weight, groups)
         return self._update(self.discriminator_optimizer)
 
     def _features_of_fakes(self, part: Part, network: str) -> Features:
         """Return the features of images that are generated for a part."""
         z = self.shares.noise(f"{network} noise", part, self.generator.latent_shape)
         fakes = self.generator(z, part.class_labels)
-        return self.extract(self._augmented(fakes, part, f"{network} augmentation"))
+        return self.extract(self._augmented(fakes, part, f"{network} augmentation"), part)
 
     def _augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
         """Change images as the discriminator is to see them; R1 takes real ones as they are."""
@@ -197,10 +198,11 @@ class Student:
             return images
         return self.augmentation.apply(images, self.shares.uniform(purpose, part, self.augmentation.width))
 
-    def extract(self, images: Tensor) -> Features:
-        """Return the discriminator's features of images, whatever memory format these come in."""
+    def extract(self, images: Tensor, part: Part) -> Features:
+        """Return the discriminator's features of a part's images, whatever memory format these come in."""
         assert self.discriminator
-        return self.discriminator.extract(images.contiguous(memory_format=self.memory_format))
+        images = images.contiguous(memory_format=self.memory_format)
+        return self.discriminator.extract(images, self.shares.groups(part))
 
     def _update(self, optimizer: torch.optim.Adam) -> int:
         """Make a step with the whole batch's gradients; return how many of their entries were not finite."""

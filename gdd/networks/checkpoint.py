@@ -73,6 +73,8 @@ def save_network(path: str | Path, network: Denoiser | OneStepGenerator, **descr
     if isinstance(network, OneStepGenerator):
         if network.steps > 1:
             description["steps"] = network.steps
+        if not network.renoise:
+            description["renoise"] = False
         if network.one_step != OneStep():
             description["one_step"] = network.one_step._asdict()
     return save_weights(path, network.state_dict(), description)
@@ -108,6 +110,7 @@ def _load(path: str | Path, wanted: type[NetworkT]) -> NetworkT:
         network = kind(arch)
     if isinstance(network, OneStepGenerator):
         network.steps = description.get("steps", 1)
+        network.renoise = description.get("renoise", True)
         network.one_step = OneStep(**description.get("one_step", {}))
     check_fit(path, network.state_dict(), weights)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)

@@ -122,7 +122,8 @@ class OneStepGenerator(_Preconditioned):
 
     With `steps` above 1 the image is noised again, to the next of `step_levels`, and the network evaluated
     there, as in multistep consistency sampling (arXiv:2303.01469, Algorithm 1). Each step starts from fresh
-    noise, which is part of z, and gradients flow through all of them.
+    noise, which is part of z, and gradients flow through all of them. With `renoise` False nothing is added
+    in between (GDD's release).
 
     `one_step` differs in generators that others published: where they start, and EDM's coefficients instead
     of those that make the network the identity at 0.002.
@@ -131,13 +132,18 @@ class OneStepGenerator(_Preconditioned):
     def __init__(self, arch: Architecture, dtype: torch.dtype = torch.float32, *, steps: int = 1) -> None:
         super().__init__(arch.for_one_step(), dtype)
         self.steps = steps
+        self.renoise = True
         self.one_step = OneStep()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """The shape of the noise z of one image: (steps C, H, W)."""
+        """The shape of the noise z of one image: (steps C, H, W), or (C, H, W) without `renoise`."""
         arch = self.arch
-        return self.steps * arch.img_channels, arch.img_resolution, arch.img_resolution
+        return (
+            (self.steps if self.renoise else 1) * arch.img_channels,
+            arch.img_resolution,
+            arch.img_resolution,
+        )
 
     @classmethod
     def from_denoiser(cls, denoiser: Denoiser, dtype: torch.dtype = torch.float32, *, steps: int = 1) -> Self:
@@ -166,11 +172,12 @@ class OneStepGenerator(_Preconditioned):
         """
         if z.shape[1] != self.latent_shape[0]:
             raise ValueError(f"z has {z.shape[1]} channels; {self.steps} steps take {self.latent_shape[0]}.")
-        first, *fresh = z.float().chunk(self.steps, dim=1)
+        first, *fresh = z.float().chunk(self.steps if self.renoise else 1, dim=1)
         image = self.forward_at(first * self.one_step.sigma, self.one_step.sigma, class_labels)
-        for sigma, noise in zip(step_levels(self.steps)[1:], fresh, strict=True):
-            noisy = image + math.sqrt(sigma**2 - SIGMA_MIN**2) * noise
-            image = self.forward_at(noisy, sigma, class_labels)
+        for step, sigma in enumerate(step_levels(self.steps)[1:]):
+            if self.renoise:
+                image = image + math.sqrt(sigma**2 - SIGMA_MIN**2) * fresh[step]
+            image = self.forward_at(image, sigma, class_labels)
         return image
 
     def forward_at(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:

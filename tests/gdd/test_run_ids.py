@@ -38,6 +38,7 @@ def named(experiments: Experiments, changes: dict[str, Any], method: str = "gdd"
         ({"freeze": "conv+qkv"}, "gdd.freeze-conv+qkv"),
         ({"reuse_fakes": False}, "gdd.reuse_fakes-false"),
         ({"backbones": ["digits-random"]}, "gdd.backbones-digits-random"),
+        ({"heads": {"projections": 2}}, "gdd.heads.projections-2"),
         # What another method is, has that method's name.
         ({"freeze": "conv", "lr": {"generator": 1e-3}}, "gdd-i"),
         ({"freeze": "conv", "lr": {"generator": 1e-3}, "batch": 128}, "gdd-i.batch-128"),
@@ -47,6 +48,12 @@ def named(experiments: Experiments, changes: dict[str, Any], method: str = "gdd"
 )
 def test_names_say_what_is_different(experiments: Experiments, changes: dict[str, Any], name: str) -> None:
     assert named(experiments, changes)[0] == name
+
+
+def test_a_key_that_is_put_back_to_its_default_is_a_difference(papers: Experiments) -> None:
+    recipe = papers.recipe("cifar10-uncond", "gdd-i", {"backbone_statistics": "published"}, "here")
+    name = name_of(recipe, papers.method_recipes["cifar10-uncond"])
+    assert name == "gdd-i.backbone_statistics-published"
 
 
 LONG = {
@@ -66,6 +73,7 @@ CHANGES = st.fixed_dictionaries(
         "freeze": POLICIES | st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=3),
         "batch": st.sampled_from([64, 128]),
         "reuse_fakes": st.booleans(),
+        "backbone_statistics": st.sampled_from(["published", "release"]),
         "lr": st.fixed_dictionaries({}, optional={"generator": st.floats(1e-8, 1e8)}),
         "backbones": st.sampled_from([["digits-random"], ["digits-random", "digits-judge"]]),
         "objective": st.sampled_from([{"instance": "direct"}, {"instance": "direct", "pairs": 3}]),

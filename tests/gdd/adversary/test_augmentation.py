@@ -83,6 +83,13 @@ def test_a_recipe_builds_its_augmentation() -> None:
     chosen = build_augmentation(Augment(kind="diffaugment", policies=("cutout",)), 64)
     assert isinstance(chosen, DiffAugment)
     assert (chosen.policies, chosen.p, chosen.state_dict()) == (("cutout",), 1, {})
+    smaller, images = (
+        build_augmentation(Augment(kind="diffaugment", cutout=0.2), 64),
+        torch.ones(1, 1, 15, 15),
+    )
+    assert isinstance(smaller, DiffAugment)
+    middle = torch.full((1, 7), 0.5)  # changes nothing but what is hidden
+    assert [(net.apply(images, middle) == 0).sum() for net in (DiffAugment(), smaller)] == [64, 9]
     ada = build_augmentation(Augment(kind="ada", target=0.5, speed_kimg=100), 64)
     assert isinstance(ada, AdaptiveAugment)
     assert (ada.target, ada.step, ada.p) == (0.5, pytest.approx(64 * 4 / 100_000), 0)

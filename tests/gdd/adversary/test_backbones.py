@@ -92,6 +92,40 @@ def test_a_convolutional_network_folded_gives_the_published_ones_taps(name: str)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg16_bn", "tf_efficientnet_lite0"])
+@torch.no_grad()
+def test_the_releases_statistics_are_a_tenth_of_those_of_zeros(name: str) -> None:
+    """By PyTorch's definition: 0.9 of the running statistics and 0.1 of the batch's, its variance unbiased."""
+    with narrow_vgg():
+        state = published_state(name)
+        backbone, theirs = published_backbone(name, state, 0, "release"), stages(name, state)
+        published = published_backbone(name, state, 0)
+    given: dict[nn.Module, Tensor] = {}
+    norms = [module for stage in theirs for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 0.0
+        norm.register_forward_pre_hook(lambda norm, inputs: given.update({norm: inputs[0].clone()}))
+    x = torch.zeros(1, 3, 256, 256)
+    for stage in theirs:
+        x = stage(x)
+    assert len(given) == len(norms) == {"vgg16_bn": 13, "tf_efficientnet_lite0": 48}[name]
+    for norm in norms:
+        variance, mean = torch.var_mean(given[norm], dim=(0, 2, 3), correction=1)
+        norm.running_mean.mul_(0.9).add_(0.1 * mean)
+        norm.running_var.mul_(0.9).add_(0.1 * variance)
+        norm._forward_pre_hooks.clear()
+        norm.eval()
+    x = torch.randn(1, 3, 32, 32)
+    taps, before, expected = backbone.taps(x), published.taps(x), []
+    for stage in theirs:
+        x = stage(x)
+        expected.append(x.clone())
+    assert_close(taps, expected)
+    assert all((tap - old).norm() > 0.01 * old.norm() for tap, old in zip(taps, before, strict=True))
+
+
 TINY = {"embed_dim": 12, "num_heads": 2, "img_size": 32}
 
 
@@ -129,24 +163,37 @@ def test_a_transformers_taps_are_the_patches_tokens_after_four_blocks(
         if index in (2, 5, 8, 11):
             # Token t is the patch in row t // 14 and column t % 14.
             grids.append(x[:, leading:].transpose(1, 2).unflatten(2, (14, 14)))
-    mix: Any = backbone.reassembly
+    mix: Any = backbone.reassembly[0]  # type: ignore[index]
     expected = [
         functional.conv_transpose2d(mix[0][0](grids[0]), mix[0][1].weight, mix[0][1].bias, stride=4),
         functional.conv_transpose2d(mix[1][0](grids[1]), mix[1][1].weight, mix[1][1].bias, stride=2),
         mix[2](grids[2]),
         functional.conv2d(mix[3][0](grids[3]), mix[3][1].weight, mix[3][1].bias, stride=2, padding=1),
     ]
-    assert_close(backbone.taps(images), expected)
+    assert_close(backbone.reassembly(backbone.taps(images), [0]), expected)  # type: ignore[misc]
 
 
 def test_a_transformers_random_convolutions_belong_to_the_discriminators_state() -> None:
     extractor = tiny("vit_base_patch16_224", features_only=True, out_indices=BLOCKS)
     nets = [TransformerBackbone(extractor, seed, resolution=32) for seed in (1, 1, 2)]
-    first, same, other = (nn.utils.parameters_to_vector(net.reassembly.parameters()) for net in nets)
+    nets.append(TransformerBackbone(extractor, 1, sets=2, resolution=32))
+    first, same, other, two_sets = (
+        nn.utils.parameters_to_vector(net.reassembly.parameters()) for net in nets
+    )
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+    one_set, another = two_sets.chunk(2)
+    assert torch.equal(first, one_set)
+    assert not torch.equal(first, another)
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    both = nets[3](images, [6, 7])
+    for index, of_a_group in enumerate(images.chunk(2)):
+        found, expected = nets[3](of_a_group, [index]), [tap.chunk(2)[index] for tap in both]
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(nets[0](images), nets[3](images, [2, 4]))
+    assert not torch.allclose(both[0][2:], nets[0](images)[0][2:])
     heads = Heads(kind="local", channels=4, projection_channels=4, norm_group=2)
-    one, two = (build_discriminator({"vit": net}, heads, 0) for net in nets[1:])
+    one, two = (build_discriminator({"vit": net}, heads, 0) for net in nets[1:3])
     kept = {name for name in one.trainable_state() if name.startswith("backbones.")}
     assert kept == {f"backbones.vit.reassembly.{name}" for name in nets[1].reassembly.state_dict()}
     two.load_trainable_state(one.trainable_state())

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.adversary.backbones import SmallBackbone
-from gdd.adversary.discriminator import ProjectedDiscriminator, RandomProjection, build_discriminator
+from gdd.adversary.discriminator import ProjectedDiscriminator, build_discriminator
+from gdd.adversary.projections import RandomProjection
 from gdd.config.recipe import Heads
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier
-from gdd.randomness import seeded_weights
+from gdd.randomness import derived_seed, seeded_weights
 
 # --- projection -----------------------------------------------------------------------------------------
 
@@ -44,7 +45,6 @@ def test_agrees_with_the_reference(golden: Path) -> None:
     for i, output in enumerate(outputs):
         torch.testing.assert_close(output, arrays[f"projected{i}"], rtol=0, atol=1e-5)
     assert projection.out_channels == tuple(output.shape[1] for output in outputs)
-    assert not any(parameter.requires_grad for parameter in projection.parameters())
 
 
 @pytest.mark.parametrize("sizes", [(8, 4, 2), (16, 8, 4, 2)])
@@ -99,6 +99,27 @@ def test_only_heads_train() -> None:
         assert (parameter.grad is not None) == parameter.requires_grad == name.startswith("heads."), name
     assert discriminator.heads.training
     assert not any(module.training for module in discriminator.backbones["trained"].modules())
+
+
+def test_each_group_of_images_has_its_projections() -> None:
+    one, two = make(), make(LOCAL.model_copy(update={"projections": 2}))
+    images = torch.cat([IMAGES, IMAGES])  # the same group twice
+    for name in one.backbones:
+        with seeded_weights(derived_seed(0, name, "projection")):
+            expected = RandomProjection((4, 8, 16), 4, upsampled=False)
+        found: list[dict[str, Tensor]] = [
+            *(sets.state_dict() for sets in (one.projections[name][0], two.projections[name][0]))
+        ]
+        for key, value in expected.state_dict().items():
+            assert all(torch.equal(state[key], value) for state in found)
+    for taps, of_both in zip(one.extract(images), two.extract(images, [4, 6]), strict=True):
+        assert all(torch.equal(tap, other) for tap, other in zip(taps, of_both, strict=True))
+    both, first, second = two.extract(images, [6, 7]), two.extract(IMAGES, [0]), two.extract(IMAGES, [1])
+    for taps, one_group, another in zip(both, first, second, strict=True):
+        for tap, a, b in zip(taps, one_group, another, strict=True):
+            torch.testing.assert_close(tap, torch.cat([a, b]))
+            assert (a - b).norm() > 0.1 * a.norm()
+    assert {name.split(".")[2] for name in two.trainable_state() if name.startswith("proj")} == {"0", "1"}
 
 
 def test_state_leaves_the_backbones_out_and_round_trips(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from forked import in_processes
 from random_weights import narrow_vgg, published_state, random_state
+from real_weights import real_efficientnet
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -36,15 +37,21 @@ from gdd.randomness import seeded_weights
 WEIGHT = 0.3
 
 
-def published(name: str) -> Backbone:
+def published(name: str, sets: int = 1) -> Backbone:
     """Return a published backbone for small images; VGG and the transformers are narrow."""
     if PUBLISHED[name].taps == BLOCKS:
         narrow = {"embed_dim": 12, "num_heads": 2, "img_size": 32}
         net = timm.create_model(PUBLISHED[name].timm, features_only=True, out_indices=BLOCKS, **narrow)
         net.load_state_dict(random_state(net.state_dict()))
-        return TransformerBackbone(net, 0, resolution=32)
+        return TransformerBackbone(net, 0, sets, resolution=32)
     with narrow_vgg():
         backbone = published_backbone(name, published_state(name), seed=0)
+    backbone.resolution = 32
+    return backbone
+
+
+def real() -> Backbone:
+    backbone = published_backbone("tf_efficientnet_lite0", real_efficientnet(), 0, "release")
     backbone.resolution = 32
     return backbone
 
@@ -67,27 +74,37 @@ def encoder(kind: str, label_dim: int) -> Backbone:
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     **{name: lambda name=name: published(name) for name in PUBLISHED},  # type: ignore[misc]
+    "real EfficientNet-lite0": real,
     "small plain": lambda: small("plain"),
     "small residual": lambda: small("residual"),
     "encoder of NCSN++ or DDPM++": lambda: encoder("SongUNet", 0),
     "encoder of ADM": lambda: encoder("DhariwalUNet", 3),
 }
+LARGE = (*PUBLISHED, "real EfficientNet-lite0")
 
 
 def discriminator(
-    backbone: Backbone, *, group: int, label_dim: int = 0, head: str = "local"
+    backbone: Backbone, *, group: int, label_dim: int = 0, head: str = "local", projections: int = 1
 ) -> ProjectedDiscriminator:
-    heads = Heads(kind=head, channels=8, projection_channels=4, norm_group=group)  # type: ignore[arg-type]
+    heads = Heads(
+        kind=head,  # type: ignore[arg-type]
+        channels=8,
+        projection_channels=4,
+        norm_group=group,
+        projections=projections,
+    )
     sizes = (16, 8, 4, 4)[: len(backbone.channels)]
     net = build_discriminator({"one": backbone}, heads, 0, label_dim, start_sizes=sizes, end_size=4)
     return net.double().train()
 
 
-def ordinary(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> Tensor:
+def ordinary(
+    net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None, groups: Sequence[int] = (0,)
+) -> Tensor:
     """Differentiate the gradient's squared norm, as R1 is defined; return the penalties."""
     images = images.clone().requires_grad_(True)
     with sdpa_kernel(SDPBackend.MATH):
-        total = torch.cat(net(images, labels), dim=1).sum()
+        total = torch.cat(net(images, labels, groups), dim=1).sum()
         (gradient,) = torch.autograd.grad(total, images, create_graph=True)
         penalties = gradient.square().sum(dim=(1, 2, 3))
         (WEIGHT * penalties.mean()).backward()
@@ -113,10 +130,12 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
     return images, torch.eye(3, dtype=torch.float64)[torch.arange(count) % 3]
 
 
-def check(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> None:
+def check(
+    net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None, groups: Sequence[int] = (0,)
+) -> None:
     reference = copy.deepcopy(net)
-    expected = ordinary(reference, images, labels)
-    found = r1_backward(net, images, labels, WEIGHT)
+    expected = ordinary(reference, images, labels, groups)
+    found = r1_backward(net, images, labels, WEIGHT, groups)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     assert_same(gradients(net), gradients(reference))
     for (name, value), other in zip(net.state_dict().items(), reference.state_dict().values(), strict=True):
@@ -125,10 +144,10 @@ def check(net: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) ->
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in PUBLISHED)) for name in BACKBONES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in BACKBONES]
 )
 def test_every_backbone(name: str) -> None:
-    head = "downsampling" if name in PUBLISHED else "local"
+    head = "downsampling" if name in LARGE else "local"
     images, _ = batch(2)
     check(discriminator(BACKBONES[name](), group=2, head=head), images, None)
 
@@ -136,6 +155,25 @@ def test_every_backbone(name: str) -> None:
 @pytest.mark.parametrize("head", ["local", "downsampling"])
 def test_groups_and_classes(head: str) -> None:
     check(discriminator(small("plain"), group=2, label_dim=3, head=head), *batch(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small("plain"),
+        pytest.param(lambda: published("deit_base_distilled_patch16_224", 2), marks=pytest.mark.slow),
+    ],
+    ids=["small", "transformer"],
+)
+def test_projections_by_group(make: Callable[[], Backbone]) -> None:
+    backbone = make()
+    net = discriminator(backbone, group=2, projections=2)
+    images, _ = batch(4)
+    check(net, images, None, (4, 5))
+    one, other = discriminator(backbone, group=2), discriminator(backbone, group=2, projections=2)
+    assert not torch.allclose(
+        r1_backward(one, images, None, WEIGHT), r1_backward(other, images, None, WEIGHT, (4, 5))
+    )
 
 
 def in_a_process(rank: int, folder: Path) -> None:

@@ -193,6 +193,23 @@ def test_defaults_are_the_papers() -> None:
     )
 
 
+def test_keys_that_came_later_leave_earlier_recipes_as_they_were() -> None:
+    recipe = parse(Recipe, RECIPE, "some.yaml")
+    keys = ("projections", "backbone_statistics", "renoise", 'cutout":')
+    assert not any(f'"{key}' in recipe.canonical() for key in keys)
+    written_down = {"heads": {"projections": 1}, "backbone_statistics": "published", "renoise": True}
+    assert parse(Recipe, RECIPE | written_down, "some.yaml").fingerprint() == recipe.fingerprint()
+    for change in (
+        {"heads": {"projections": 4}},
+        {"backbone_statistics": "release"},
+        {"renoise": False},
+        {"augment": {"kind": "diffaugment", "cutout": 0.2}},
+    ):
+        other = parse(Recipe, RECIPE | change, "some.yaml")
+        assert other.fingerprint() != recipe.fingerprint()
+        assert parse(Recipe, other.model_dump(mode="json"), "run.json") == other
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

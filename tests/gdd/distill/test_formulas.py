@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gdd.adversary.discriminator import ProjectedDiscriminator
 from gdd.data.image_array import to_signed
 from gdd.data.loader import EpochOrder
 from gdd.diffusion.sampler import load_pairs
@@ -70,6 +71,17 @@ def adam(parameter: Tensor, gradient: Tensor, rate: float, beta2: float, steps: 
     return parameter - rate * gradient / (second.sqrt() + 1e-8)
 
 
+def seen(discriminator: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> list[Tensor]:
+    """Return the logits; a group goes through the projections of its index in the run modulo their count."""
+    features, first = [], ITERATION * BATCH // GROUP
+    for name, backbone in discriminator.backbones.items():
+        sets: Any = discriminator.projections[name]
+        groups = enumerate(images.split(GROUP), first)
+        outputs = [sets[index % len(sets)](backbone(group)) for index, group in groups]
+        features.append([torch.cat(taps) for taps in zip(*outputs, strict=True)])
+    return discriminator.logits(features, labels)
+
+
 class DoubleShares:
     """The student's share of the data and the noise, whose float32 numbers are taken for exact."""
 
@@ -81,6 +93,9 @@ class DoubleShares:
 
     def noise(self, *arguments: Any) -> Tensor:
         return self.shares.noise(*arguments).double()
+
+    def groups(self, part: Part) -> range:
+        return self.shares.groups(part)
 
 
 @pytest.fixture
@@ -151,13 +166,14 @@ def direct_imitation(toy: Any, conditional: bool, unet: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("loss", "conditional", "reuse", "imitate"),
+    ("loss", "conditional", "reuse", "imitate", "projections"),
     [
-        ("softplus", False, False, False),
-        ("softplus", True, True, False),
-        ("hinge", True, False, True),
-        ("hinge", False, True, False),
-        ("softplus", False, True, True),
+        ("softplus", False, False, False, 1),
+        ("softplus", True, True, False, 1),
+        ("hinge", True, False, True, 1),
+        ("hinge", False, True, False, 4),
+        ("softplus", False, True, True, 1),
+        ("softplus", True, False, False, 4),
     ],
 )
 def test_an_iteration_is_the_papers_formulas(
@@ -168,11 +184,15 @@ def test_an_iteration_is_the_papers_formulas(
     conditional: bool,
     reuse: bool,
     imitate: bool,
+    projections: int,
 ) -> None:
     objective: dict[str, Any] = {"distributional": loss}
     if imitate:
         objective |= {"instance": "direct", "pairs": 10, "instance_weight": IMITATION}
-    student = double_student(toy, tmp_path, conditional, objective=objective, reuse_fakes=reuse)
+    heads_of = {"kind": "local", "channels": 4, "projection_channels": 4, "norm_group": GROUP}
+    heads_of |= {"projections": projections}
+    changes = {"objective": objective, "reuse_fakes": reuse, "heads": heads_of}
+    student = double_student(toy, tmp_path, conditional, **changes)
     of_generator, of_fake, of_real = LOSSES[loss]
     x, labels, (z, z_again) = given(toy, conditional)
     unet, discriminator = copy.deepcopy(student.generator.model), copy.deepcopy(student.discriminator)
@@ -183,7 +203,7 @@ def test_an_iteration_is_the_papers_formulas(
 
     # L_G = loss(D(G(z))), and the weighted instance-based loss
     fakes = one_step(unet, z, labels)
-    loss_generator = released(of_generator, discriminator(fakes, labels))
+    loss_generator = released(of_generator, seen(discriminator, fakes, labels))
     assert logged["loss_generator"] == pytest.approx(loss_generator.item() / GROUP, rel=1e-11)
     if imitate:
         loss_instance = direct_imitation(toy, conditional, unet)
@@ -199,8 +219,8 @@ def test_an_iteration_is_the_papers_formulas(
         # L_D = loss(D(G(z'))) + loss(D(x)), x the same images, G as it is now
         if not reuse:
             fakes = one_step(unet, z_again, labels)
-    loss_discriminator = released(of_fake, discriminator(fakes.detach(), labels))
-    loss_discriminator = loss_discriminator + released(of_real, discriminator(x, labels))
+    loss_discriminator = released(of_fake, seen(discriminator, fakes.detach(), labels))
+    loss_discriminator = loss_discriminator + released(of_real, seen(discriminator, x, labels))
     gradients = [gradient / GROUP for gradient in torch.autograd.grad(loss_discriminator, heads)]
     assert logged["loss_discriminator"] == pytest.approx(loss_discriminator.item() / GROUP, rel=1e-11)
     assert_equal(discriminator_step, gradients)
@@ -212,7 +232,7 @@ def test_an_iteration_is_the_papers_formulas(
 
     # every * gamma / 2 * mean over images of ||d sum D(x) / dx||^2, in a step of its own
     x.requires_grad_(True)
-    total = sum(logits.sum() for logits in discriminator(x, labels))
+    total = sum(logits.sum() for logits in seen(discriminator, x, labels))
     (slope,) = torch.autograd.grad(total, x, create_graph=True)
     r1 = EVERY * RELEASED_GAMMA / 2 * slope.square().sum(dim=(1, 2, 3)).mean()
     found = student.discriminator.heads.parameters()  # type: ignore[union-attr]

@@ -101,6 +101,18 @@ def test_no_layout_changes_the_weights(toy: Any, tmp_path: Path, alone: Path, pr
     assert facts["images_at_once"] == {1: 4, 2: 4, 4: 2}[processes]
 
 
+LOCAL = {"kind": "local", "channels": 4, "projection_channels": 4, "norm_group": 4}
+
+
+def test_projections_belong_to_groups(toy: Any, tmp_path: Path, alone: Path) -> None:
+    changes = {"heads": LOCAL | {"projections": 2}}
+    run(toy, tmp_path / "whole", Execution(images_at_once=8), **changes)
+    assert lines(tmp_path / "whole")[0]["loss_generator"] != lines(alone)[0]["loss_generator"]
+    for processes in (1, 2, 4):  # in parts, a group each, half a group each
+        assert run_in(processes, toy, tmp_path / str(processes), **changes) == [0] * processes
+        assert_the_same_run(toy, tmp_path / "whole", tmp_path / str(processes))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -136,6 +136,14 @@ def test_a_snapshot_is_the_average_and_its_images(toy: Any, tmp_path: Path, cond
     assert torch.allclose(generate(generator, 3, 2), generate(generator, 0, 6)[3:5], atol=1e-5)
 
 
+def test_a_snapshot_knows_that_nothing_is_added_between_its_steps(toy: Any, tmp_path: Path) -> None:
+    student = student_at(toy, tmp_path, 0, generator_steps=2, renoise=False)
+    student.step()
+    student.snapshot(8)
+    generator = load_generator(tmp_path / "snapshots" / "000000008.safetensors")
+    assert (generator.steps, generator.latent_shape) == (2, (1, 8, 8))
+
+
 def test_snapshots_that_are_not_kept_are_gone_in_both_places(tmp_path: Path) -> None:
     for place in ("snapshots", "state/snapshots", "samples"):
         (tmp_path / place).mkdir(parents=True)

@@ -132,6 +132,15 @@ def test_every_step_starts_from_the_image_noised_again(
         generator(z[:, :1], LABELS)
 
 
+def test_two_steps_without_noise_between_them(teacher: Denoiser) -> None:
+    generator = OneStepGenerator.from_denoiser(teacher, steps=2)
+    generator.renoise = False
+    assert generator.latent_shape == (1, 8, 8)
+    z = torch.randn(3, 1, 8, 8)
+    expected = generator.forward_at(generator.forward_at(80 * z, 80.0, LABELS), 0.8, LABELS)
+    assert torch.equal(generator(z, LABELS), expected)
+
+
 # Two times
 
 
