@@ -78,8 +78,8 @@ def require_bounded(path: str | Path) -> None:
         ValueError: it would.
         zipfile.BadZipFile: it is no ZIP archive.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no file")
     most = max(SMALL, MOST_EXPANSION * Path(path).stat().st_size)
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
