@@ -92,8 +92,8 @@ def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(made: Any) 
         r"and is \w{12}\); start the workflow again, which plans what to make now\.",
         sentence,
     )
-    (made,) = (folder for folder in folders if (folder / "run.json").exists())
-    assert json.loads((made / "run.json").read_text())["images"] == 256  # what it was planned for
+    (finished,) = (folder for folder in folders if (folder / "run.json").exists())
+    assert json.loads((finished / "run.json").read_text())["images"] == 256  # what it was planned for
     # Both are made with what the file says now.
     made.snakemake("--cores", "1", *runs)
     assert [json.loads((folder / "run.json").read_text())["images"] for folder in folders] == [320, 320]

@@ -21,7 +21,10 @@ def untimed(value: Any) -> Any:
     """Return data without what no two runs have in common."""
     if isinstance(value, dict):
         return {key: untimed(inner) for key, inner in value.items() if not TIMED.search(key)}
-    return [untimed(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        timed = [isinstance(inner, dict) and TIMED.search(str(inner.get("column"))) for inner in value]
+        return [untimed(inner) for inner, skip in zip(value, timed, strict=True) if not skip]
+    return value
 
 
 def numbers(results: Path) -> dict[str, Any]:
