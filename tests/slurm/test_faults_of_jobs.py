@@ -20,7 +20,9 @@ def test_a_failing_job(toy: Callable[..., Toy]) -> None:
     told = flow.run(status=1)
     # What is needed to look further: SLURM's job, what became of it, and the logs.
     assert "FAILED" in told
-    assert re.search(rf"\b{flow.job('b')}\b", told)
+    line = flow.trained("b")[-1]
+    numbers = line["job_id"], f"{line['array_job_id']}_{line['array_task_id']}"  # one, or one of an array
+    assert any(re.search(rf"\b{number}\b", told) for number in numbers)
     assert "logs/b.log" in told
     assert (log := re.search(r"\S+_log\.(out|err)", told))
     assert Path(flow.folder / log[0]).exists()

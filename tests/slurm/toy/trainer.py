@@ -20,6 +20,8 @@ from gdd.errors import STOPPED
 from gdd.files import write_json
 from gdd.training.processes import StopRequest
 
+KNOWN = ("job_id", "restart_count", "array_job_id", "array_task_id")  # of SLURM, for each step
+
 
 def advance(value: str, step: int, processes: int = 1) -> str:
     """Return what a step makes of the state."""
@@ -63,7 +65,7 @@ def told(file: Path) -> bool:
 def train(options: argparse.Namespace, together: Together) -> int:
     checkpoint, log = options.state / "checkpoint.json", options.state / "steps.jsonl"
     state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"done": 0, "value": ""}
-    job = {name: os.environ.get(f"SLURM_{name.upper()}", "") for name in ("job_id", "restart_count")}
+    job = {name: os.environ.get(f"SLURM_{name.upper()}", "") for name in KNOWN}
     facts = {**job, "node": os.environ.get("SLURMD_NODENAME", ""), "pid": os.getpid()}
     facts["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     for leftover in [*options.state.glob(".*"), *options.result.parent.glob(f".{options.result.stem}.*")]:
