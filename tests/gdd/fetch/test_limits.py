@@ -142,7 +142,7 @@ def zipped() -> bytes:
         ("a.npz", zipped()),
         ("a.pt", saved(zipped=True)),
         ("a.pth", saved(zipped=False)),
-        ("a.tar.gz", gzip.compress(b"a")),
+        ("a.tar.gz", gzip.compress(b"a", mtime=0)),
     ],
 )
 def test_what_is_trusted_on_first_use_is_recognised(
