@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(LATER)
         if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):
             item.add_marker(pytest.mark.unit)
-    items.sort(key=lambda item: "workflow" not in item.keywords)
+    items.sort(key=lambda item: "workflow" not in item.keywords and item.path.name != "test_kill.py")
 
 
 class ByFile(LoadScopeScheduling):
