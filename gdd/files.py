@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,20 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
 
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+
+
+# What numpy and zipfile raise of an .npz that is damaged, encrypted (RuntimeError), or larger than memory.
+BROKEN_ARRAYS = (
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def require_bounded(path: str | Path) -> None:

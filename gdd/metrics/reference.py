@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,23 +16,11 @@ from torch import Tensor
 from gdd.config.metrics import METRICS
 from gdd.config.record import Record, parse
 from gdd.errors import UserError
-from gdd.files import require_bounded, sha256
+from gdd.files import BROKEN_ARRAYS, require_bounded, sha256
 from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Gaussian
 
 PUBLISHED_EXTRACTOR = "inception"  # of EDM's and ADM's statistics
-# What numpy and zipfile raise of files that are damaged, encrypted (RuntimeError), or larger than memory.
-BROKEN = (
-    KeyError,
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -124,7 +110,7 @@ def load_reference(path: str | Path) -> Reference:
                 rows = np.zeros((0, len(mean)))
     except FileNotFoundError:
         raise UserError(f"The reference {path} does not exist; build it with `gdd reference`.") from None
-    except BROKEN as error:
+    except BROKEN_ARRAYS as error:
         raise UserError(
             f"{path} holds neither a reference of gdd nor published mu and sigma ({error}); make it again."
         ) from None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +21,11 @@ from gdd.data.listing import Listing, Unusable, list_images, reader
 from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
-from gdd.files import require_bounded, sha256
+from gdd.files import BROKEN_ARRAYS, require_bounded, sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights
 
 BATCH = 250  # images that go through a network at once
 KEYS = ("images", "arr_0", "samples")  # of an .npz; ADM's batches (arXiv:2105.05233) have numpy's own names
-# What numpy and zipfile raise of files that are damaged, encrypted (RuntimeError), or larger than memory.
-BROKEN = (
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -189,7 +176,7 @@ def _read_array(path: Path) -> np.ndarray:
             array: np.ndarray = file[key]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except BROKEN as error:
+    except BROKEN_ARRAYS as error:
         raise UserError(f"{path} cannot be read as an .npz of images ({error}); make it again.") from None
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DivergedError(f"{path} holds images with NaN or infinity; the network has diverged.")
