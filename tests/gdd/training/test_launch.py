@@ -63,13 +63,15 @@ def test_processes_are_asked_to_stop(
     tmp_path: Path, sent: list[str], to_all: bool, received: set[str], status: int
 ) -> None:
     stubborn = len(sent) > 1
-    obey = (
+    obey = (  # one handler may interrupt another, so that none may end the process
+        "asked, end = [], time.monotonic() + 60\n"
         "def note(number, _):\n"
         f"    open(r'{tmp_path}/' + os.environ['RANK'] + signal.Signals(number).name, 'w').close()\n"
-        f"    if number != signal.SIGINT and not {stubborn}: sys.exit({STOPPED})\n"
+        "    asked.append(number)\n"
         "for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM): signal.signal(number, note)\n"
         f"open(r'{tmp_path}/' + os.environ['RANK'] + 'ready', 'w').close()\n"
-        "time.sleep(60)"
+        f"while time.monotonic() < end and ({stubborn} or not {{*asked}} - {{signal.SIGINT}}): time.sleep(0.01)\n"
+        f"sys.exit({STOPPED})"
     )
     code = f"import sys; from gdd.training.processes import launch; sys.exit(launch({script(obey)!r}, 2))"
 
@@ -87,6 +89,7 @@ def test_processes_are_asked_to_stop(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     ) as launcher:
         wait_for({"ready"})
+        time.sleep(0.2)  # the launcher handles signals as soon as it has started them
         for name in sent:
             (os.killpg if to_all else os.kill)(launcher.pid, signal.Signals[f"SIG{name}"])
             wait_for({f"SIG{name}" for name in received})
