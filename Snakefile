@@ -6,6 +6,7 @@ from snakemake.utils import min_version
 
 from gdd.errors import UserError
 from gdd.stages import showing
+from workflow.lib.frozen import EXTRA, FOLDER, Frozen, hand_on, handed_on
 from workflow.lib.missing import require_what_is_missing
 from workflow.lib.rules import Rules, folders
 
@@ -15,16 +16,29 @@ min_version("9.10")
 os.environ.setdefault("GDD_PROGRESS", "plain")
 
 # `--config extra="FOLDER ..."` adds settings, methods and ablations that lie outside this repository (of several,
-# one with spaces has quotes of its own); `--config folder=FOLDER` replaces config/.
+# one with spaces has quotes of its own); `--config folder=FOLDER` replaces config/. A job reads the copy that its
+# workflow made when it started.
 try:
-    lib = Rules(str(config.get("folder", "config")), folders(config.get("extra")))
+    if workflow.is_main_process:
+        place = [str(config.get("folder", "config")), *folders(config.get("extra"))]
+        frozen = Frozen(*place)
+        hand_on(*place)
+    else:
+        place = handed_on()
+    lib = Rules(*place)
 except UserError as error:
     sys.exit(f"gdd: {error}")
+
+
+envvars:
+    FOLDER,
+    EXTRA,
 
 
 onstart:
     try:
         require_what_is_missing(lib.config, workflow.dag.needrun_jobs())
+        frozen.freeze()
     except UserError as error:
         sys.exit(f"gdd: {error}")
 

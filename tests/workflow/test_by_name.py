@@ -68,8 +68,9 @@ def test_lines_of_a_dry_run_typed_by_hand(project: Any) -> None:
     assert project.planned(target) == set()
 
 
-def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(made: Any) -> None:
+def test_what_is_edited_while_a_job_waits_counts_from_the_next_start_on(made: Any) -> None:
     runs = [f"results/runs/digits/{run}/seed7/run.json" for run in ("gdd", "gdd-i")]
+    (planned,) = lines(made, runs[0])
     process = subprocess.Popen(
         made.command("--cores", "1", *runs),
         env=made.environment,
@@ -78,25 +79,25 @@ def test_a_configuration_that_is_edited_while_a_job_waits_is_refused(made: Any) 
         stderr=subprocess.STDOUT,
         text=True,
     )
-    folders = [Path(made.folder / run).parent for run in runs]
-    while not any((folder / "state" / "log.jsonl").exists() for folder in folders):
+    while not any((made.folder / run).parent.joinpath("state/log.jsonl").exists() for run in runs):
         assert process.poll() is None
         time.sleep(0.01)
     # One trains, the other one waits.
     made.edit("settings/digits.yaml", lambda data: data["recipe"].update(images=320))
     printed, _ = process.communicate()
-    assert process.returncode == 1, printed
-    (sentence,) = re.findall(r"^gdd: (.*)$", printed, re.MULTILINE)
+    assert process.returncode == 0, printed
+    assert [json.loads((made.folder / run).read_text())["images"] for run in runs] == [256, 256]
+    # Typed by hand, a stage goes by the file as it is.
+    refused = shell(made, planned)
+    assert refused.returncode == 2
     assert re.fullmatch(
-        r"The configuration of the run digits/gdd(-i)? has changed since this job was planned \(its hash was \w{12} "
-        r"and is \w{12}\); start the workflow again, which plans what to make now\.",
-        sentence,
+        r"gdd: The configuration of the run digits/gdd has changed since this job was planned \(its hash was \w{12} "
+        r"and is \w{12}\); start the workflow again, which plans what to make now\.\n",
+        refused.stderr,
     )
-    (finished,) = (folder for folder in folders if (folder / "run.json").exists())
-    assert json.loads((finished / "run.json").read_text())["images"] == 256  # what it was planned for
-    # Both are made with what the file says now.
+    assert made.planned(*runs) == {f"distill: {run}" for run in runs}
     made.snakemake("--cores", "1", *runs)
-    assert [json.loads((folder / "run.json").read_text())["images"] for folder in folders] == [320, 320]
+    assert [json.loads((made.folder / run).read_text())["images"] for run in runs] == [320, 320]
 
 
 def test_a_target_that_a_shell_would_run_is_refused(project: Any) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from daemons import wait_for
 from slurm_cluster import SlurmCluster
 from toy_workflow import ROOT, python_environment
 
@@ -74,3 +76,26 @@ def test_the_demo_through_slurm(
     submitted = set(re.findall(r"Submitted (?:\d+ jobs of )?(\w+) as SLURM", said))
     assert {"teacher", "distill", "evaluate_run", "evaluate_teacher"} <= submitted
     assert not {"table", "page"} & submitted
+
+
+def test_a_job_in_the_queue_makes_what_was_planned(
+    made: Any, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its workflow was killed while it waited; the next one plans what the file says then."""
+    for name, value in (python_environment() | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}).items():
+        monkeypatch.setenv(name, value)
+    run = "results/runs/digits/gdd/seed7/run.json"
+    command = made.command("--profile", str(ROOT / "slurm"), run)
+    nodes = f"NodeName={','.join(cluster.nodes)}"
+    cluster.ask("scontrol", "update", nodes, "State=DRAIN", "Reason=full")
+    first = subprocess.Popen(command, env=made.environment, cwd=made.folder, stdout=subprocess.DEVNULL)
+    wait_for("a waiting job", cluster.queue, 120)
+    made.edit("settings/digits.yaml", lambda data: data["recipe"].update(images=320))
+    first.kill()
+    first.wait()
+    cluster.ask("scontrol", "update", nodes, "State=RESUME")
+    wait_for("the job's end", lambda: not cluster.queue(), 180)
+    assert json.loads((made.folder / run).read_text())["images"] == 256
+    made.snakemake("--unlock")
+    made.snakemake("--profile", str(ROOT / "slurm"), run)
+    assert json.loads((made.folder / run).read_text())["images"] == 320

@@ -223,7 +223,7 @@ def main(targets: tuple[str, ...], as_json: bool, folder: str, extra: tuple[str,
     """Print the plan; `gdd plan` starts this, because gdd itself imports no Snakemake."""
     try:
         config = {"folder": folder, "extra": extra}
-        plan = make_plan(Rules(folder, extra), targets or ("all",), config)
+        plan = make_plan(Rules(folder, *extra), targets or ("all",), config)
     except UserError as error:
         print(f"gdd: {error}", file=sys.stderr)
         sys.exit(2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -57,13 +56,10 @@ class Rules:
         UserError: it is wrong.
     """
 
-    def __init__(self, folder: str = "config", extra: Iterable[str] = ()) -> None:
-        extra = tuple(extra)
+    def __init__(self, folder: str = "config", *extra: str) -> None:
         self.experiments = Experiments(load_config(folder, extra))
         self.config = self.experiments.config
         self.needs = Needs(self.experiments)
-        # Variables instead of options: where the configuration lies is no reason to make anything again.
-        os.environ |= {"GDD_CONFIG": folder, "GDD_EXTRA": os.pathsep.join(extra)}
 
     def stage(self, name: str, wildcards: Any) -> Stage:
         return STAGES[name](self.experiments, **dict(wildcards.items()))
