@@ -11,6 +11,8 @@ from gdd.config.config import Config
 from gdd.config.records import Monitor
 from gdd.experiments import Experiments
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(scope="module")
 def config(papers: Experiments) -> Config:
@@ -27,6 +29,17 @@ def test_rates_are_searched_in_the_demo_setting_but_for_the_data(papers: Experim
         assert [name.replace("digits-train", "digits") for name in search["backbones"]] == list(
             demo["backbones"]
         )
+
+
+def test_the_committed_search_is_of_its_ablation_and_its_rates_are_the_demos(papers: Experiments) -> None:
+    text = (ROOT / "config" / "settings" / "digits-rates.md").read_text()
+    search = papers.config.ablations["rate-search"]
+    assert f"\n{search.caption}\n" in text
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    for method in search.grid["method"]:
+        (cells,) = (row for row in rows if row[0] == papers.config.methods[method].title)
+        (best,) = (column for column, cell in zip(rows[0], cells, strict=True) if cell.startswith("**"))
+        assert best == f"lr.generator {papers.find('digits', method).lr.generator:g}"
 
 
 def test_teachers_differ_only_in_data_or_seed(config: Config) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from photographs import Files
 from PIL import Image
 
-Files = dict[str, bytes]
+from gdd.data import conversion
 
 
 def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: Any) -> bytes:
@@ -120,3 +121,14 @@ def edm_zip() -> Callable[[Path, np.ndarray, Any], Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def source(photos: Files, make_source: Source, tmp_path: Path) -> Path:
+    return make_source("folder", tmp_path / "source", photos)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert four images at a time."""
+    monkeypatch.setattr(conversion, "CHUNK", 4)

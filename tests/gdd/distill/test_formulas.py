@@ -8,23 +8,20 @@ does: it sums over the images of a batch norm group, averages over the groups, a
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from formulas import adam, one_step, softplus
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.adversary.discriminator import ProjectedDiscriminator
-from gdd.data.image_array import to_signed
 from gdd.data.loader import EpochOrder
 from gdd.diffusion.sampler import load_pairs
 from gdd.distill.distill import prepare
-from gdd.distill.shares import Part, Shares
 from gdd.distill.student import Student
 from gdd.randomness import noise, stream
 
@@ -37,38 +34,17 @@ RELEASED_GAMMA = 0.4
 RATES = {"generator": 1e-3, "discriminator": 2e-3}
 
 Formula = Callable[[Tensor], Tensor]
-# log(1 + exp(x)), without an overflow.
-SOFTPLUS: Formula = lambda x: x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))  # noqa: E731
 # Of one logit: the generator's loss, and the discriminator's on a generated and on a real image.
 LOSSES: dict[str, tuple[Formula, Formula, Formula]] = {
-    "softplus": (lambda logit: SOFTPLUS(-logit), SOFTPLUS, lambda logit: SOFTPLUS(-logit)),
+    "softplus": (lambda logit: softplus(-logit), softplus, lambda logit: softplus(-logit)),
     "hinge": (lambda logit: -logit, lambda x: (1 + x).clamp(min=0), lambda x: (1 - x).clamp(min=0)),
 }
-
-
-def one_step(network: nn.Module, z: Tensor, class_labels: Tensor | None) -> Tensor:
-    """G(z) = c_skip x + c_out F(c_in x; ln(s) / 4), x = s z, at s = 80 with the boundary at 0.002."""
-    s, e, data = 80.0, 0.002, 0.5
-    c_skip = data**2 / ((s - e) ** 2 + data**2)
-    c_out = (s - e) * data / math.sqrt(s**2 + data**2)
-    c_in = 1 / math.sqrt(data**2 + s**2)
-    level = torch.tensor([math.log(s) / 4], dtype=torch.float64)
-    return c_skip * s * z + c_out * network(c_in * s * z, level, class_labels, None, None)
 
 
 def released(of_a_logit: Formula, logits: list[Tensor]) -> Tensor:
     """Mean over the logits of an image and backbone; sum over backbones and a group's images; mean over groups."""
     per_image = sum((of_a_logit(of_backbone).mean(1) for of_backbone in logits), torch.zeros(BATCH))
     return per_image.reshape(-1, GROUP).sum(1).mean()
-
-
-def adam(parameter: Tensor, gradient: Tensor, rate: float, beta2: float, steps: list[Tensor]) -> Tensor:
-    """Return where Adam with beta1 = 0 and eps = 1e-8 takes a parameter after gradients `steps` before."""
-    second = torch.zeros_like(gradient)
-    for one in (*steps, gradient):
-        second = beta2 * second + (1 - beta2) * one**2
-    second = second / (1 - beta2 ** (len(steps) + 1))
-    return parameter - rate * gradient / (second.sqrt() + 1e-8)
 
 
 def seen(discriminator: ProjectedDiscriminator, images: Tensor, labels: Tensor | None) -> list[Tensor]:
@@ -82,40 +58,6 @@ def seen(discriminator: ProjectedDiscriminator, images: Tensor, labels: Tensor |
     return discriminator.logits(features, labels)
 
 
-class DoubleShares:
-    """The student's share of the data and the noise, whose float32 numbers are taken for exact."""
-
-    def __init__(self, shares: Shares) -> None:
-        self.shares = shares
-
-    def parts(self, position: int, at_once: int) -> list[Part]:
-        return [replace(part, images=part.images.double()) for part in self.shares.parts(position, at_once)]
-
-    def noise(self, *arguments: Any) -> Tensor:
-        return self.shares.noise(*arguments).double()
-
-    def groups(self, part: Part) -> range:
-        return self.shares.groups(part)
-
-
-@pytest.fixture
-def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
-    """Put everything into float64, and collect the gradients that each optimizer step is made with."""
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    monkeypatch.setattr(
-        "gdd.networks.preconditioning.as_sigma", lambda sigma, x: torch.as_tensor(sigma, dtype=torch.float64)
-    )
-    found: list[list[Tensor]] = []
-
-    def note(parameters: Iterable[nn.Parameter]) -> int:
-        given = list(parameters)
-        found.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in given])
-        return 0
-
-    monkeypatch.setattr("gdd.distill.student.replace_nonfinite", note)
-    return found
-
-
 def double_student(toy: Any, folder: Path, conditional: bool, **changes: Any) -> Student:
     recipe = toy.recipe(
         backbones=["one", "two"],
@@ -125,10 +67,7 @@ def double_student(toy: Any, folder: Path, conditional: bool, **changes: Any) ->
     )
     student = prepare(recipe, SEED, toy.inputs(conditional), toy.data, folder)
     assert student.discriminator
-    for network in (student.generator, student.average, student.discriminator):
-        network.double()
     student.generator.dtype = torch.float64
-    student.shares = DoubleShares(student.shares)  # type: ignore[assignment]
     student.images = ITERATION * BATCH
     return student
 
@@ -137,7 +76,7 @@ def given(toy: Any, conditional: bool) -> tuple[Tensor, Tensor | None, list[Tens
     """Return the images, the labels, and the noise of the generator's and of the discriminator's step."""
     start = ITERATION * BATCH
     chosen = EpochOrder(len(toy.data), SEED).indices(start, BATCH)
-    images = to_signed(toy.data.images[chosen]).double()
+    images = torch.tensor(toy.data.images[chosen]).permute(0, 3, 1, 2) / 127.5 - 1
     labels = functional.one_hot(torch.tensor(toy.data.labels[chosen]), 4).double() if conditional else None
     groups = [start // GROUP + number for number in range(BATCH // GROUP)]
     z = [
