@@ -70,9 +70,7 @@ def small_teacher(kind: str, label_dim: int) -> Denoiser:
         shape |= {"model_channels": 32, "attn_resolutions": (8,)}
     with seeded_weights(1):
         teacher = Denoiser(Architecture(model_type=kind, **shape))  # type: ignore[arg-type]
-        for (
-            parameter
-        ) in teacher.parameters():  # fresh networks give almost nothing: their last layers are zero
+        for parameter in teacher.parameters():  # a fresh network's last layers are zero
             parameter.data += 0.1 * torch.randn_like(parameter)
     return teacher
 
