@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,13 @@ class Rules:
             if target not in known and "/" not in target:
                 there = f"{did_you_mean(target, known)}there are: {', '.join(known)}"
                 raise UserError(f"There is no target '{target}'; {there}, and files below results/.")
+
+    def no_such_target(self, wildcards: Any) -> None:
+        """End Snakemake with a sentence, as the input function of a target that there is not."""
+        try:
+            self.refuse_unknown([wildcards.target])
+        except UserError as error:
+            sys.exit(f"gdd: {error}")  # of any other error Snakemake prints a traceback
 
     def refuse_names_of_rules(self, rules: Iterable[str]) -> None:
         """Refuse an ablation or a target with the name of a rule, which is a target as well.
