@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gdd.config.records import RESIDUAL_FEATURES
 from gdd.errors import UserError
 from gdd.networks.checkpoint import check_fit, load_weights, save_weights
 from gdd.randomness import seeded_weights
-
-RESIDUAL_FEATURES = 64
 
 
 class SmallClassifier(nn.Module):

@@ -165,9 +165,15 @@ def test_check_finds_what_would_fail_after_hours(call: Call, here: Any) -> None:
     assert call("check")[0] == 0
     here.change("settings/digits.yaml", ("evaluation",), {"extractor": "inception", "samples": 5000})
     assert call("check")[2] == (
-        "gdd: config/settings/digits.yaml: 'evaluation' compares 1,797 images, but 'fid' is taken in 2,048 "
-        "features of 'inception', which need more images than that.\n"
+        "gdd: config/settings/digits.yaml: 1,797 images are too few for 'fid': the covariance of 2,048 "
+        "features of 'inception' would be singular and the distance strongly biased; use at least 2,049 "
+        "images, real and generated, or an extractor of fewer features.\n"
     )
+    here.change("settings/digits.yaml", ("evaluation", "extractor"), "digits-judge")
+    for samples, enough in ((64, False), (65, True)):
+        here.change("settings/digits.yaml", ("evaluation", "samples"), samples)
+        assert ("'digits-judge' would be singular" in call("check")[2]) is not enough
+    here.change("settings/digits.yaml", ("evaluation", "samples"), 5000)
     here.change("settings/digits.yaml", ("evaluation", "extractor"), "clip")
     assert call("check")[2] == "gdd: There is no 'clip-vit-b-32' in sources.yaml; there are: none.\n"
 

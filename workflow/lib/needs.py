@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from gdd.config.config import Config
 from gdd.config.local import CPU
 from gdd.config.metrics import PIXELS
-from gdd.config.names import EXTRACTORS
+from gdd.config.names import EXTRACTORS, FEATURES
 from gdd.config.recipe import Recipe, Sampler
 from gdd.config.records import Rate, Setting
 from gdd.experiments import Experiments
@@ -23,7 +23,6 @@ HOUR = 3600.0
 CORES = 2  # beside each GPU: one drives it, one reads ahead
 EVALUATING_CORES = 4  # what is left for a CPU beside a GPU's features: eigenvalues, copies
 LARGE_MB = 12_000  # 50,000 x 2048 features, twice, in float64
-FEATURES = {"inception": 2048, "inception-clean": 2048, "clip": 512, "dinov2": 1024}
 COST = {"dinov2": 14}  # of an extractor, beside Inception: by multiplications, 81 G to 5.7 G
 PREPARED = 240.0  # image files a second and core: benchmarks/preparation.py, JPEGs as ImageNet has them
 SMALL_IMAGES = 5000.0  # images a second out of one file
