@@ -25,6 +25,7 @@ except UserError as error:
 onstart:
     try:
         require_what_is_missing(lib.config, workflow.dag.needrun_jobs())
+        lib.refuse_too_few_gpus(workflow.dag.needrun_jobs())
     except UserError as error:
         sys.exit(f"gdd: {error}")
 

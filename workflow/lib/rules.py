@@ -118,6 +118,16 @@ class Rules:
         known = math.ceil(60 * SLACK * need.hours) + SPARE if need.known and need.hours else 0
         return min(max(known, need.minutes), math.ceil(60 * self.config.local.longest_job))
 
+    def refuse_too_few_gpus(self, jobs: Iterable[Any]) -> None:
+        """Refuse jobs that train a run on GPUs whose memory holds no part of its batch.
+
+        Raises:
+            UserError: there is one.
+        """
+        for job in jobs:
+            if job.rule.name == "distill":
+                self.needs.refuse_too_few_gpus(**dict(job.wildcards.items()))
+
     # --- names ------------------------------------------------------------------------------------------
 
     def table_names(self) -> str:
