@@ -98,6 +98,7 @@ NO_SPACE, TO_DO = "No space left on device", "make room or change the place."
         (KeyboardInterrupt(), 130, "interrupted."),
         (OSError(errno.ENOSPC, NO_SPACE, "results/x.npy"), 1, f"{NO_SPACE}: results/x.npy; {TO_DO}"),
         (OSError(errno.ENOSPC, NO_SPACE), 1, f"{NO_SPACE}: while writing; {TO_DO}"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "x"), 1, f"Is a directory: x; {TO_DO}"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, f"Permission denied: x; {TO_DO}"),
         (OSError(errno.EIO, "Input/output error"), None, ""),
         (RuntimeError("a defect"), None, ""),
