@@ -152,6 +152,6 @@ def test_the_plan_is_snakemakes_own(demo: Any) -> None:
     assert {run["known"] for run in plan["runs"] if run["setting"] == "digits"} == {"measured here"}
     text = planned("demo-seeds", "paper")
     assert "cannot end on a cluster" not in text
-    assert re.search(r"^longest chain +[\d.]+ hours", text, re.MULTILINE)
+    assert re.search(r"^longest chain +[\d.]+ h,", text, re.MULTILINE)
 
     assert "There is no target 'nowhere'; there are: demo, all," in planned("nowhere", status=2)
