@@ -38,6 +38,7 @@ envvars:
 onstart:
     try:
         require_what_is_missing(lib.config, workflow.dag.needrun_jobs())
+        lib.refuse_too_few_gpus(workflow.dag.needrun_jobs())
         frozen.freeze()
     except UserError as error:
         sys.exit(f"gdd: {error}")
@@ -64,6 +65,14 @@ include: "workflow/rules/teachers.smk"
 include: "workflow/rules/distill.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+
+
+# To Snakemake a word that is no target is a file in this folder, and no other rule makes one there.
+rule unknown:
+    input:
+        lib.no_such_target,
+    output:
+        "{target,[^/]+}",
 
 
 try:

@@ -15,8 +15,12 @@ from gdd.commands.options import FILE, Here
 from gdd.errors import STOPPED, ProcessLost, Stopped, UserError
 from gdd.gpus import claim
 
-# No room, a quota, a limit to a file's size; a place nobody may write to.
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+# No room, a quota, a limit to a file's size; a place nobody may write to; a folder where a file belongs.
+CANNOT_WRITE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 LOG_ONLY = "gdd.call"  # what was called, and how it ended: for the log file
 

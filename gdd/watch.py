@@ -24,11 +24,12 @@ def read_progress(results: Path) -> list[dict[str, Any]]:
     """Return what every run below `results` last said of itself, running ones first."""
     runs = []
     for path in sorted(results.glob("**/state/progress.json")):
-        # A run may be set aside or its folder removed while we look.
-        with contextlib.suppress(OSError, json.JSONDecodeError):
+        # A run may be set aside or its folder removed while we look, and a damaged disk leave anything.
+        with contextlib.suppress(Exception):
             facts = json.loads(path.read_text(encoding="utf-8"))
             if facts["status"] == "running" and time.time() - facts["updated"] > SILENT_AFTER:
                 facts["status"] = "silent"
+            progress_table([facts])  # which shows whether it is whole
             runs.append(facts)
     return sorted(runs, key=lambda facts: (facts["status"] != "running", facts["name"]))
 

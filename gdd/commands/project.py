@@ -10,7 +10,10 @@ import click
 
 from gdd import paths
 from gdd.commands.options import EXPECT, FILE, Here, pass_here, refuse_freeze, say
+from gdd.config.metrics import PIXELS
+from gdd.config.names import FEATURES
 from gdd.errors import UserError
+from gdd.stages.inputs import reference_dataset
 
 
 @click.command()
@@ -20,8 +23,10 @@ def check(here: Here) -> None:
     config, tables = here.config, here.experiments.tables
     runs = {run for rows in tables.values() for row in rows for run in row.runs}
     for name, setting in config.settings.items():
-        real = config.datasets[setting.evaluation.dataset or setting.dataset].images
-        if problem := setting.evaluation.too_few(real):
+        real = config.datasets[reference_dataset(config, name)]
+        features = FEATURES | {key: of.features for key, of in config.features.items()}
+        features[PIXELS] = real.channels * real.resolution**2
+        if problem := setting.evaluation.too_few(real.images, features):
             raise UserError(f"{config.where('settings', name)}: {problem}.")
     for (name, run_id), recipe in here.experiments.recipes.items():
         # What it reads: every published network has to have its file in sources.yaml.

@@ -221,6 +221,17 @@ def by_extractor(names: Iterable[str], extractor: str) -> dict[str, tuple[str, .
     return {space: metrics for space, metrics in found.items() if metrics}
 
 
+def too_few_images(count: int, metric: str, features: int, extractor: str) -> str:
+    """Return why a metric cannot be had of so few images, real or generated; nothing if it can."""
+    if METRICS[metric].needs != "moments" or count > features:
+        return ""
+    return (
+        f"{count:,} images are too few for '{metric}': the covariance of {features:,} features of "
+        f"'{extractor}' would be singular and the distance strongly biased; use at least {features + 1:,} "
+        "images, real and generated, or an extractor of fewer features"
+    )
+
+
 def metric_help() -> str:
     """Return which metrics there are, by extractor, for a command's help."""
     spaces = by_extractor(METRICS, "the extractor asked for").items()

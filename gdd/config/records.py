@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.local import CPU, Card
-from gdd.config.metrics import METRICS, PIXELS, MetricName, by_extractor
+from gdd.config.metrics import PIXELS, MetricName, by_extractor, too_few_images
 from gdd.config.names import (
-    FEATURES,
     DatasetName,
     ExtractorName,
     MethodName,
@@ -25,6 +25,7 @@ from gdd.config.record import Count, Distinct, NotNegative, Positive, Record
 USUAL = ("fid", "precision", "recall", "density", "coverage")
 USUAL_OF_PIXELS = (*(f"pixel_{name}" for name in USUAL), "nearest")
 ON_CURVES = ("fid", "pixel_fid")
+RESIDUAL_FEATURES = 64
 EVALUATION_SEED = 0  # the latents that samples and metrics are made from
 
 
@@ -100,6 +101,11 @@ class FeatureNetwork(Record):
     batch: Count = 128
     lr: Positive = 2e-3
     seed: NotNegative
+
+    @property
+    def features(self) -> int:
+        """How many it gives of an image."""
+        return 4 * self.width if self.architecture == "plain" else RESIDUAL_FEATURES
 
 
 class Teacher(Record):
@@ -193,20 +199,16 @@ class Evaluation(Record):
         """Return the metrics of every snapshot."""
         return tuple(metric for metric in self.wanted() if metric in ON_CURVES)
 
-    def too_few(self, real: int) -> str:
-        """Return what is wrong with the number of images for a Frechet distance in published features.
+    def too_few(self, real: int, features: Mapping[str, int]) -> str:
+        """Return why a metric cannot be had of so many real images, as evaluating would say it.
 
-        Of fewer images than features, real or generated, the covariance is singular, and evaluating refuses.
+        `features` is how many each extractor gives.
         """
-        images = min(self.samples, real)
+        count = min(self.samples, real)
         for extractor, metrics in by_extractor(self.wanted(), self.extractor).items():
-            frechet = next((name for name in metrics if METRICS[name].needs == "moments"), None)
-            features = FEATURES.get(extractor, 0)
-            if frechet and images <= features:
-                return (
-                    f"'evaluation' compares {images:,} images, but '{frechet}' is taken in {features:,} "
-                    f"features of '{extractor}', which need more images than that"
-                )
+            for metric in metrics:
+                if problem := too_few_images(count, metric, features[extractor], extractor):
+                    return problem
         return ""
 
     def extractors(self) -> list[str]:

@@ -71,13 +71,15 @@ class ImageArray:
             raise UserError(
                 f"The data set {folder} does not exist; make it with `gdd dataset {folder.name}`."
             )
-        description = read_json(folder / "dataset.json")
+        description = read_json(folder / "dataset.json", dict)
+        if not {"name", "sha256"} <= description.keys():
+            raise UserError(f"{folder}/dataset.json lacks 'name' or 'sha256'; prepare the data set again.")
         try:
             images = np.load(folder / "images.npy", mmap_mode="r")
             labels = np.load(folder / "labels.npy")
         except (FileNotFoundError, ValueError, EOFError) as error:
             raise UserError(f"The data set in {folder} cannot be read ({error}); prepare it again.") from None
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
             raise UserError(
                 f"The data set in {folder} is not a uint8 array [N, H, W, C] with N labels; prepare it again."
             )

@@ -29,7 +29,7 @@ from gdd.networks.preconditioning import Denoiser, OneStepGenerator, TwoTimeGene
 from gdd.provenance import environment
 from gdd.randomness import derived_seed, seeded_weights
 from gdd.training.log import peak_memory
-from gdd.training.loop import Monitor, train
+from gdd.training.loop import Monitor, Trained, train
 from gdd.training.run_directory import own_run
 from gdd.training.world import ALONE, PLAIN, Execution, World, join
 
@@ -117,10 +117,6 @@ def distill(
                 session["monitor"] = monitor.open(data, world.device)
             sessions = _note_session(run.state / "sessions.json", session) if run else []
             student = prepare(recipe, seed, inputs, data, folder / "state", world=world, execution=execution)
-            measured: Monitor | None = None
-            if monitor:
-                measure = functools.partial(monitor.measure, student.average)
-                measured = Monitor(monitor.every or recipe.snapshot_every, measure)
             trained = train(
                 student,
                 run,
@@ -130,25 +126,12 @@ def distill(
                 checkpoint_every=checkpoint_every or min(recipe.snapshot_every, max(recipe.images // 10, 1)),
                 world=world,
                 patience=execution.patience,
-                monitor=measured,
+                monitor=_of_average(monitor, student) if monitor else None,
             )
             if run:
-                facts = {
-                    "recipe": recipe.model_dump(mode="json"),
-                    "recipe_hash": recipe.fingerprint(),
-                    "seed": seed,
-                    "inputs": hashes,
-                    **_parameters(student.generator),
-                    "images": student.images,
-                    "images_at_once": student.images_at_once,
-                    "seconds": round(trained.seconds, 1),
-                    "device_seconds": round(trained.device_seconds, 1),
-                    "nonfinite_steps": trained.nonfinite_steps,
-                    "peak_memory_mib": round(peak_memory()),
-                    "snapshots": read_json(run.state / HASHES),
-                    "sessions": sessions,
-                }
-                write_json(run.state / "run.json", facts)
+                facts = _facts(recipe, seed, hashes, student, trained)
+                known = {"snapshots": read_json(run.state / HASHES), "sessions": sessions}
+                write_json(run.state / "run.json", facts | known)
                 run.finish()
         if run:
             run.publish(["snapshots", "samples", "log.jsonl", "run.json"])
@@ -160,6 +143,31 @@ def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]
     sessions.append({**environment(), **execution})
     write_json(path, sessions)
     return sessions
+
+
+def _of_average(monitor: GeneratorMonitor, student: Student) -> Monitor:
+    """Return what measures a student's average while it is trained."""
+    measure = functools.partial(monitor.measure, student.average)
+    return Monitor(monitor.every or student.recipe.snapshot_every, measure)
+
+
+def _facts(
+    recipe: Recipe, seed: int, inputs: dict[str, str], student: Student, trained: Trained
+) -> dict[str, Any]:
+    """Return what run.json says of a run that has ended."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_hash": recipe.fingerprint(),
+        "seed": seed,
+        "inputs": inputs,
+        **_parameters(student.generator),
+        "images": student.images,
+        "images_at_once": student.images_at_once,
+        "seconds": round(trained.seconds, 1),
+        "device_seconds": round(trained.device_seconds, 1),
+        "nonfinite_steps": trained.nonfinite_steps,
+        "peak_memory_mib": round(peak_memory()),
+    }
 
 
 def _parameters(generator: nn.Module) -> dict[str, Any]:

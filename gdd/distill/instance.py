@@ -33,7 +33,7 @@ from gdd.randomness import noise, stream
 InstanceLoss = Callable[[OneStepGenerator, OneStepGenerator, Part], Tensor]
 
 
-class Lesson(NamedTuple):
+class Supervision(NamedTuple):
     """What targets are made from."""
 
     teacher: Denoiser  # in eval mode; it is never given gradients
@@ -48,8 +48,8 @@ class Lesson(NamedTuple):
         return noise(self.seed, f"{purpose} noise", group.index, shape).to(group.images.device)
 
 
-# (lesson, generator, its EMA, a group) -> images and targets; with students of two times as generators
-Compare = Callable[[Lesson, Any, Any, Part], tuple[Tensor, Tensor]]
+# (supervision, generator, its EMA, a group) -> images and targets; with students of two times as generators
+Compare = Callable[[Supervision, Any, Any, Part], tuple[Tensor, Tensor]]
 
 
 def build_instance_loss(
@@ -84,10 +84,10 @@ def build_instance_loss(
         assert pairs
         solved = load_pairs(pairs)
     compare = INSTANCE[objective.instance]
-    lesson = Lesson(teacher, sampler, solved, time_grid(objective.grid), seed)
+    supervision = Supervision(teacher, sampler, solved, time_grid(objective.grid), seed)
 
     def loss(generator: OneStepGenerator, average: OneStepGenerator, group: Part) -> Tensor:
-        output, target = compare(lesson, generator, average, group)
+        output, target = compare(supervision, generator, average, group)
         return distance(output.float(), target.float())
 
     return loss
@@ -98,39 +98,41 @@ def time_grid(steps: int) -> Tensor:
 
 
 def direct(
-    lesson: Lesson, generator: OneStepGenerator, _: OneStepGenerator, group: Part
+    supervision: Supervision, generator: OneStepGenerator, _: OneStepGenerator, group: Part
 ) -> tuple[Tensor, Tensor]:
     """Imitate the end of the teacher's ODE from the same noise (arXiv:2101.02388).
 
     Either it is solved from fresh noise, or pairs that were solved beforehand are drawn.
     """
     device, labels = group.images.device, group.class_labels
-    if lesson.pairs is None:
-        z = lesson.noise("pair", group)
-        return generator(z, labels), heun_sample(lesson.teacher, z, lesson.sampler, labels)
-    draws = stream(lesson.seed, "pair choice", group.index)
-    chosen = torch.randint(len(lesson.pairs.z), (len(group.images),), generator=draws)
-    if lesson.pairs.labels is not None:
-        indices = lesson.pairs.labels[chosen].to(device)
+    if supervision.pairs is None:
+        z = supervision.noise("pair", group)
+        return generator(z, labels), heun_sample(supervision.teacher, z, supervision.sampler, labels)
+    draws = stream(supervision.seed, "pair choice", group.index)
+    chosen = torch.randint(len(supervision.pairs.z), (len(group.images),), generator=draws)
+    if supervision.pairs.labels is not None:
+        indices = supervision.pairs.labels[chosen].to(device)
         labels = functional.one_hot(indices, generator.arch.label_dim).float()
-    return generator(lesson.pairs.z[chosen].to(device), labels), lesson.pairs.x[chosen].to(device)
+    return generator(supervision.pairs.z[chosen].to(device), labels), supervision.pairs.x[chosen].to(device)
 
 
 def consistency(
-    lesson: Lesson, generator: OneStepGenerator, average: OneStepGenerator, group: Part
+    supervision: Supervision, generator: OneStepGenerator, average: OneStepGenerator, group: Part
 ) -> tuple[Tensor, Tensor]:
     """Consistency distillation (CD, arXiv:2303.01469, Algorithm 2).
 
     A data image is noised to a level of the grid, the teacher takes it one Heun step down, and the student's
     jump from above has to meet its average's jump from there.
     """
-    device, labels, grid = group.images.device, group.class_labels, lesson.grid
-    draws = stream(lesson.seed, "consistency level", group.index)
+    device, labels, grid = group.images.device, group.class_labels, supervision.grid
+    draws = stream(supervision.seed, "consistency level", group.index)
     index = torch.randint(1, len(grid), (len(group.images),), generator=draws)
     above, below = grid[index].float().to(device), grid[index - 1].float().to(device)
-    noisy = group.images + above.reshape(-1, 1, 1, 1) * lesson.noise("consistency", group)
+    noisy = group.images + above.reshape(-1, 1, 1, 1) * supervision.noise("consistency", group)
     with torch.no_grad():
-        target = average.forward_at(heun_step(lesson.teacher, noisy, above, below, labels), below, labels)
+        target = average.forward_at(
+            heun_step(supervision.teacher, noisy, above, below, labels), below, labels
+        )
     return generator.forward_at(noisy, above, labels), target
 
 
@@ -145,7 +147,7 @@ class Levels(NamedTuple):
     end: Tensor
 
 
-class Way(NamedTuple):
+class OdeSolver(NamedTuple):
     """The ODE's way down as far as it is known: single steps by the teacher, longer ones by the average."""
 
     teacher: Denoiser
@@ -181,24 +183,26 @@ class TwoTimes:
     """An objective that noises a data image to the first of three levels and compares what follows.
 
     `purpose` names its random streams; `draw(count, steps, source)` gives the levels, and
-    `compare(student, way, noisy, levels)` the images and their targets.
+    `compare(student, solver, noisy, levels)` the images and their targets.
     """
 
     purpose: str
     draw: Callable[[int, int, torch.Generator], Levels]
-    compare: Callable[[TwoTimeGenerator, Way, Tensor, Levels], tuple[Tensor, Tensor]]
+    compare: Callable[[TwoTimeGenerator, OdeSolver, Tensor, Levels], tuple[Tensor, Tensor]]
 
     def __call__(
-        self, lesson: Lesson, generator: TwoTimeGenerator, average: TwoTimeGenerator, group: Part
+        self, supervision: Supervision, generator: TwoTimeGenerator, average: TwoTimeGenerator, group: Part
     ) -> tuple[Tensor, Tensor]:
         """Return the images and targets of a group."""
-        images, grid = group.images, lesson.grid
-        draws = stream(lesson.seed, f"{self.purpose} levels", group.index)
+        images, grid = group.images, supervision.grid
+        draws = stream(supervision.seed, f"{self.purpose} levels", group.index)
         levels = self.draw(len(images), len(grid) - 1, draws)
         start = grid[levels.start].to(images.device).reshape(-1, 1, 1, 1)
         # In float64, because states are used in differences.
-        noisy = images.double() + start * lesson.noise(self.purpose, group)
-        return self.compare(generator, Way(lesson.teacher, average, grid, group.class_labels), noisy, levels)
+        noisy = images.double() + start * supervision.noise(self.purpose, group)
+        return self.compare(
+            generator, OdeSolver(supervision.teacher, average, grid, group.class_labels), noisy, levels
+        )
 
 
 def draw_progressive(count: int, steps: int, source: torch.Generator) -> Levels:
@@ -226,26 +230,28 @@ def draw_reverse(count: int, steps: int, source: torch.Generator) -> Levels:
 
 
 def two_steps_in_one(
-    student: TwoTimeGenerator, way: Way, noisy: Tensor, levels: Levels
+    student: TwoTimeGenerator, solver: OdeSolver, noisy: Tensor, levels: Levels
 ) -> tuple[Tensor, Tensor]:
     """Predict the image for which one Euler step from start to end arrives where two over middle do."""
-    start, end = (way.grid[index].to(noisy.device) for index in (levels.start, levels.end))
-    halfway = way.move(noisy, levels.start, levels.middle)
-    reached = way.move(halfway, levels.middle, levels.end)
+    start, end = (solver.grid[index].to(noisy.device) for index in (levels.start, levels.end))
+    halfway = solver.move(noisy, levels.start, levels.middle)
+    reached = solver.move(halfway, levels.middle, levels.end)
     slope = (noisy - reached) / (start - end).reshape(-1, 1, 1, 1)
     target = noisy - start.reshape(-1, 1, 1, 1) * slope
-    return student.predict(noisy, start, end, way.class_labels), target
+    return student.predict(noisy, start, end, solver.class_labels), target
 
 
-def same_end(student: TwoTimeGenerator, way: Way, noisy: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+def same_end(
+    student: TwoTimeGenerator, solver: OdeSolver, noisy: Tensor, levels: Levels
+) -> tuple[Tensor, Tensor]:
     """Jump from start to end, where the way over middle arrives by `move` and a jump of the average.
 
     Both are compared as images, after a last jump of the average to 0.002, through which gradients pass.
     """
-    start, middle, end = (way.grid[index].to(noisy.device) for index in levels)
-    average, labels = way.average, way.class_labels
+    start, middle, end = (solver.grid[index].to(noisy.device) for index in levels)
+    average, labels = solver.average, solver.class_labels
     with torch.no_grad():
-        at_end = average.jump(way.move(noisy, levels.start, levels.middle), middle, end, labels)
+        at_end = average.jump(solver.move(noisy, levels.start, levels.middle), middle, end, labels)
         target = average.jump(at_end, end, SIGMA_MIN, labels)
     jumped = student.jump(noisy, start, end, labels)
     return average.jump(jumped, end, SIGMA_MIN, labels), target

@@ -244,7 +244,7 @@ class Student:
             seed=self.seed,
         )
         hashes = self.folder / HASHES
-        known = read_json(hashes) if hashes.exists() else {}
+        known = read_json(hashes, dict) if hashes.exists() else {}
         write_json(hashes, known | {f"{images:09d}": digest})
         # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
         samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())

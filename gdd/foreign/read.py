@@ -55,6 +55,20 @@ def read_foreign(
         raise UserError(
             f"{where} has {size:,} bytes, more than anything published; check where it comes from."
         )
+    answer, end = _confined(path, size, kind, key)
+    if end < 0:
+        raise UserError(
+            f"{where} takes more time or memory than anything published, or breaks the reader; "
+            "check where it comes from."
+        )
+    header = json.loads(answer[:end])
+    if "problem" in header:
+        raise UserError(f"{where} {header['problem']}.")
+    return header["facts"], _tensors(header["tensors"], answer, end + 1)
+
+
+def _confined(path: Path, size: int, kind: str, key: str) -> tuple[bytearray, int]:
+    """Return what the confined process says of a file, and where its header ends; -1 if it failed."""
     answer = bytearray(size + HEADER)
     command = [sys.executable, "-I", "-S", inert.__file__, kind, key]
     with (
@@ -65,18 +79,14 @@ def read_foreign(
     ):
         length = cast(io.BufferedReader, process.stdout).readinto(answer)
         process.kill()  # it has ended, or says more than there can be
-    end = answer.find(b"\n", 0, length)
-    if process.returncode or end < 0:
-        raise UserError(
-            f"{where} takes more time or memory than anything published, or breaks the reader; "
-            "check where it comes from."
-        )
-    header = json.loads(answer[:end])
-    if "problem" in header:
-        raise UserError(f"{where} {header['problem']}.")
-    tensors, start = {}, end + 1
-    for name, (dtype, count, offset, shape, stride) in header["tensors"].items():
+    return answer, -1 if process.returncode else answer.find(b"\n", 0, length)
+
+
+def _tensors(described: dict[str, Any], answer: bytearray, start: int) -> dict[str, Tensor]:
+    """Return the tensors that a header describes, whose values lie in `answer` one after the other."""
+    tensors = {}
+    for name, (dtype, count, offset, shape, stride) in described.items():
         values = torch.frombuffer(answer, dtype=getattr(torch, dtype), count=count, offset=start)
         tensors[name] = values.as_strided(shape, stride, offset)
         start += values.nbytes
-    return header["facts"], tensors
+    return tensors

@@ -75,14 +75,15 @@ def evaluate_run(
     Raises:
         UserError: the run has no snapshots, or one of them is damaged.
     """
-    began, files = time.monotonic(), sorted((folder / "snapshots").glob("*.safetensors"))
+    began, found = time.monotonic(), (folder / "snapshots").glob("*.safetensors")
+    files = sorted(file for file in found if file.stem.isdecimal())
     if not files:
         raise UserError(f"The run {folder} has no snapshots; train it first.")
     facts = folder / "run.json"
-    record: dict[str, Any] = read_json(facts) if facts.exists() else {}
+    record: dict[str, Any] = read_json(facts, dict) if facts.exists() else {}
     with world.same_error():
         if world.main:
-            check_whole(files, record.get("snapshots", {}))
+            check_whole(files, record.get("snapshots", {}), facts)
     shown, samples = evaluation.wanted_on_curves(), evaluation.samples
     on_curves = only(comparisons, shown)
 
@@ -227,12 +228,15 @@ def _known_block(file: Path, inputs: Mapping[str, Any]) -> Block | None:
     """Return what is wanted from a block's file, if that was made from the same inputs and holds it."""
     if not file.exists():
         return None
-    content, wanted = read_json(file), inputs["metrics"]
-    held = {name: made_from for name, made_from in content["metrics"].items() if name in wanted}
-    if {**content, "metrics": held} != {**inputs, "result": content["result"]}:
+    content, wanted = read_json(file, dict), inputs["metrics"]
+    metrics, result = content.get("metrics"), content.get("result")
+    if not (isinstance(metrics, dict) and isinstance(result, dict)):
+        return None
+    held = {name: made_from for name, made_from in metrics.items() if name in wanted}
+    if {**content, "metrics": held} != {**inputs, "result": result}:
         return None
     keys = {"start", *wanted, *(f"{name}_std" for name in wanted)}
-    return {key: value for key, value in content["result"].items() if key in keys}
+    return {key: value for key, value in result.items() if key in keys}
 
 
 def _removed(folder: Path, there: Mapping[str, Block], inputs: Mapping[str, Any]) -> dict[str, Block]:
@@ -240,7 +244,7 @@ def _removed(folder: Path, there: Mapping[str, Block], inputs: Mapping[str, Any]
     found = {}
     for file in (folder / BLOCKS).glob("*.block0.json"):
         name = file.name.removesuffix(".block0.json")
-        point = _known_block(file, {**inputs, "source": read_json(file)["source"]})
+        point = _known_block(file, {**inputs, "source": read_json(file, dict).get("source")})
         if point and name not in there:
             found[name] = point
     return found

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdd.config.metrics import METRICS
+from gdd.config.metrics import METRICS, too_few_images
 from gdd.config.record import Record, parse
 from gdd.errors import UserError
 from gdd.files import BROKEN_ARRAYS, require_bounded, sha256
@@ -156,7 +156,7 @@ class Comparison:
         Raises:
             UserError: published statistics or the extractor do not allow one, or there are too few images.
         """
-        of, features = self.reference.description, self.extractor.dimension
+        of = self.reference.description
         count = min(samples, of.count or samples)
         for name in self.metrics:
             needs = METRICS[name].needs
@@ -169,12 +169,8 @@ class Comparison:
                 raise UserError(
                     f"The extractor {self.extractor.name} gives no class probabilities; leave out {name}."
                 )
-            if needs == "moments" and count <= features:
-                raise UserError(
-                    f"{count} images are too few for a Frechet distance on {features} features: their "
-                    "covariance is singular and the distance strongly biased; use at least "
-                    f"{features + 1} images."
-                )
+            if problem := too_few_images(count, name, self.extractor.dimension, self.extractor.name):
+                raise UserError(f"{problem}.")
 
 
 Comparisons = Mapping[str, Comparison]  # by the extractor's name in configuration

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gdd.config.architecture import Architecture
-from gdd.config.record import parse
+from gdd.config.record import Count, Positive, Record, parse
 from gdd.errors import UserError
 from gdd.files import atomic_path, sha256
 from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, TwoTimeGenerator
@@ -22,6 +22,19 @@ from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, Tw
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
+
+
+class _OneStep(Record):
+    sigma: Positive = OneStep().sigma
+    coefficients: Literal["boundary", "edm"] = OneStep().coefficients
+
+
+class _Sampling(Record):
+    """What a generator's description says of its sampling, where it differs from this."""
+
+    steps: Count = 1
+    renoise: bool = True
+    one_step: _OneStep = _OneStep()
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
@@ -109,20 +122,25 @@ def _load(path: str | Path, wanted: type[NetworkT]) -> NetworkT:
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
         network = kind(arch)
     if isinstance(network, OneStepGenerator):
-        network.steps = description.get("steps", 1)
-        network.renoise = description.get("renoise", True)
-        network.one_step = OneStep(**description.get("one_step", {}))
+        given = {key: description[key] for key in _Sampling.model_fields if key in description}
+        how = parse(_Sampling, given, path)
+        network.steps, network.renoise = how.steps, how.renoise
+        network.one_step = OneStep(how.one_step.sigma, how.one_step.coefficients)
     check_fit(path, network.state_dict(), weights)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return network.eval()
 
 
-def check_whole(files: Sequence[Path], hashes: Mapping[str, str]) -> None:
-    """Refuse snapshots that are not as they were written; those of earlier versions have no hash.
+def check_whole(files: Sequence[Path], hashes: Any, where: Path) -> None:
+    """Refuse snapshots that are not as they were written, by the hashes that stand in the file `where`.
+
+    Those of earlier versions have no hash.
 
     Raises:
         UserError: naming the first that is damaged.
     """
+    if not isinstance(hashes, dict):
+        raise UserError(f"{where}: 'snapshots' holds no hashes by name; delete it and train the run again.")
     for file in files:
         if file.stem in hashes and (found := sha256(file)) != hashes[file.stem]:
             run = file.parents[1]

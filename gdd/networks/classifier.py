@@ -7,17 +7,17 @@ differ.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gdd.config.record import Count, NotNegative, Record, parse
+from gdd.config.records import RESIDUAL_FEATURES
 from gdd.errors import UserError
 from gdd.networks.checkpoint import check_fit, load_weights, save_weights
 from gdd.randomness import seeded_weights
-
-RESIDUAL_FEATURES = 64
 
 
 class SmallClassifier(nn.Module):
@@ -69,10 +69,19 @@ class SmallClassifier(nn.Module):
         return self.logits(self.features(images))
 
 
+class _Arguments(Record):
+    """Of a classifier's constructor."""
+
+    architecture: Literal["plain", "residual"]
+    width: Count
+    img_channels: Count
+    classes: NotNegative
+    img_resolution: Count
+
+
 def save_classifier(path: str | Path, net: SmallClassifier, **description: Any) -> None:
     """Write a classifier with what `load_classifier` needs to rebuild it; `description` goes beside that."""
-    names = ("architecture", "width", "img_channels", "classes", "img_resolution")
-    arch = {name: getattr(net, name) for name in names}
+    arch = {name: getattr(net, name) for name in _Arguments.model_fields}
     save_weights(path, net.state_dict(), {**description, "kind": "classifier", "arch": arch})
 
 
@@ -88,7 +97,7 @@ def load_classifier(path: str | Path) -> SmallClassifier:
             f"{path} holds a '{description.get('kind')}', not a classifier; give a classifier's file."
         )
     with seeded_weights(0):  # loading must not move the global random state
-        net = SmallClassifier(**description["arch"])
+        net = SmallClassifier(**parse(_Arguments, description.get("arch"), path).model_dump())
     check_fit(path, net.state_dict(), tensors)
     net.load_state_dict(tensors)
     return net.eval().requires_grad_(False)

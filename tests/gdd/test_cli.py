@@ -98,6 +98,7 @@ NO_SPACE, TO_DO = "No space left on device", "make room or change the place."
         (KeyboardInterrupt(), 130, "interrupted."),
         (OSError(errno.ENOSPC, NO_SPACE, "results/x.npy"), 1, f"{NO_SPACE}: results/x.npy; {TO_DO}"),
         (OSError(errno.ENOSPC, NO_SPACE), 1, f"{NO_SPACE}: while writing; {TO_DO}"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "x"), 1, f"Is a directory: x; {TO_DO}"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, f"Permission denied: x; {TO_DO}"),
         (OSError(errno.EIO, "Input/output error"), None, ""),
         (RuntimeError("a defect"), None, ""),
@@ -165,9 +166,15 @@ def test_check_finds_what_would_fail_after_hours(call: Call, here: Any) -> None:
     assert call("check")[0] == 0
     here.change("settings/digits.yaml", ("evaluation",), {"extractor": "inception", "samples": 5000})
     assert call("check")[2] == (
-        "gdd: config/settings/digits.yaml: 'evaluation' compares 1,797 images, but 'fid' is taken in 2,048 "
-        "features of 'inception', which need more images than that.\n"
+        "gdd: config/settings/digits.yaml: 1,797 images are too few for 'fid': the covariance of 2,048 "
+        "features of 'inception' would be singular and the distance strongly biased; use at least 2,049 "
+        "images, real and generated, or an extractor of fewer features.\n"
     )
+    here.change("settings/digits.yaml", ("evaluation", "extractor"), "digits-judge")
+    for samples, enough in ((64, False), (65, True)):
+        here.change("settings/digits.yaml", ("evaluation", "samples"), samples)
+        assert ("'digits-judge' would be singular" in call("check")[2]) is not enough
+    here.change("settings/digits.yaml", ("evaluation", "samples"), 5000)
     here.change("settings/digits.yaml", ("evaluation", "extractor"), "clip")
     assert call("check")[2] == "gdd: There is no 'clip-vit-b-32' in sources.yaml; there are: none.\n"
 

@@ -56,6 +56,9 @@ def test_a_run_without_news_is_in_doubt_and_broken_files_are_passed_over(tmp_pat
     tell(tmp_path, "runs/done", updated=long_ago, status="finished")
     tell(tmp_path, "runs/alive", updated=time.time() - SILENT_AFTER / 2)
     tell(tmp_path, "runs/broken").write_text('{"name": "ru')
+    for name, content in enumerate((b"[]", b"3", b"{}", b"\xff\x00", b'{"status": "running", "updated": 0}')):
+        tell(tmp_path, f"runs/broken{name}").write_bytes(content)
+    tell(tmp_path, "runs/odd", losses=3)
     gone = tell(tmp_path, "runs/gone")
     gone.unlink()
     gone.symlink_to(tmp_path / "nowhere")

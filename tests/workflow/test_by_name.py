@@ -110,6 +110,17 @@ def test_a_target_that_a_shell_would_run_is_refused(project: Any) -> None:
     assert not list(project.folder.rglob("pwned"))
 
 
+def test_an_unknown_target_has_a_suggestion(project: Any) -> None:
+    printed = project.snakemake("--cores", "1", "demo", "demo-objectivs", status=1)
+    last = printed.splitlines()[-1]
+    assert last.startswith(
+        "gdd: There is no target 'demo-objectivs'; did you mean 'demo-objectives'? there are: "
+    )
+    assert {"tables,", "paper,"} < set(last.split())
+    assert "Exception" not in printed
+    assert "Traceback" not in printed
+
+
 def test_a_folder_of_the_users_own_with_spaces_in_its_name(project: Any, tmp_path: Path) -> None:
     mine = tmp_path / "my own"
     (mine / "ablations").mkdir(parents=True)
@@ -142,6 +153,6 @@ def test_the_plan_is_snakemakes_own(demo: Any) -> None:
     assert {run["known"] for run in plan["runs"] if run["setting"] == "digits"} == {"measured here"}
     text = planned("demo-seeds", "paper")
     assert "cannot end on a cluster" not in text
-    assert re.search(r"^longest chain +[\d.]+ hours", text, re.MULTILINE)
+    assert re.search(r"^longest chain +[\d.]+ h,", text, re.MULTILINE)
 
     assert "There is no target 'nowhere'; there are: demo, all," in planned("nowhere", status=2)

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from gdd.config.config import Config
 from gdd.config.local import CPU
 from gdd.config.metrics import PIXELS
-from gdd.config.names import EXTRACTORS
+from gdd.config.names import EXTRACTORS, FEATURES
 from gdd.config.recipe import Recipe, Sampler
 from gdd.config.records import Rate, Setting
+from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.stages.inputs import reference_dataset
-from gdd.training.layout import most_processes
+from gdd.training.layout import lay_out, most_processes
 
 HOUR = 3600.0
 CORES = 2  # beside each GPU: one drives it, one reads ahead
 EVALUATING_CORES = 4  # what is left for a CPU beside a GPU's features: eigenvalues, copies
 LARGE_MB = 12_000  # 50,000 x 2048 features, twice, in float64
-FEATURES = {"inception": 2048, "inception-clean": 2048, "clip": 512, "dinov2": 1024}
 COST = {"dinov2": 14}  # of an extractor, beside Inception: by multiplications, 81 G to 5.7 G
 PREPARED = 240.0  # image files a second and core: benchmarks/preparation.py, JPEGs as ImageNet has them
 SMALL_IMAGES = 5000.0  # images a second out of one file
@@ -143,6 +143,25 @@ class Needs:
             known=_known(rate, training=True),
             disk=self._run_bytes(recipe),
         )
+
+    def refuse_too_few_gpus(self, setting: str, run: str, seed: str = "0") -> None:  # noqa: ARG002
+        """Refuse a run if no part of its batch fits into the memory of its GPUs, as far as that is known.
+
+        Raises:
+            UserError: none does.
+        """
+        recipe, record = self.experiments.find(setting, run), self.config.settings[setting]
+        gpus, rate = self._gpus(record, recipe), self._rate(record)
+        if not (gpus and rate and rate.at_once):
+            return
+        piece = lay_out(recipe, gpus).piece
+        if piece > rate.at_once:
+            card, known = self.config.local.card, self.config.where("settings", setting)
+            raise UserError(
+                f"The run {setting}/{run} would have {gpus} GPU{'s'[: gpus != 1]} of {card}, each of which "
+                f"holds {rate.at_once} images at once by {known}, but has to take {piece}; give 'gpus' or "
+                f"'card' in {self.config.root}/local.yaml a larger value, or leave out the run."
+            )
 
     def evaluate_run(self, setting: str, run: str, seed: str = "0") -> Need:  # noqa: ARG002
         recipe, evaluation = self.experiments.find(setting, run), self.config.settings[setting].evaluation

@@ -125,12 +125,13 @@ def make_plan(rules: Rules, targets: Iterable[str], config: Mapping[str, Any]) -
     """Return the plan of targets, or of files that the workflow makes.
 
     Raises:
-        UserError: Snakemake has no such target.
+        UserError: Snakemake has no such target, or a run cannot be trained on the GPUs it would have.
     """
     targets = tuple(targets)
     rules.refuse_unknown(targets)
     dag = _dry_run(targets, config)
     measured, to_do = Measured(rules.needs), set(dag.needrun_jobs(exclude_finished=False))
+    rules.refuse_too_few_gpus(to_do)
     ordered = [job for level in dag.toposorted(to_do) for job in sorted(level, key=str)]
     position = {job: index for index, job in enumerate(ordered)}
     jobs = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from workflow.lib.needs import UNKNOWN, Need
+from workflow.lib.needs import HOUR, UNKNOWN, Need
 
 if TYPE_CHECKING:
     from workflow.lib.plan import Plan
@@ -43,14 +43,14 @@ def _table(*lead: str, numbers: Sequence[str]) -> Table:
 
 
 def _stages(plan: Plan) -> Table:
-    table = _table("job", numbers=("to do", "done", "GPUs each", "hours each", "GPU-hours", "GB"))
+    table = _table("job", numbers=("to do", "done", "GPUs each", "time each", "GPU-hours", "GB"))
     for rule, needs in plan.by_rule.items():
         gpus = sorted({need.gpus for need in needs})
         table.add_row(
             rule,
             str(len(needs)),
             str(plan.all_jobs[rule] - len(needs) or ""),
-            _span(gpus) if gpus[-1] else "",
+            _span(gpus, str) if gpus[-1] else "",
             _hours(needs),
             _sum(need.gpu_hours for need in needs) if gpus[-1] else "",
             _sum((need.disk for need in needs), 1e9),
@@ -60,7 +60,7 @@ def _stages(plan: Plan) -> Table:
 
 
 def _runs(plan: Plan) -> Table:
-    table = _table("setting", "run", numbers=("runs", "GPUs", "hours each", "GPU-hours"))
+    table = _table("setting", "run", numbers=("runs", "GPUs", "time each", "GPU-hours"))
     found: dict[tuple[str, str], list[Need]] = defaultdict(list)
     for job in plan.jobs:
         if job.rule == "distill":
@@ -89,21 +89,32 @@ def _sums(plan: Plan) -> list[str]:
             f"{SPACE}{plan.checkpoints / 1e9:,.2g} GB more for each run while it is trained, at most"
         )
     total = sum(job.need.hours or 0.0 for job in plan.chain)
-    lines.append(f"longest chain  {total:,.3g} hours, downloads not counted:")
+    lines.append(f"longest chain  {duration(total)}, downloads not counted:")
     for job in plan.chain:
         if (job.need.hours or 0.0) >= max(total / 1000, 1e-9):
-            lines.append(f"{SPACE}{job.need.hours:8.3g}  {job.title}")
+            lines.append(f"{SPACE}{duration(job.need.hours):>8}  {job.title}")
     for title, hours in plan.endless.items():
         lines.append(
-            f"{title} cannot end on a cluster: it saves nothing for {hours:,.3g} hours, but a job lasts "
-            f"at most {plan.longest_job:g}; raise 'longest_job' in config/local.yaml, or leave out the row "
-            "that wants it."
+            f"{title} cannot end on a cluster: it saves nothing for {duration(hours)}, but a job lasts "
+            f"at most {duration(plan.longest_job)}; raise 'longest_job' in config/local.yaml, or leave out "
+            "the row that wants it."
         )
     return lines
 
 
-def _span(values: Sequence[float], digits: str = "g") -> str:
-    low, high = f"{min(values):{digits}}", f"{max(values):{digits}}"
+def duration(hours: float | None) -> str:
+    """Return a time in seconds, minutes or hours, by its size."""
+    hours = hours or 0.0
+    seconds = round(HOUR * hours)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3570:
+        return f"{seconds / 60:.0f} min"
+    return f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def _span(values: Sequence[float], write: Callable[[float], str]) -> str:
+    low, high = write(min(values)), write(max(values))
     return low if low == high else f"{low} to {high}"
 
 
@@ -111,7 +122,7 @@ def _hours(needs: Sequence[Need]) -> str:
     known = [need.hours for need in needs if need.hours is not None]
     if not known:
         return UNKNOWN
-    text = _span(known, ".2g") if max(known) > 0 else ""
+    text = _span(known, duration) if max(known) > 0 else ""
     return text if len(known) == len(needs) else f"{text} or unknown".strip()
 
 

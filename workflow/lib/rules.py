@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,16 @@ class Rules:
         known = math.ceil(60 * SLACK * need.hours) + SPARE if need.known and need.hours else 0
         return min(max(known, need.minutes), math.ceil(60 * self.config.local.longest_job))
 
+    def refuse_too_few_gpus(self, jobs: Iterable[Any]) -> None:
+        """Refuse jobs that train a run on GPUs whose memory holds no part of its batch.
+
+        Raises:
+            UserError: there is one.
+        """
+        for job in jobs:
+            if job.rule.name == "distill":
+                self.needs.refuse_too_few_gpus(**dict(job.wildcards.items()))
+
     # --- names ------------------------------------------------------------------------------------------
 
     def table_names(self) -> str:
@@ -136,6 +147,13 @@ class Rules:
             if target not in known and "/" not in target:
                 there = f"{did_you_mean(target, known)}there are: {', '.join(known)}"
                 raise UserError(f"There is no target '{target}'; {there}, and files below results/.")
+
+    def no_such_target(self, wildcards: Any) -> None:
+        """End Snakemake with a sentence, as the input function of a target that there is not."""
+        try:
+            self.refuse_unknown([wildcards.target])
+        except UserError as error:
+            sys.exit(f"gdd: {error}")  # of any other error Snakemake prints a traceback
 
     def refuse_names_of_rules(self, rules: Iterable[str]) -> None:
         """Refuse an ablation or a target with the name of a rule, which is a target as well.

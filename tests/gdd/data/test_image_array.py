@@ -81,6 +81,9 @@ def truncate(path: Path) -> None:
     [
         (lambda folder: (folder / "dataset.json").unlink(), "dataset.json does not exist."),
         (lambda folder: (folder / "dataset.json").write_text("{"), "is not valid JSON ("),
+        (lambda folder: (folder / "dataset.json").write_text("[]"), "holds a list instead of a dict"),
+        (lambda folder: (folder / "dataset.json").write_text("{}"), "lacks 'name' or 'sha256'"),
+        (lambda folder: np.save(folder / "labels.npy", 3), "is not a uint8 array [N, H, W, C] with N"),
         (lambda folder: (folder / "images.npy").unlink(), "cannot be read ("),
         (lambda folder: truncate(folder / "images.npy"), "cannot be read ("),
         (lambda folder: truncate(folder / "labels.npy"), "cannot be read ("),

@@ -24,9 +24,9 @@ from gdd.distill.instance import (
     INSTANCE,
     TWO_TIMES,
     InstanceLoss,
-    Lesson,
     Levels,
-    Way,
+    OdeSolver,
+    Supervision,
     build_instance_loss,
     time_grid,
 )
@@ -166,8 +166,10 @@ def group() -> Part:
 
 
 def loss_of(kind: str, teacher: Any, steps: int) -> InstanceLoss:
-    lesson = Lesson(teacher, SAMPLER, None, time_grid(steps), SEED)
-    return lambda student, average, group: squared_error(*INSTANCE[kind](lesson, student, average, group))
+    supervision = Supervision(teacher, SAMPLER, None, time_grid(steps), SEED)
+    return lambda student, average, group: squared_error(
+        *INSTANCE[kind](supervision, student, average, group)
+    )
 
 
 def drawn(kind: str, count: int, steps: int, index: int) -> Levels:
@@ -257,7 +259,7 @@ def test_every_step_there_is_is_drawn(kind: str, steps: int, expected: set[tuple
 def test_the_teacher_moves_between_neighbours_alone() -> None:
     teacher, grid = Teacher(), time_grid(4)
     x = torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    known = Way(teacher, Perfect(), grid, None)  # type: ignore[arg-type]
+    known = OdeSolver(teacher, Perfect(), grid, None)  # type: ignore[arg-type]
     moved = known.move(x, torch.tensor([4, 3, 2]), torch.tensor([3, 0, 2]))
     assert teacher.rows == 2  # Heun evaluates twice, and the other images are none of its business
     with torch.no_grad():

@@ -233,7 +233,7 @@ def test_bad_requests_are_refused_before_anything_is_generated(
         raise DivergedError("3 of 60 images hold NaN")
 
     unseen, comparisons = replace(source, images=never), compared(folder)
-    with pytest.raises(UserError, match="12 images are too few for a Frechet distance on 12 features"):
+    with pytest.raises(UserError, match="12 images are too few for 'fid': the covariance of 12 features of"):
         evaluate_source(unseen, comparisons, out, 12, 1)
     with pytest.raises(UserError, match="holds 180 images, but 181 are evaluated at once"):
         evaluate_source(unseen, comparisons, out, 181, 1)

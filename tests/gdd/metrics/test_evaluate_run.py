@@ -18,7 +18,7 @@ from gdd.errors import UserError
 from gdd.files import sha256
 from gdd.metrics import evaluate
 from gdd.metrics.build_reference import build_reference
-from gdd.metrics.evaluate import evaluate_run
+from gdd.metrics.evaluate import BLOCKS, evaluate_run
 from gdd.metrics.extractors import open_extractor
 from gdd.metrics.frechet import Moments, frechet_distance
 from gdd.metrics.reference import open_comparisons
@@ -186,6 +186,37 @@ def test_a_damaged_snapshot_is_named_as_damaged(toy: Any, tmp_path: Path, compar
     with pytest.raises(
         UserError, match=r"000000016.safetensors is damaged: .* `snakemake --cores 2 .*metrics"
     ):
+        evaluate_run(run, EVALUATION, comparisons)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("[]", "holds a list instead of a dict"), ('{"snapshots": 3}', "'snapshots' holds no hashes by name")],
+)
+def test_a_damaged_run_json_is_one_sentence(
+    toy: Any, tmp_path: Path, comparisons: Any, content: str, sentence: str
+) -> None:
+    run = make_run(toy, tmp_path, scales=(1,))
+    (run / "run.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        evaluate_run(run, EVALUATION, comparisons)
+    assert f"{run}/run.json" in str(caught.value)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"metrics": 3, "result": 3}', '{"metrics": {}, "result": {}}'])
+def test_what_is_no_block_is_evaluated_again(
+    toy: Any, tmp_path: Path, comparisons: Any, content: str
+) -> None:
+    run = make_run(toy, tmp_path, scales=(1,))
+    before = evaluate_run(run, EVALUATION, comparisons)["final"]
+    (block,) = (run / BLOCKS).glob("*.block0.json")
+    block.write_text(content)
+    block.with_name("000000001.block0.json").write_text(content)  # of a snapshot that is not there
+    (run / "snapshots/last.safetensors").write_bytes(b"")  # which is none of the run's
+    assert evaluate_run(run, EVALUATION, comparisons)["final"] == before
+    block.write_text("[]")
+    with pytest.raises(UserError, match=r"block0\.json holds a list instead of a dict"):
         evaluate_run(run, EVALUATION, comparisons)
 
 

@@ -89,7 +89,7 @@ def test_neither_nan_nor_a_full_memory_ends_the_training(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"images": 3}, "3 images are too few for a Frechet distance on "),
+        ({"images": 3}, "3 images are too few for 'fid': the covariance of "),
         ({"weights": "two"}, "The reference of blobs has "),
         ({"reference": Path("no/one.npz")}, "The reference no/one.npz does not exist"),
         ({"dataset": "other"}, "The reference is of the data set blobs, the images are of other"),

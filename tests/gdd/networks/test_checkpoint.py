@@ -129,6 +129,40 @@ def test_a_description_that_is_no_object(tmp_path: Path, header: str) -> None:
         load_denoiser(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"steps": "x"}, "'steps' is 'x'"),
+        ({"steps": 0}, "'steps' is 0"),
+        ({"renoise": 3}, "'renoise' is 3"),
+        ({"one_step": []}, "'one_step' is"),
+        ({"one_step": {"level": 1}}, "unknown key 'one_step.level'"),
+        ({"one_step": {"sigma": "x"}}, "'one_step.sigma' is 'x'"),
+    ],
+)
+def test_a_generator_that_says_nonsense_of_its_sampling(
+    teacher: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    path = teacher.with_name("student.safetensors")
+    save_network(path, OneStepGenerator.from_denoiser(load_denoiser(teacher)))
+    weights, written = load_weights(path)
+    save_weights(path, weights, written | changes)
+    with pytest.raises(UserError) as caught:
+        load_generator(path)
+    assert f"student.safetensors: {sentence}" in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [[], {}, {"width": "x"}, {"width": -1}, {"depth": 1}])
+def test_a_classifier_that_says_nonsense_of_its_layers(tmp_path: Path, changes: Any) -> None:
+    path = tmp_path / "net.safetensors"
+    save_classifier(path, SmallClassifier("plain", 4, 1, 10, 8))
+    weights, written = load_weights(path)
+    arch = written["arch"] | changes if changes else changes
+    save_weights(path, weights, written | {"arch": arch})
+    with pytest.raises(UserError, match=r"net\.safetensors: "):
+        load_classifier(path)
+
+
 def test_a_folder_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"The weights {tmp_path} cannot be read"):
         load_weights(tmp_path)

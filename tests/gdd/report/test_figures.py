@@ -168,6 +168,22 @@ def test_strip_enlarges_by_whole_pixels():
     assert strip(np.zeros((3, 128, 128, 3), np.uint8)).shape == (128, 3 * 128 + 2 * 10, 3)
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [None, {"other": np.zeros(3)}, {"images": np.zeros((0, 8, 8, 1), np.uint8)}, {"images": np.zeros(4)}],
+)
+def test_broken_samples_are_one_sentence(project, arrays):
+    experiments = project(seeds=(0,))
+    path = Path("results/runs/digits/gdd-i/seed0/samples/000028800.npz")
+    path.write_text("x")
+    if arrays:
+        np.savez(path, **arrays)
+    with pytest.raises(
+        UserError, match=r"gdd-i/seed0/samples/000028800\.npz .*; delete it and make it again"
+    ):
+        plot_samples(experiments, "frozen-layers")
+
+
 def test_missing_samples_are_named(project):
     experiments = project()
     Path("results/runs/digits/gdd-i/seed0/samples/000028800.npz").unlink()

@@ -35,7 +35,9 @@ def record(**changes: object) -> FeatureNetwork:
 @pytest.mark.parametrize("architecture", ["plain", "residual"])
 def test_learns_the_digits(digits: Digits, architecture: str) -> None:
     net = make(architecture, 8)
-    result = train_classifier(net, *digits, record(steps=60, batch=64, lr=5e-3))
+    of = record(architecture=architecture, width=8, steps=60, batch=64, lr=5e-3)
+    assert net.feature_channels == of.features  # which the configuration knows without it
+    result = train_classifier(net, *digits, of)
     assert result["accuracy"] > 0.8  # by chance it is 0.1
     assert result["loss"] < 1.5
     assert not net.training

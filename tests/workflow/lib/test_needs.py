@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gdd import paths
+from gdd.errors import UserError
 from gdd.metrics.evaluate import BLOCKS, block_file
 from gdd.training.layout import lay_out
 from gdd.training.run_directory import RunDirectory
@@ -83,6 +85,21 @@ def test_the_machine_decides_how_many_but_not_for_the_digits(on: On, need: Calla
     )
     assert lay_out(recipe, need("imagenet", card="24 GB").gpus).piece <= rate.at_once < 64
     assert need("imagenet", card="24 GB", gpus=2).gpus == 2
+
+
+def test_gpus_whose_memory_holds_no_part_of_the_batch(on: On) -> None:
+    def refuse(**local: Any) -> None:
+        job = SimpleNamespace(rule=SimpleNamespace(name="distill"), wildcards=RUN | {"setting": "imagenet"})
+        on(**local).refuse_too_few_gpus([job])
+
+    for local in ({}, {"card": "24 GB"}, {"card": "24 GB", "gpus": 16}, {"gpus": 1}, {"gpus": 0}):
+        refuse(**local)
+    with pytest.raises(UserError) as caught:
+        refuse(card="24 GB", gpus=2)
+    assert str(caught.value).startswith(
+        "The run imagenet/gdd would have 2 GPUs of 24 GB, each of which holds 32 images at once by "
+    )
+    assert "imagenet.yaml, but has to take 128; give 'gpus' or 'card' in " in str(caught.value)
 
 
 def test_limits_of_time(on: On) -> None:
