@@ -6,22 +6,31 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gdd.config.architecture import Architecture
-from gdd.config.record import parse
-from gdd.errors import UserError
+from gdd.config.record import Record, parse
+from gdd.errors import UserError, in_a_line
 from gdd.files import atomic_path, sha256
 from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, TwoTimeGenerator
 
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
+
+
+class Steps(Record):
+    """How a generator makes images, in its description."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 1
+    renoise: bool = True
+    one_step: OneStep = OneStep()
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
@@ -51,7 +60,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"The weights {path} do not exist.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"The weights {path} cannot be read ({error}); delete the file and make it again."
+            f"The weights {path} cannot be read ({in_a_line(error)}); delete the file and make it again."
         ) from None
     if header is None:
         raise UserError(f"{path} is a safetensors file without a description from gdd; import it first.")
@@ -109,9 +118,8 @@ def _load(path: str | Path, wanted: type[NetworkT]) -> NetworkT:
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
         network = kind(arch)
     if isinstance(network, OneStepGenerator):
-        network.steps = description.get("steps", 1)
-        network.renoise = description.get("renoise", True)
-        network.one_step = OneStep(**description.get("one_step", {}))
+        told = parse(Steps, {key: description[key] for key in Steps.model_fields if key in description}, path)
+        network.steps, network.renoise, network.one_step = told.steps, told.renoise, told.one_step
     check_fit(path, network.state_dict(), weights)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return network.eval()

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 from gdd.networks.checkpoint import check_fit, load_weights, save_weights
-from gdd.randomness import seeded_weights
 
 RESIDUAL_FEATURES = 64
 
@@ -87,10 +86,13 @@ def load_classifier(path: str | Path) -> SmallClassifier:
         raise UserError(
             f"{path} holds a '{description.get('kind')}', not a classifier; give a classifier's file."
         )
-    with seeded_weights(0):  # loading must not move the global random state
-        net = SmallClassifier(**description["arch"])
+    try:
+        with torch.device("meta"):  # no memory for what does not fit
+            net = SmallClassifier(**description["arch"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} describes no classifier ({in_a_line(error)}); train it again.") from None
     check_fit(path, net.state_dict(), tensors)
-    net.load_state_dict(tensors)
+    net.to_empty(device="cpu").load_state_dict(tensors)
     return net.eval().requires_grad_(False)
 
 

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdd.config.config import Config
+from gdd.errors import UserError, in_a_line
 from gdd.experiments import Experiments, TableRow, pictured
-from gdd.files import atomic_path
+from gdd.files import BROKEN_ARRAYS, atomic_path, require_bounded
 from gdd.paths import figure_files
 from gdd.report.table import require
 
@@ -126,8 +127,16 @@ def plot_samples(experiments: Experiments, name: str) -> list[Path]:
 
 
 def _read_images(path: Path) -> NDArray[np.uint8]:
-    with np.load(path) as file:
-        images: NDArray[np.uint8] = file["images"]
+    try:
+        require_bounded(path)
+        with np.load(path, allow_pickle=False) as file:
+            images: NDArray[np.uint8] = file["images"]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+            raise ValueError(f"{images.dtype} {list(images.shape)}")
+    except BROKEN_ARRAYS as error:
+        raise UserError(
+            f"{path} holds no images ({in_a_line(error)}); delete it and make it again."
+        ) from None
     return images
 
 
