@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,8 @@ TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two bytes
 SLOWEST = 600.0  # seconds for each `PROGRESS`
 MOST = 10**10  # bytes of a file of which sources.yaml does not say how many it has
 HINT = "check the network (https_proxy and REQUESTS_CA_BUNDLE count), or name a mirror in config/local.yaml"
+
+Check = Callable[[Path], object]  # raises a UserError for a file of another layout
 
 log = logging.getLogger("gdd")
 
@@ -198,6 +201,20 @@ def discard(part: Path) -> None:
     """Remove a part, and the note of what it is a part of."""
     part.unlink(missing_ok=True)
     note(part).unlink(missing_ok=True)
+
+
+def problem_of(part: Path, final: Path, check: Check) -> str | None:
+    """Return what a reader says of a file that has no name yet, without its advice."""
+    link = final.with_name(f".whole.{final.name}")  # because readers go by the ending
+    link.unlink(missing_ok=True)
+    link.symlink_to(part.name)
+    try:
+        check(link)
+        return None
+    except UserError as error:
+        return str(error).replace(str(link), str(final)).rstrip(".").partition("; ")[0]
+    finally:
+        link.unlink()
 
 
 def _tag(answer: requests.Response) -> str:
