@@ -24,6 +24,8 @@ NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
 
+MOST_HEADER = 1 << 24  # bytes of names, shapes and the description of a network; the largest has 100,000
+
 
 class Steps(Record):
     """How a generator makes images, in its description."""
@@ -53,6 +55,10 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: the file is missing, broken, or was not written by `save_weights`.
     """
     try:
+        with Path(path).open("rb") as begin:
+            length = int.from_bytes(begin.read(8), "little")
+        if length > MOST_HEADER:
+            raise OSError(f"its header would have {length:,} bytes, more than {MOST_HEADER:,}")
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("gdd")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
