@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import secrets
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +74,12 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
 
 # What numpy and zipfile raise of an .npz that is damaged, encrypted (RuntimeError), or larger than memory.
 BROKEN_ARRAYS = (
-    KeyError,
+    LookupError,
     ValueError,
     TypeError,
+    ArithmeticError,
+    SyntaxError,
+    tokenize.TokenError,
     OSError,
     EOFError,
     MemoryError,
@@ -113,7 +117,9 @@ def read_json(path: str | Path, kind: type = object) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and make it again.") from None
+        raise UserError(
+            f"{path} is not valid JSON ({in_a_line(error)}); delete it and make it again."
+        ) from None
     if not isinstance(value, kind):
         found = f"a {type(value).__name__} instead of a {kind.__name__}"
         raise UserError(f"{path} holds {found}; delete it and make it again.")

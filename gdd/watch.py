@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from gdd.errors import UserError
+from gdd.files import read_json
 
 PLAIN_WIDTH = 200  # characters where no terminal limits them, so that names of runs are not cut
 SILENT_AFTER = 60.0  # seconds without news after which a run that says it is running is in doubt
@@ -24,13 +25,14 @@ def read_progress(results: Path) -> list[dict[str, Any]]:
     """Return what every run below `results` last said of itself, running ones first."""
     runs = []
     for path in sorted(results.glob("**/state/progress.json")):
-        # A run may be set aside or its folder removed while we look, and a damaged disk leave anything.
-        with contextlib.suppress(Exception):
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts["status"] == "running" and time.time() - facts["updated"] > SILENT_AFTER:
-                facts["status"] = "silent"
-            progress_table([facts])  # which shows whether it is whole
-            runs.append(facts)
+        # A run may be set aside or its folder removed while we look.
+        with contextlib.suppress(OSError, UserError):
+            facts = read_json(path, dict)
+            with contextlib.suppress(LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+                if facts["status"] == "running" and time.time() - facts["updated"] > SILENT_AFTER:
+                    facts["status"] = "silent"
+                progress_table([facts])  # or a damaged disk has left something else
+                runs.append(facts)
     return sorted(runs, key=lambda facts: (facts["status"] != "running", facts["name"]))
 
 
@@ -46,13 +48,13 @@ def progress_table(runs: list[dict[str, Any]]) -> Table:
         ]
         measured = [f"{key} {value:.4g}" for key, value in facts.get("measured", {}).items()]
         table.add_row(
-            facts["name"],
+            escape(facts["name"]),
             f"[{STYLES.get(status, 'default')}]{status}[/]",
             f"{facts['images']:,} / {facts['total']:,} ({facts['images'] / facts['total']:.0%})",
             f"{facts['images_per_second']:,.0f}",
             " ".join([*losses, *measured]),
             str(timedelta(seconds=left)) if status == "running" and left is not None else "",
-            facts["host"],
+            escape(facts["host"]),
         )
     return table
 

@@ -92,6 +92,7 @@ def fetch(
     expect: str | None,
 ) -> None:
     """Download the files NAMES of sources.yaml, verified; the same command goes on where it stopped."""
+    from gdd.commands.layouts import layouts
     from gdd.fetch.fetch import Resources, listing
     from gdd.fetch.fetch import fetch as run
     from gdd.files import sha256, write_json
@@ -108,7 +109,8 @@ def fetch(
     for name in wanted if expect else ():
         here.stage("fetch", expect, name=name)
     resources, offline = Resources(paths.RESOURCES, local), offline or local.offline
-    fetched = run(wanted, resources, offline=offline, verify=verify)
+    checks = layouts(here.config)
+    fetched = run(wanted, resources, offline=offline, verify=verify, checks=checks)
     if note:
         lock = resources.entries()
         for name, of in wanted.items():

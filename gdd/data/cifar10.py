@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 from gdd.foreign.read import read_foreign
 
 PYTHON = (*(f"data_batch_{number}" for number in range(1, 6)), "batches.meta")  # images, in EDM's order
@@ -66,7 +66,7 @@ def _from_archive(raw: Path) -> dict[str, bytes]:
                 if file and part in (*PYTHON, *BINARY):
                     contents[part] = file.read(LARGEST)
     except (tarfile.TarError, EOFError, OSError, OverflowError, ValueError, zlib.error) as error:
-        raise UserError(f"{raw} is not a whole archive ({error}); fetch it again.") from None
+        raise UserError(f"{raw} is not a whole archive ({in_a_line(error)}); fetch it again.") from None
     return contents
 
 

@@ -30,7 +30,7 @@ import PIL
 from PIL import Image, UnidentifiedImageError
 
 from gdd.data.listing import Listing, Unusable, reader
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 from gdd.files import atomic_path
 from gdd.progress import Display
 
@@ -82,7 +82,7 @@ def decode(content: bytes, transform: Transform | None, resolution: int) -> np.n
         except Unusable:
             raise
         except Exception as error:  # Pillow's readers raise anything from SyntaxError to struct.error
-            raise Unusable(f"is damaged ({error})") from None
+            raise Unusable(f"is damaged ({in_a_line(error)})") from None
 
 
 def fit(image: Image.Image, transform: Transform | None, resolution: int) -> np.ndarray:

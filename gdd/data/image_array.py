@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from gdd.config.records import Dataset, Part
-from gdd.errors import DivergedError, UserError
-from gdd.files import atomic_path, locked, read_json, write_json
+from gdd.errors import DivergedError, UserError, in_a_line
+from gdd.files import BROKEN_ARRAYS, atomic_path, locked, read_json, write_json
 from gdd.randomness import stream
 
 FILES = ("images.npy", "labels.npy", "dataset.json")
@@ -72,14 +72,18 @@ class ImageArray:
                 f"The data set {folder} does not exist; make it with `gdd dataset {folder.name}`."
             )
         description = read_json(folder / "dataset.json", dict)
-        if not {"name", "sha256"} <= description.keys():
+        if not all(isinstance(description.get(key), str) for key in ("name", "sha256")):
             raise UserError(f"{folder}/dataset.json lacks 'name' or 'sha256'; prepare the data set again.")
         try:
             images = np.load(folder / "images.npy", mmap_mode="r")
             labels = np.load(folder / "labels.npy")
-        except (FileNotFoundError, ValueError, EOFError) as error:
-            raise UserError(f"The data set in {folder} cannot be read ({error}); prepare it again.") from None
-        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+        except BROKEN_ARRAYS as error:
+            problem = in_a_line(error)
+            raise UserError(
+                f"The data set in {folder} cannot be read ({problem}); prepare it again."
+            ) from None
+        whole = images.dtype == np.uint8 and images.ndim == 4 and labels.shape == (len(images),)
+        if not whole or labels.dtype.kind not in "iu":
             raise UserError(
                 f"The data set in {folder} is not a uint8 array [N, H, W, C] with N labels; prepare it again."
             )

@@ -21,7 +21,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 LABEL_FILE = "dataset.json"  # in which EDM's own archives say what label an image has
@@ -99,7 +99,7 @@ def list_images(raw: Path) -> Listing:
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OverflowError, ValueError, RuntimeError) as error:
         # The images of a .tar.gz cannot be reached one by one.
         raise UserError(
-            f"{archive} is neither a whole .zip nor a whole, uncompressed .tar ({error}); "
+            f"{archive} is neither a whole .zip nor a whole, uncompressed .tar ({in_a_line(error)}); "
             "unpack it and give the folder, or get another copy."
         ) from None
 

@@ -143,6 +143,6 @@ def load_pairs(path: str | Path) -> Pairs:
         UserError: the file is missing, broken, or something else.
     """
     tensors, description = load_weights(path)
-    if description.get("kind") != "pairs":
+    if description.get("kind") != "pairs" or not {"z", "x"} <= tensors.keys():
         raise UserError(f"{path} holds no pairs of noise and image; make it with 'gdd pairs'.")
     return Pairs(tensors["z"], tensors["x"], tensors.get("labels"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import BaseHTTPResponse, Retry
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from gdd.config.sources import Source
@@ -25,6 +32,8 @@ TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two bytes
 SLOWEST = 600.0  # seconds for each `PROGRESS`
 MOST = 10**10  # bytes of a file of which sources.yaml does not say how many it has
 HINT = "check the network (https_proxy and REQUESTS_CA_BUNDLE count), or name a mirror in config/local.yaml"
+
+Check = Callable[[Path], object]  # raises a UserError for a file of another layout
 
 log = logging.getLogger("gdd")
 
@@ -54,8 +63,70 @@ PATIENCE = Patience(
 )
 
 
+class _Bounded:
+    """A connection that ends where a server has not given all of its headers in time."""
+
+    sock: socket.socket | None
+
+    def getresponse(self) -> HTTPResponse:
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            if self.sock:
+                with contextlib.suppress(
+                    OSError
+                ):  # by its number: whatever encrypts it knows nothing of threads
+                    socket.socket(fileno=os.dup(self.sock.fileno())).shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(SLOWEST, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()  # type: ignore[misc,no-any-return]
+        finally:
+            timer.cancel()
+            if late.is_set():  # else what has come of the headers would pass for all
+                raise ProtocolError(f"no whole answer in {SLOWEST:g} seconds")
+
+
+class _Http(_Bounded, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _Https(_Bounded, HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class Adapter(HTTPAdapter):
+    """Bounds the time that headers may take."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        return manager
+
+
 class Session(requests.Session):
-    """Follows a redirect only from an unencrypted address, or to an encrypted one."""
+    """Follows redirects to encrypted addresses, and to others only where the first was not encrypted."""
+
+    plain = False  # the first
+
+    def request(self, method: str, url: str | bytes, *rest: Any, **options: Any) -> requests.Response:
+        self.plain = str(url).startswith("http:")
+        return super().request(method, url, *rest, **options)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
@@ -65,7 +136,7 @@ class Session(requests.Session):
                 scheme = urlsplit(urljoin(resp.url, target)).scheme
             except ValueError:
                 raise UserError(shown(f"{resp.url} leads to {target!r}, which is no address.")) from None
-            if scheme != "https" and not (scheme == "http" and resp.url.startswith("http:")):
+            if scheme != "https" and not (scheme == "http" and self.plain):
                 raise UserError(
                     shown(f"{resp.url} leads to {target!r}, which is not encrypted; it is not used.")
                 )
@@ -77,7 +148,7 @@ def open_session() -> requests.Session:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # `Patience` says the same in a sentence
     session = Session()
     for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(max_retries=PATIENCE))
+        session.mount(scheme, Adapter(max_retries=PATIENCE))
     session.headers["User-Agent"] = f"gdd/{version('gdd')}"
     # Bytes as they are: a compressed answer could neither be resumed nor be checked for length.
     session.headers["Accept-Encoding"] = "identity"
@@ -198,6 +269,20 @@ def discard(part: Path) -> None:
     """Remove a part, and the note of what it is a part of."""
     part.unlink(missing_ok=True)
     note(part).unlink(missing_ok=True)
+
+
+def problem_of(part: Path, final: Path, check: Check) -> str | None:
+    """Return what a reader says of a file that has no name yet, without its advice."""
+    link = final.with_name(f".whole.{final.name}")  # because readers go by the ending
+    link.unlink(missing_ok=True)
+    link.symlink_to(part.name)
+    try:
+        check(link)
+        return None
+    except UserError as error:
+        return str(error).replace(str(link), str(final)).rstrip(".").partition("; ")[0]
+    finally:
+        link.unlink()
 
 
 def _tag(answer: requests.Response) -> str:

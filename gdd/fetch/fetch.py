@@ -22,7 +22,7 @@ from gdd.config.local import Local
 from gdd.config.record import NotNegative, Record, parse, read_yaml
 from gdd.config.sources import Source
 from gdd.errors import UserError, shown
-from gdd.fetch.download import Download, Unreachable, discard, note, open_session
+from gdd.fetch.download import Check, Download, Unreachable, discard, note, open_session, problem_of
 from gdd.files import locked, write_text
 from gdd.progress import Display
 
@@ -86,8 +86,8 @@ class Resources:
             plain = {"files": {key: files[key].model_dump() for key in sorted(files)}}
             write_text(self.folder / LOCK, HEADER + yaml.safe_dump(plain))
 
-    def has(self, source: Source, *, again: bool = False) -> bool:
-        """Whether the file is there and verified; it is read only if it has changed, or `again`.
+    def has(self, source: Source, *, again: bool = False, check: Check = lambda _: None) -> bool:
+        """Whether the file is there, verified and checked; it is read only if it has changed, or `again`.
 
         Raises:
             UserError: another file stands in its place.
@@ -103,6 +103,7 @@ class Resources:
         found = measure(path, source.checksum)
         if problem := difference(path, found, source, known):
             raise UserError(f"{path} is not the expected file: {problem}; delete it and fetch again.")
+        check(path)
         try:
             self.record(source.path, found)
         except OSError as error:
@@ -122,8 +123,8 @@ class Resources:
         file = mirrored.startswith("file:")
         return Path(url2pathname(urlsplit(mirrored).path) if file else mirrored).expanduser()
 
-    def get(self, source: Source, session: requests.Session, display: Display) -> None:
-        """Fetch the file, verify it, give it its name; wait where another process is fetching it.
+    def get(self, source: Source, session: requests.Session, display: Display, check: Check) -> None:
+        """Fetch the file, verify and `check` it, give it its name; wait where another process fetches it.
 
         Raises:
             UserError: it cannot be had, or is not what was expected. What has come so far stays in
@@ -146,6 +147,14 @@ class Resources:
                         shown(f"{place} is not the expected file and was removed: {problem}; ")
                         + "try once more, or a mirror; if the publisher has replaced the file and you trust "
                         "the new one, correct config/sources.yaml or delete the file's lines in lock.yaml."
+                    )
+                if problem := problem_of(part, final, check):
+                    left = f"stays as {part}" if source.checksum else "was removed"
+                    if source.checksum is None:
+                        discard(part)
+                    raise UserError(
+                        f"{shown(str(place))} is not what is needed here: {problem}; it {left}; "
+                        "try a mirror, or correct config/sources.yaml."
                     )
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
@@ -204,11 +213,17 @@ def _copy(place: Path, part: Path) -> None:
 
 
 def fetch(
-    sources: Mapping[str, Source], resources: Resources, *, offline: bool = False, verify: bool = False
+    sources: Mapping[str, Source],
+    resources: Resources,
+    *,
+    offline: bool = False,
+    verify: bool = False,
+    checks: Mapping[str, Check] = {},
 ) -> list[str]:
     """Bring every source below `resources.folder`; returns the names of those that had to be fetched.
 
-    What cannot be had does not keep the others from coming. Offline, only mirrors on this machine are used.
+    `checks`, by the source's name, read a file before it gets its own. What cannot be had does not keep the
+    others from coming. Offline, only mirrors on this machine are used.
 
     Raises:
         UserError: some could not be had, or are missing offline: a sentence or an entry for each.
@@ -221,15 +236,16 @@ def fetch(
         for name, source in sources.items():
             place = resources.place(source)
             server = urlsplit(place).netloc if isinstance(place, str) else ""
+            check = checks.get(name, lambda _: None)
             try:
-                if resources.has(source, again=verify):
+                if resources.has(source, again=verify, check=check):
                     continue
                 if offline and not (isinstance(place, Path) and place.is_file()):
                     missing[name] = source
                 elif server in silent:
                     problems.append(shown(f"{place} was not tried: its server gave no answer before."))
                 else:
-                    resources.get(source, session, display)
+                    resources.get(source, session, display, check)
                     fetched.append(name)
             except UserError as error:
                 problems.append(str(error))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gdd.config.metrics import METRICS, too_few_images
 from gdd.config.record import Record, parse
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 from gdd.files import BROKEN_ARRAYS, require_bounded, sha256
 from gdd.metrics.extractors import Extractor, open_extractor
 from gdd.metrics.frechet import Gaussian
@@ -104,6 +104,8 @@ def load_reference(path: str | Path) -> Reference:
             if "description" in file:
                 description = parse(ReferenceDescription, json.loads(str(file["description"])), path)
                 mean, covariance, rows = (file[key] for key in ("mean", "covariance", "features"))
+                if {array.dtype.kind for array in (mean, covariance, rows)} != {"f"}:
+                    raise ValueError("arrays of another type")
             else:
                 description = _published(path)
                 mean, covariance = (file[key].astype(np.float64) for key in ("mu", "sigma"))
@@ -112,9 +114,11 @@ def load_reference(path: str | Path) -> Reference:
         raise UserError(f"The reference {path} does not exist; build it with `gdd reference`.") from None
     except BROKEN_ARRAYS as error:
         raise UserError(
-            f"{path} holds neither a reference of gdd nor published mu and sigma ({error}); make it again."
+            f"{path} holds neither a reference of gdd nor published mu and sigma ({in_a_line(error)}); "
+            "make it again."
         ) from None
-    if mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
+    wrong = mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean))
+    if wrong or rows.shape[1:] != mean.shape:
         shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
         raise UserError(f"{path} holds no mean [D] and covariance [D, D] but {shapes}; make it again.")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):

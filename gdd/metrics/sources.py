@@ -20,7 +20,7 @@ from gdd.data.image_array import quantise
 from gdd.data.listing import Listing, Unusable, list_images, reader
 from gdd.diffusion.sampler import sample_range
 from gdd.distill.generate import generate
-from gdd.errors import DivergedError, UserError
+from gdd.errors import DivergedError, UserError, in_a_line
 from gdd.files import BROKEN_ARRAYS, require_bounded, sha256
 from gdd.networks.checkpoint import load_denoiser, load_generator, load_weights
 
@@ -177,7 +177,9 @@ def _read_array(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except BROKEN_ARRAYS as error:
-        raise UserError(f"{path} cannot be read as an .npz of images ({error}); make it again.") from None
+        raise UserError(
+            f"{path} cannot be read as an .npz of images ({in_a_line(error)}); make it again."
+        ) from None
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DivergedError(f"{path} holds images with NaN or infinity; the network has diverged.")
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or len(array) == 0:
@@ -209,7 +211,9 @@ def _side_of_first(listing: Listing) -> int:
                 raise Unusable(f"is {width}x{height}, no square")
             return width
     except (Unusable, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"The image {entry.name} in {listing.path} cannot be read ({error}).") from None
+        raise UserError(
+            f"The image {entry.name} in {listing.path} cannot be read ({in_a_line(error)})."
+        ) from None
 
 
 def _digest(listing: Listing) -> str:

@@ -6,22 +6,25 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gdd.config.architecture import Architecture
-from gdd.config.record import Count, Positive, Record, parse
-from gdd.errors import UserError
+from gdd.config.record import Positive, Record, parse
+from gdd.errors import UserError, in_a_line
 from gdd.files import atomic_path, sha256
 from gdd.networks.preconditioning import Denoiser, OneStep, OneStepGenerator, TwoTimeGenerator
 
 NetworkT = TypeVar("NetworkT", Denoiser, OneStepGenerator)
 
 KINDS = {Denoiser: "denoiser", OneStepGenerator: "generator", TwoTimeGenerator: "two-time generator"}
+
+MOST_HEADER = 1 << 24  # bytes of names, shapes and the description of a network; the largest has 100,000
 
 
 class _OneStep(Record):
@@ -32,7 +35,7 @@ class _OneStep(Record):
 class _Sampling(Record):
     """What a generator's description says of its sampling, where it differs from this."""
 
-    steps: Count = 1
+    steps: Annotated[int, Field(ge=1, le=1000)] = 1
     renoise: bool = True
     one_step: _OneStep = _OneStep()
 
@@ -57,6 +60,10 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: the file is missing, broken, or was not written by `save_weights`.
     """
     try:
+        with Path(path).open("rb") as begin:
+            length = int.from_bytes(begin.read(8), "little")
+        if length > MOST_HEADER:
+            raise OSError(f"its header would have {length:,} bytes, more than {MOST_HEADER:,}")
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("gdd")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -64,7 +71,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"The weights {path} do not exist.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"The weights {path} cannot be read ({error}); delete the file and make it again."
+            f"The weights {path} cannot be read ({in_a_line(error)}); delete the file and make it again."
         ) from None
     if header is None:
         raise UserError(f"{path} is a safetensors file without a description from gdd; import it first.")

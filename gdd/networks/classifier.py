@@ -17,7 +17,6 @@ from gdd.config.record import Count, NotNegative, Record, parse
 from gdd.config.records import RESIDUAL_FEATURES
 from gdd.errors import UserError
 from gdd.networks.checkpoint import check_fit, load_weights, save_weights
-from gdd.randomness import seeded_weights
 
 
 class SmallClassifier(nn.Module):
@@ -96,10 +95,10 @@ def load_classifier(path: str | Path) -> SmallClassifier:
         raise UserError(
             f"{path} holds a '{description.get('kind')}', not a classifier; give a classifier's file."
         )
-    with seeded_weights(0):  # loading must not move the global random state
+    with torch.device("meta"):  # no memory for what does not fit
         net = SmallClassifier(**parse(_Arguments, description.get("arch"), path).model_dump())
     check_fit(path, net.state_dict(), tensors)
-    net.load_state_dict(tensors)
+    net.to_empty(device="cpu").load_state_dict(tensors)
     return net.eval().requires_grad_(False)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
@@ -67,6 +68,22 @@ def import_network(
     Raises:
         UserError: the source is missing, damaged, hostile, or holds no network of the kind.
     """
+    arch, tensors, description = read_network(source, key, kind, expected)
+    description |= {"licence": licence, **({"dataset": dataset} if dataset else {})}
+    save_weights(destination, tensors, description)
+    return arch
+
+
+def read_network(
+    source: str | Path,
+    key: str,
+    kind: Literal["denoiser", "generator"] = "denoiser",
+    expected: Architecture | None = None,
+) -> tuple[Architecture, dict[str, Tensor], dict[str, Any]]:
+    """Return a pickled network's architecture, its weights in order of execution, and what describes them.
+
+    See `import_network`.
+    """
     network, tensors = read_foreign(source, "network", key)
     class_name = network["class_name"]
     known = ["EDMPrecond"] if kind == "denoiser" else list(ONE_STEP)
@@ -80,8 +97,6 @@ def import_network(
         _compare(source, arch, expected)
     description: dict[str, Any] = {
         "source": {"file": Path(source).name, "sha256": sha256(source), "key": key, "class_name": class_name},
-        "licence": licence,
-        **({"dataset": dataset} if dataset else {}),
     }
     network_class: type[Denoiser | OneStepGenerator] = Denoiser
     if kind == "generator":
@@ -98,8 +113,7 @@ def import_network(
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise UserError(f"{source} has NaN, infinity or integers in {name}; get the file anew.")
     description |= {"kind": KINDS[network_class], "arch": arch.model_dump(mode="json")}
-    save_weights(destination, {name: tensors[name] for name in built}, description)  # in order of execution
-    return arch
+    return arch, {name: tensors[name] for name in built}, description
 
 
 def import_generator(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdd.config.config import Config
-from gdd.errors import UserError
+from gdd.errors import UserError, in_a_line
 from gdd.experiments import Experiments, TableRow, pictured
 from gdd.files import BROKEN_ARRAYS, atomic_path, require_bounded
 from gdd.paths import figure_files
@@ -132,8 +132,8 @@ def _read_images(path: Path) -> NDArray[np.uint8]:
         with np.load(path, allow_pickle=False) as file:
             images: NDArray[np.uint8] = file["images"]
     except BROKEN_ARRAYS as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and make it again.") from None
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        raise UserError(f"{path} cannot be read ({in_a_line(error)}); delete it and make it again.") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise UserError(f"{path} holds no images [N, H, W, C] of 8 bits; delete it and make it again.")
     return images
 

@@ -15,11 +15,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from inception_stand_in import StandIn, save_script
 from PIL import Image
 from tiny_project import BATCH, RUN, make_project
 
 from gdd.cli import cli
 from gdd.errors import UserError
+from gdd.files import sha256
 from gdd.metrics.sources import open_source
 
 pytestmark = pytest.mark.slow
@@ -153,3 +155,27 @@ def test_sample(call: Call, trained: Path, tmp_path: Path) -> None:
     assert "say how to sample it" in str(call("sample", *teacher).exception)
     call("sample", *teacher, "--steps", 2)
     assert np.load(tmp_path / "teacher.npz")["images"].shape == (3, 8, 8, 1)
+
+
+def test_code_runs_only_when_its_sha256_is_given(call: Call, trained: Path, tmp_path: Path) -> None:
+    weights = trained / "resources/metrics/i.pt"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    known = sha256(save_script(StandIn(2, 2, 2), weights))
+    np.savez(
+        tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
+    )
+    words = ["reference", "digits", "inception", "--images", tmp_path / "images.npz"]
+    words += ["--out", tmp_path / "reference.npz"]
+    for trust in ([], ["--trust-sha256", "0" * 64]):
+        result = call(*words, *trust)
+        assert (
+            f"is code (TorchScript) that is not run, because no `checksum` of sources.yaml is its SHA-256, {known}"
+            in str(result.exception)
+        )
+    assert call(*words, "--trust-sha256", known).exit_code == 0
+    assert (tmp_path / "reference.npz").is_file()
+    file = ["evaluate", "file", tmp_path / "images.npz", "--reference", tmp_path / "reference.npz"]
+    file += ["--metrics", "fid", "--samples", 9, "--blocks", 1, "--extractor", "inception"]
+    file += ["--out", tmp_path / "metrics.json"]
+    assert "is code (TorchScript) that is not run" in str(call(*file).exception)
+    assert "is code" not in str(call(*file, "--trust-sha256", known).exception)

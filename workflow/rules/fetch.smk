@@ -17,7 +17,8 @@ rule fetch:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
+        # The largest network is read as soon as it is there.
+        mem_mb=4000,
         runtime=240,
     params:
         expect=lib.hash("fetch"),

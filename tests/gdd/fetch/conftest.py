@@ -70,6 +70,10 @@ class Handler(BaseHTTPRequestHandler):
             if do.get("hang"):
                 server.release.wait(10)
             return
+        if do.get("drip"):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not server.release.wait(0.02):
+                self.wfile.write(b"x")
         content = do.get("content", server.content)
         # Said to be closed, the connection is not used again while it is being closed.
         headers: dict[str, Any] = {"ETag": '"1"', "Connection": "close"} | do.get("headers", {})

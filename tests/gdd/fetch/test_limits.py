@@ -55,6 +55,7 @@ def test_no_hop_of_a_redirect_drops_the_encryption(start: str, target: str, word
     made.status_code, made.url, made.headers["Location"] = 302, start, target
     made.raw = SimpleNamespace(close=lambda: None)
     with download.open_session() as session:
+        session.plain = start.startswith("http:")
         if not words:
             assert session.get_redirect_target(made) == target
             return
@@ -62,6 +63,36 @@ def test_no_hop_of_a_redirect_drops_the_encryption(start: str, target: str, word
             session.get_redirect_target(made)
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_began_unencrypted_may_go_on_so(plain: bool) -> None:
+    """http -> https -> http."""
+    with download.open_session() as session:
+        session.mount("https://", Redirects())
+        session.mount("http://", Redirects())
+        if plain:
+            assert session.get("http://a.invalid/").url == "http://c.invalid/"
+            return
+        with pytest.raises(UserError, match=r"leads to 'http://c\.invalid/', which is not encrypted"):
+            session.get("https://a.invalid/")
+
+
+class Redirects(requests.adapters.BaseAdapter):
+    """Leads any address to https://b.invalid/, and that to http://c.invalid/."""
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        made = requests.Response()
+        made.request, made.url, made._content = request, str(request.url), b""
+        made.raw = SimpleNamespace(close=lambda: None)
+        target = {"a": "https://b.invalid/", "b": "http://c.invalid/"}.get(made.url.split("/")[2][0])
+        made.status_code = 302 if target else 200
+        if target:
+            made.headers["Location"] = target
+        return made
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_redirect_is_not_read(get: Any, server: Any) -> None:
@@ -100,6 +131,15 @@ def test_a_server_that_drips(refused: Any, server: Any, monkeypatch: pytest.Monk
     sentence, left = refused()
     assert "less than 1,048,576 bytes in 0.15 seconds, 6 times in a row" in sentence
     assert left == PART
+
+
+def test_headers_that_drip(refused: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SLOWEST", 0.1)
+    server.next(times=9, drip=True)
+    sentence, left = refused()
+    assert "cannot be reached (no whole answer in 0.1 seconds); check the network" in sentence
+    assert left == set()
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-3", "²"])

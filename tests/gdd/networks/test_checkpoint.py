@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,14 @@ def test_policies_freeze_the_same_of_students_with_one_time_and_two(teacher: Pat
     names = [name for name, _ in two.named_parameters()]
     assert len([name for name in names if ".map_target." in name]) == 4
     assert frozen_names(names, policy) == frozen_names([name for name, _ in one.named_parameters()], policy)
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**24 + 1])
+def test_the_length_of_a_header_is_bounded(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{")
+    os.truncate(path, 2**33)  # as large a file as it says, on no disk
+    with pytest.raises(
+        UserError, match=rf"cannot be read \(its header would have {length:,} bytes, more than"
+    ):
+        load_weights(path)
