@@ -27,7 +27,7 @@ from tiny_project import (
 
 pytestmark = pytest.mark.slow
 
-KILLS, IN_A_WRITE = int(os.environ.get("GDD_KILLS", "3")), 2  # GDD_KILLS=34 makes 51 of distillation
+KILLS, IN_A_WRITE = int(os.environ.get("GDD_KILLS", "3")), 1  # GDD_KILLS=34 makes 51 of distillation
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -80,7 +80,7 @@ def kill_in_training(
 
 @pytest.mark.parametrize(
     ("stage", "count"),
-    [("teacher", KILLS), ("distill", KILLS), ("distill in two processes", max(IN_A_WRITE, KILLS // 2))],
+    [("teacher", KILLS), ("distill", KILLS), ("distill in two processes", max(2, KILLS // 2))],
 )
 def test_kills_change_no_bit(
     stage: str, count: int, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -95,8 +95,8 @@ def test_kills_change_no_bit(
     planned = rng.sample([True, False] * KILLS, count)
     kills: list[dict[str, Any]] = []
     for number, target in enumerate(targets):
-        missing = IN_A_WRITE - sum(done["while writing"] for done in kills)
-        in_a_write = planned[number] or missing >= count - number
+        missing = sum(done["while writing"] for done in kills) < IN_A_WRITE
+        in_a_write = planned[number] or missing
         kills.append(kill_in_training(stage, disturbed, target, in_a_write, rng.uniform(0, 0.2)))
         assert not (killed / "log.jsonl").exists()  # nothing is published before the end
     with capsys.disabled():

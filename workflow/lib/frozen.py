@@ -36,9 +36,7 @@ class Frozen:
         copy = COPIES / hashlib.sha256(repr(self._content).encode()).hexdigest()[:12]
         if not copy.exists():
             if _content(self._folders) != self._content:
-                raise UserError(
-                    "The configuration was edited while the workflow was planned; start it again."
-                )
+                raise UserError("The configuration was edited while the workflow was planned; start again.")
             COPIES.mkdir(parents=True, exist_ok=True)
             unfinished = Path(tempfile.mkdtemp(dir=COPIES, prefix="unfinished-"))
             for number, files in enumerate(self._content):
