@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gdd.config.architecture import Architecture
-from gdd.config.local import CPU, Card
+from gdd.config.local import CPU
 from gdd.config.metrics import METRICS, PIXELS, MetricName, by_extractor
 from gdd.config.names import (
     FEATURES,
@@ -135,7 +135,7 @@ class Resources(Record):
     gpus: NotNegative = 1  # 0 trains and evaluates on the CPU
     memory: Positive = 8.0  # GB of main memory for each process
     parameters: Positive | None = None  # millions, of the network; a snapshot has four bytes for each
-    rates: dict[Literal[Card, "cpu"], Rate] = {}
+    rates: dict[Annotated[str, Field(pattern=r"^([1-9]\d* GB|cpu)$")], Rate] = {}
 
     @model_validator(mode="after")
     def _says_what_each_holds(self) -> Self:

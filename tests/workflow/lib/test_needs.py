@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gdd import paths
+from gdd.errors import UserError
 from gdd.metrics.evaluate import BLOCKS, block_file
 from gdd.training.layout import lay_out
 from gdd.training.run_directory import RunDirectory
@@ -20,6 +23,22 @@ CIFAR10, COND = "cifar10-uncond", "edm-cifar10-32x32-cond-ve"
 RUN = {"setting": CIFAR10, "run": "gdd", "seed": "0"}
 DIGITS = RUN | {"setting": "digits"}
 On = Callable[..., Rules]
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results in which nothing is."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def write_probe(folder: Path, card: str, gb: int, setting: str, **of: Any) -> None:
+    """Write what `gdd probe` could have measured on a card."""
+    measured = {"provenance": {"date": "2026-01-01"}, "speeds": [], "errors": {}}
+    measured |= {"generating": 400.0, "evaluating": 2000.0, **of}
+    (folder / "probe").mkdir(parents=True, exist_ok=True)
+    content = {"card": card, "gb": gb, "settings": {setting: measured}}
+    (folder / "probe" / f"{card}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +100,68 @@ def test_the_machine_decides_how_many_but_not_for_the_digits(on: On, need: Calla
         on().config.settings["imagenet"].resources.rates["24 GB"],
         on().experiments.find("imagenet", "gdd"),
     )
-    assert lay_out(recipe, need("imagenet", card="24 GB").gpus).piece <= rate.at_once < 64
-    assert need("imagenet", card="24 GB", gpus=2).gpus == 2
+    assert lay_out(recipe, need("imagenet", card=24).gpus).piece <= rate.at_once < 64
+    assert need("imagenet", card=24, gpus=2).gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("card", "hours", "known"),
+    [
+        (None, 29, "reported"),
+        (80, 29, "reported"),
+        (141, 29, "reported for a card of 80 GB"),
+        (45, 29, "reported for a card of 40 GB"),
+        (39, 15, "estimated for a card of 24 GB"),
+        (16, None, "unknown"),
+    ],
+)
+def test_a_card_of_another_memory_counts_as_the_next_smaller_one(
+    need: Callable[..., Need], card: int | None, hours: float | None, known: str
+) -> None:
+    found = need(CIFAR10, card=card, gpus=1)
+    assert found.known == known
+    assert found.hours == (None if hours is None else pytest.approx(5e6 / hours / 3600))
+
+
+def test_what_was_probed_counts_from_then_on(on: On, need: Callable[..., Need], results: Path) -> None:
+    def training(rate: float) -> Any:
+        return pytest.approx(5e6 / rate / 3600)
+
+    written = need("imagenet", gpus=1)
+    speeds = {"float32": {"64": 100.0, "128": 120.0}, "tf32": {"64": 200.0}}
+    write_probe(results, "NVIDIA-X", 45, CIFAR10, training=speeds)
+    whole, quarter = need(CIFAR10, gpus=1), need(CIFAR10, gpus=4)
+    assert (whole.hours, whole.known) == (training(120), "probed here")
+    assert (quarter.hours, quarter.known) == (training(400), "probed here")  # 64 images on each
+    assert need(CIFAR10, gpus=1, tf32=True).hours == training(200)
+    assert (
+        need(CIFAR10, gpus=1, card=45).hours == need(CIFAR10, gpus=1, card="NVIDIA-X").hours == training(120)
+    )
+    assert need(CIFAR10, gpus=1, card=80).known == "reported"  # another card than the one that was probed
+    evaluation = on().needs.evaluate_teacher(CIFAR10, "t", "1")
+    assert evaluation.known == "probed here"
+    # A setting that was not probed goes by what is written of a card no larger than this one.
+    other = need("imagenet", gpus=1)
+    assert (other.hours, other.known) == (written.hours, "reported for a card of 40 GB")
+    minutes = on(gpus=1).resources("distill")["runtime"](RUN)
+    assert minutes == pytest.approx(60 * 1.5 * 5e6 / 120 / 3600 + 30, abs=1)
+
+
+def test_a_core_that_was_probed_counts_for_what_runs_on_the_cpu(
+    need: Callable[..., Need], results: Path
+) -> None:
+    write_probe(results, "cpu", 0, "digits", training={"float32": {"64": 100.0}})
+    found = need("digits")
+    assert (found.hours, found.known) == (pytest.approx(19_200 / 100 / 3600), "probed here")
+    assert need("digits", tf32=True) == found
+    assert need(CIFAR10).known == "reported"
+
+
+def test_a_card_that_was_not_probed_is_refused(need: Callable[..., Need]) -> None:
+    with pytest.raises(
+        UserError, match=r"'card' is NVIDIA-X, but there is no .*NVIDIA-X\.json; run `gdd probe`"
+    ):
+        need(CIFAR10, card="NVIDIA-X")
 
 
 def test_limits_of_time(on: On) -> None:
