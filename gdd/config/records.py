@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from gdd.config.architecture import Architecture
 from gdd.config.local import CPU
@@ -214,9 +214,17 @@ class Evaluation(Record):
         return list(by_extractor(self.wanted(), self.extractor))
 
 
+def _or_like(schema: dict[str, Any]) -> None:
+    """Let a setting's file leave out what the one has that it is `like`."""
+    schema["anyOf"] = [{"required": ["like"]}, {"required": schema.pop("required")}]
+
+
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are evaluated."""
 
+    model_config = ConfigDict(json_schema_extra=_or_like)
+
+    like: SettingName | None = None  # the setting that all comes from which this one's file does not say
     title: str
     notes: tuple[str, ...] = ()  # what a reader of its numbers has to know, shown with every table
     dataset: DatasetName

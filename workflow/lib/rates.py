@@ -53,7 +53,8 @@ def probe_of(config: Config) -> Probe | None:
 
 
 def _as_probed(config: Config, probe: Probe | None, setting: str, share: int | None) -> Known | None:
-    of, tf32 = probe.settings.get(setting) if probe else None, config.local.tf32
+    settings, tf32 = probe.settings if probe else {}, config.local.tf32
+    of = settings.get(setting) or settings.get(config.settings[setting].like or "")
     training = of.training_rate(share, tf32=tf32 and bool(probe and probe.gb)) if of else None
     if of is None or training is None or probe is None:
         return None

@@ -68,7 +68,7 @@ def test_settings_of_the_papers_take_the_gpus_of_the_papers_code(on: On) -> None
     of = {name: needs.distill(name, "gdd") for name in needs.config.settings}
     assert {name: need.gpus for name, need in of.items()} == {
         **dict.fromkeys((CIFAR10, "cifar10-cond", "ffhq", "afhqv2"), 4),
-        **{"imagenet": 8, "digits": 0, "digits-search": 0},
+        **{"imagenet": 8, "digits": 0, "digits-search": 0, "cifar10-quick": 1},
     }
     assert all(need.nodes == 1 for need in of.values())
     assert (of["digits"].cores, of["digits"].memory_mb) == (1, 4000)
@@ -138,6 +138,7 @@ def test_what_was_probed_counts_from_then_on(on: On, need: Callable[..., Need], 
         need(CIFAR10, gpus=1, card=45).hours == need(CIFAR10, gpus=1, card="NVIDIA-X").hours == training(120)
     )
     assert need(CIFAR10, gpus=1, card=80).known == "reported"  # another card than the one that was probed
+    assert need("cifar10-quick", "gdd-i").known == "probed here"  # which is like the probed one
     evaluation = on().needs.evaluate_teacher(CIFAR10, "t", "1")
     assert evaluation.known == "probed here"
     # A setting that was not probed goes by what is written of a card no larger than this one.
