@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gdd.config.config import load_config
+from gdd.distill.at_once import memory_is_full
 from gdd.experiments import Experiments
 from gdd.probe.errors import Exact, explained, products, step_batch
 from gdd.probe.plain import PlainTrainer
@@ -128,7 +129,9 @@ def unless_memory_ends(name: str, device: torch.device) -> Iterator[None]:
     full = False
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory_is_full(error):
+            raise
         full = True
     if full:  # what was on the way is gone by now
         release(device)

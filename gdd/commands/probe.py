@@ -13,9 +13,10 @@ ON_GPU, ON_CPU = "cifar10-uncond", "digits"  # what is probed where nobody names
 
 @click.command()
 @click.argument("setting", required=False)
+@click.option("--seconds", type=float, default=120.0, show_default=True, help="After which no step is timed.")
 @DEVICE
 @pass_here
-def probe(here: Here, setting: str | None, device: str) -> None:
+def probe(here: Here, setting: str | None, seconds: float, device: str) -> None:
     """Say in three minutes what this machine does with SETTING: is it right, how fast, what fits.
 
     Without SETTING that is cifar10-uncond on a GPU and the digits where there is none. Weights are random and
@@ -33,4 +34,4 @@ def probe(here: Here, setting: str | None, device: str) -> None:
             f"The setting '{name}' is for GPUs, and torch sees none here; on a cluster put e.g. "
             "`srun --gres=gpu:1` before the same command. `gdd probe` alone probes the digits."
         )
-    run(here.experiments, name, place, click.echo)
+    run(here.experiments, name, place, click.echo, seconds)

@@ -27,16 +27,15 @@ from gdd.training.world import World
 
 METHOD = "gdd"  # which trains all of the generator: GDD-I is no slower
 TURN = 3.0  # seconds that a rate is measured over
-LAST_STEP = 120.0  # seconds after which no further step is timed, so that three minutes are enough
 FULL = 0.92  # of a GPU's memory, as `gdd.distill.at_once`
 
 Say = Callable[[str], None]
 
 
-def probe(experiments: Experiments, setting: str, device: torch.device, say: Say, turn: float = TURN) -> Path:
+def probe(experiments: Experiments, setting: str, device: torch.device, say: Say, seconds: float) -> Path:
     """Measure a setting on a device, say each thing as it is known, and write `results/probe/<card>.json`.
 
-    Nothing is downloaded: all weights are random.
+    Nothing is downloaded: all weights are random. After so many `seconds` no further step is timed.
 
     Raises:
         UserError: not even one image fits into the device's memory.
@@ -54,12 +53,12 @@ def probe(experiments: Experiments, setting: str, device: torch.device, say: Say
         folder, arch = Path(name), experiments.config.teachers[recipe.teacher].architecture
         run = random_run(folder, recipe, arch)
         errors = _say_errors(run, World(device=device), say)
-        speeds = list(_say_speeds(run, device, begin + LAST_STEP, turn, say))
+        speeds = list(_say_speeds(run, device, begin + seconds, TURN, say))
         if not speeds:
             raise UserError(f"A step of {setting} fits into this device's memory with no number of images.")
         source = random_source(folder, run, device)
         extractor, what = random_extractor(folder, experiments.config, setting, device)
-        generating, evaluating = images_per_second(source, extractor, device, turn)
+        generating, evaluating = images_per_second(source, extractor, device, TURN)
     say(f"\ngenerating  {generating:10,.0f} images/s, {source.batch} at once in float32")
     say(f"evaluating  {evaluating:10,.0f} images/s, by {what}")
     measured = ProbedSetting(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.config.config import Config
+from gdd.distill.at_once import memory_is_full
 from gdd.distill.student import Student
 from gdd.metrics.extractors import ClassifierExtractor, PublishedNetwork
 from gdd.metrics.sources import Source, open_source
@@ -75,7 +76,9 @@ def speed(run: RandomRun, world: World, count: int, *, tf32: bool, seconds: floa
     try:
         with products(tf32=tf32):
             return _speed(run.student(count, world), world, tf32, seconds)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory_is_full(error):
+            raise
         return None
     finally:
         release(world.device)

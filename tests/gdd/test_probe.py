@@ -119,13 +119,23 @@ def test_images_at_once_double_until_the_memory_ends(
     assert late[1].endswith("not measured: the time is over")
 
 
-def test_memory_that_is_not_enough_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_memory_that_is_not_enough_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
     released: list[torch.device] = []
     monkeypatch.setattr(rates, "release", released.append)
 
     class Full:
         def student(self, *_: Any) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     run: Any = Full()
     before = torch.backends.cudnn.allow_tf32
