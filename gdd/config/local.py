@@ -54,6 +54,7 @@ class Local(Record):
     # trains knows.
     scratch: Annotated[str, Field(pattern="^[/~$]")] | None = None
     gpus: NotNegative | None = None  # for a run; None is what its setting says, 0 is the CPU
+    evaluation_gpus: Count | None = None  # for an evaluation; None is what its setting says
     nodes: Count = 1  # machines that a run's GPUs are spread over evenly, with SLURM
     card: Card | None = None  # None is the one that was probed last, or one of 80 GB
     longest_job: Positive = 24.0  # hours; what takes longer goes on in the next job

@@ -133,6 +133,7 @@ class Resources(Record):
     """What a run of a setting takes. The number of GPUs changes results by rounding only."""
 
     gpus: NotNegative = 1  # 0 trains and evaluates on the CPU
+    evaluation_gpus: Count = 1  # of one evaluation, where `gpus` is not 0; each sees a part of the images
     memory: Positive = 8.0  # GB of main memory for each process
     parameters: Positive | None = None  # millions, of the network; a snapshot has four bytes for each
     rates: dict[Annotated[str, Field(pattern=r"^([1-9]\d* GB|cpu)$")], Rate] = {}

@@ -22,6 +22,7 @@ from workflow.lib.rates import UNKNOWN, Known, known_rate
 HOUR = 3600.0
 CORES = 2  # beside each GPU: one drives it, one reads ahead
 EVALUATING_CORES = 4  # what is left for a CPU beside a GPU's features: eigenvalues, copies
+PROCESS_MB = 6000  # of each further process of an evaluation: CUDA's libraries and the networks
 LARGE_MB = 12_000  # 50,000 x 2048 features, twice, in float64
 FEATURES = {"inception": 2048, "inception-clean": 2048, "clip": 512, "dinov2": 1024}
 COST = {"dinov2": 14}  # of an extractor, beside Inception: by multiplications, 81 G to 5.7 G
@@ -174,9 +175,13 @@ class Needs:
             stretch = record.evaluation.samples * (generating + seen / rate.evaluating) / HOUR
             on_curve = record.evaluation.samples * (generating + 1 / rate.evaluating) / HOUR
             hours = blocks * stretch + curve * on_curve
-        gpus = int(self._on_gpu(record))
+        gpus, local = 0, self.config.local
+        if self._on_gpu(record):
+            gpus = local.evaluation_gpus or record.resources.evaluation_gpus
+            stretch, hours = stretch / gpus, None if hours is None else hours / gpus
         memory = LARGE_MB if EXTRACTORS.keys() & wanted else 2000
-        cores = EVALUATING_CORES if gpus else 1
+        memory += PROCESS_MB * max(gpus - 1, 0)
+        cores = EVALUATING_CORES + CORES * (gpus - 1) if gpus else 1
         return Need(cores, memory, 60, gpus, hours=hours, known=_rest(of), stretch=stretch)
 
     # --- rates and sizes --------------------------------------------------------------------------------

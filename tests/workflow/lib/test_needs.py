@@ -197,6 +197,15 @@ def test_evaluation_takes_a_gpu_where_training_does(on: On) -> None:
     assert on(gpus=0).needs.evaluate_run(**RUN).gpus == 0
 
 
+def test_an_evaluation_takes_as_many_gpus_as_local_yaml_says(on: On) -> None:
+    one, four = (on(**local).needs.evaluate_run(**RUN) for local in ({}, {"evaluation_gpus": 4}))
+    assert (one.gpus, four.gpus, four.cores, four.memory_mb) == (1, 4, 10, 30_000)
+    assert four.gpu_hours == pytest.approx(one.gpu_hours)
+    assert four.stretch == pytest.approx(one.stretch / 4)
+    assert on(evaluation_gpus=4).needs.evaluate_run(**DIGITS) == on().needs.evaluate_run(**DIGITS)
+    assert on(evaluation_gpus=4, gpus=0).needs.evaluate_run(**RUN).gpus == 0
+
+
 def test_only_what_is_known_of_the_cluster_is_asked_of_it(on: On) -> None:
     def of(stage: str, names: dict[str, str], **local: Any) -> list[Any]:
         resources = on(**local).resources(stage)
