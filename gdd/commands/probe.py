@@ -13,7 +13,7 @@ ON_GPU, ON_CPU = "cifar10-uncond", "digits"  # what is probed where nobody names
 
 @click.command()
 @click.argument("setting", required=False)
-@click.option("--seconds", type=float, default=120.0, show_default=True, help="After which no step is timed.")
+@click.option("--seconds", type=float, default=75.0, show_default=True, help="In which steps are timed.")
 @DEVICE
 @pass_here
 def probe(here: Here, setting: str | None, seconds: float, device: str) -> None:

@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 def probe(experiments: Experiments, setting: str, device: torch.device, say: Say, seconds: float) -> Path:
     """Measure a setting on a device, say each thing as it is known, and write `results/probe/<card>.json`.
 
-    Nothing is downloaded: all weights are random. After so many `seconds` no further step is timed.
+    Nothing is downloaded: all weights are random. Steps are timed for so many `seconds`, but one at least.
 
     Raises:
         UserError: not even one image fits into the device's memory.
@@ -53,7 +53,7 @@ def probe(experiments: Experiments, setting: str, device: torch.device, say: Say
         folder, arch = Path(name), experiments.config.teachers[recipe.teacher].architecture
         run = random_run(folder, recipe, arch)
         errors = _say_errors(run, World(device=device), say)
-        speeds = list(_say_speeds(run, device, begin + seconds, TURN, say))
+        speeds = list(_say_speeds(run, device, seconds, TURN, say))
         if not speeds:
             raise UserError(f"A step of {setting} fits into this device's memory with no number of images.")
         source = random_source(folder, run, device)
@@ -119,24 +119,28 @@ def _say_errors(run: RandomRun, world: World, say: Say) -> dict[str, Any]:
     return found
 
 
-def _say_speeds(run: RandomRun, device: torch.device, end: float, turn: float, say: Say) -> Iterator[Speed]:
+def _say_speeds(
+    run: RandomRun, device: torch.device, seconds: float, turn: float, say: Say
+) -> Iterator[Speed]:
     """Time steps with a group of images at once, twice as many, and so on; fewer, where that does not fit."""
-    gpu = device.type == "cuda"
+    gpu, end, measured = device.type == "cuda", time.monotonic() + seconds, 0
     world, other = World(device=device), OtherLayout(device=device)
     say("\nimages at once  products  memory format       start      step        R1  images/s   peak GiB")
     if gpu:
         torch.cuda.set_per_process_memory_fraction(FULL, device)
 
     def timed(count: int, world: World, *, tf32: bool) -> Speed | None:
+        nonlocal measured
         layout = str(world.memory_format).removeprefix("torch.")
         lead = f"{count:14}  {'tf32' if tf32 else 'float32':8}  {layout:17}"
-        if time.monotonic() > end:
+        if measured and time.monotonic() > end:
             say(f"{lead}  not measured: the time is over")
             return None
         found = speed(run, world, count, tf32=tf32, seconds=turn)
         if found is None:
             say(f"{lead}  out of memory")
             return None
+        measured += 1
         say(
             f"{lead} {found.start_seconds:6.1f} s {found.step:6,.0f} ms {found.r1:6,.0f} ms"
             f" {found.images_per_second:9,.1f} {found.peak_gib:10.1f}"
@@ -147,7 +151,7 @@ def _say_speeds(run: RandomRun, device: torch.device, end: float, turn: float, s
     while 1 <= count <= run.recipe.batch:
         found = timed(count, world, tf32=False)
         if found is None:
-            if count > run.recipe.heads.norm_group or time.monotonic() > end:
+            if count > run.recipe.heads.norm_group:
                 break
             count, smaller = count // 2, True
             continue

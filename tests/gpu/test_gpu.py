@@ -164,7 +164,7 @@ def fid(folder: Path, seed: int, device: str) -> float:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """The tiny project, with references, and the distances of its runs on the CPU from some seeds."""
-    folder = tiny_project.make_project(tmp_path_factory.mktemp("tiny"))
+    folder = tiny_project.make_project(tmp_path_factory.mktemp("tiny"), images=640, snapshot_every=640)
     with contextlib.chdir(folder):
         cli(["reference", "digits", "random", "--device", "cpu"], standalone_mode=False)
         return folder, [fid(folder, seed, "cpu") for seed in SEEDS]
