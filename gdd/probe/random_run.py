@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import timm
@@ -88,9 +88,11 @@ def random_run(folder: Path, recipe: Recipe, arch: Architecture) -> RandomRun:
     return RandomRun(recipe, Inputs(folder / "teacher.safetensors", folder / "data", files), data, backbones)
 
 
-def random_classifier(arch: Architecture) -> SmallClassifier:
+def random_classifier(
+    arch: Architecture, architecture: Literal["plain", "residual"] = "plain", width: int = 32
+) -> SmallClassifier:
     """Return a small classifier of images as a network with this architecture makes them."""
-    small = SmallClassifier("plain", 32, arch.img_channels, 10, arch.img_resolution)
+    small = SmallClassifier(architecture, width, arch.img_channels, 10, arch.img_resolution)
     small.load_state_dict(random_state(small))
     return small
 

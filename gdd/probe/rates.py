@@ -157,11 +157,12 @@ def images_per_second(
 def random_extractor(folder: Path, config: Config, setting: str, device: torch.device) -> tuple[Any, str]:
     """Return a network like the setting's extractor, with random weights, and what it is in words."""
     record = config.settings[setting]
-    if record.evaluation.extractor not in config.features:
+    of = config.features.get(record.evaluation.extractor)
+    if of is None:
         return StandIn(device), "timm's Inception-v3, of the size of the one that evaluates"
     arch = config.teachers[record.teacher].architecture
     file = folder / "extractor.safetensors"
-    save_classifier(file, random_classifier(arch), feature_scale=1.0)
+    save_classifier(file, random_classifier(arch, of.architecture, of.width), feature_scale=1.0)
     shape = (arch.img_channels, arch.img_resolution, arch.img_resolution)
     return ClassifierExtractor(file, shape, device), "a small classifier"
 
