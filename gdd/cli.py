@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from gdd.commands import data, distill, evaluate, networks, project, report
+from gdd.commands import data, distill, evaluate, networks, probe, project, report
 from gdd.commands.options import FILE, Here
 from gdd.errors import STOPPED, ProcessLost, Stopped, UserError
 from gdd.gpus import claim
@@ -88,6 +88,7 @@ for command in (
     report.page,
     project.check,
     project.plan,
+    probe.probe,
     project.schema,
     project.watch,
 ):

@@ -16,7 +16,7 @@ from gdd import paths
 from gdd.config.config import Config
 from gdd.config.names import BACKBONES, Named
 from gdd.config.recipe import Recipe
-from gdd.config.record import Record
+from gdd.config.record import Record, merged
 from gdd.config.tables import Ablation, Method, Row, grid_title
 from gdd.errors import UserError, did_you_mean
 from gdd.run_ids import name_of
@@ -113,7 +113,7 @@ class Experiments:
             changes,
         ]
         for part in parts:
-            data = _merge(data, part)
+            data = merged(data, part)
         recipe: Recipe = self.config.parse(Recipe, data, where)
         _check_teacher(self.config, recipe, where)
         return recipe
@@ -256,17 +256,6 @@ def _set_keys(record: Any, own: type[Record] | None = None) -> dict[str, Any]:
     return data
 
 
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `change` laid over it, mapping by mapping."""
-    merged = dict(base)
-    for key, value in change.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def _titled_rows(config: Config, ablation: Ablation, where: str) -> Iterator[tuple[str, Row]]:
     if ablation.rows:
         yield from ablation.rows.items()
@@ -276,6 +265,6 @@ def _titled_rows(config: Config, ablation: Ablation, where: str) -> Iterator[tup
         for key, value in zip(ablation.grid, values, strict=True):
             for part in reversed(key.split(".")):
                 value = {part: value}  # noqa: PLW2901
-            row = _merge(row, value)
+            row = merged(row, value)
         title = grid_title(values)
         yield title, config.parse(Row, row, f"{where}, grid '{title}'")

@@ -97,7 +97,7 @@ def test_paper_settings_follow_the_release(papers: Experiments) -> None:
 
 def test_instance_based_objectives_of_the_papers_settings_follow_the_release(papers: Experiments) -> None:
     settings = [name for name, setting in papers.config.settings.items() if not name.startswith("digits")]
-    assert len(settings) == 5
+    assert len(settings) == 6
     for setting in settings:
         for method in ("direct", "gdd-direct", "pd", "cd", "ctm", "rcd"):
             recipe = papers.find(setting, method)

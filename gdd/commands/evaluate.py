@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,15 @@ def _source(file: Path, world: World, steps: int | None, churn: float, **options
     return open_source(file, sampler=how, device=world.device, **options)
 
 
+def _one_a_gpu(here: Here) -> None:
+    """Start a process for each claimed GPU and end as they do; return where this is one, or the only one."""
+    if "RANK" in os.environ or len(here.gpus) < 2:
+        return
+    from gdd.training.processes import ONE, launch
+
+    sys.exit(launch([sys.executable, "-m", "gdd", *sys.argv[1:]], len(here.gpus), ONE))
+
+
 class FileOrStage(click.Group):
     """A group of commands in which any other first word is the file to evaluate."""
 
@@ -65,8 +76,8 @@ class FileOrStage(click.Group):
 def evaluate() -> None:
     """Evaluate a run, a teacher, others' work, or any FILE: `gdd evaluate FILE --reference ...`.
 
-    Interrupted, the same command goes on with the first block of images that is not done. With
-    `torchrun ... -m gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
+    Interrupted, the same command goes on with the first block of images that is not done. With `gdd --gpus N`
+    or `torchrun ... -m gdd evaluate ...`, each process sees a part of the images; the numbers are the same.
     """
 
 
@@ -85,6 +96,7 @@ def run(here: Here, setting: str, run: str, seed: int, device: str, expect: str 
     from gdd.training.world import join
 
     stage = here.stage("evaluate_run", expect, setting=setting, run=run, seed=seed)
+    _one_a_gpu(here)
     folder = stage.path("run")
     with join(device) as world:
         comparisons = _comparisons(here, setting, stage, world.device)
@@ -143,6 +155,7 @@ def _in_setting(
     **options: Any,
 ) -> None:
     """Evaluate the images of `place` as a setting evaluates its runs; the first ones go to `samples`."""
+    _one_a_gpu(here)
     from gdd.distill.generate import SAMPLES
     from gdd.files import write_json, write_npz
     from gdd.metrics.evaluate import evaluate_source

@@ -12,7 +12,7 @@ from typing import Any
 from gdd.config.local import Local
 from gdd.config.metrics import METRICS
 from gdd.config.names import NAME, NAME_IN_WORDS, Named
-from gdd.config.record import Record, parse, read_yaml
+from gdd.config.record import Record, merged, parse, read_yaml
 from gdd.config.records import Dataset, External, FeatureNetwork, Setting, Teacher
 from gdd.config.sources import Source, Sources
 from gdd.config.tables import Ablation, Method, Project, Reported, ReportedNumbers
@@ -79,7 +79,8 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
     records = {kind: Named(files[kind].place) for kind in KINDS}
     for kind, record in KINDS.items():
         for name, path in files[kind].items():
-            records[kind][name] = parse(record, read_yaml(path), path, known)
+            data = _whole_setting(path, files[kind]) if record is Setting else read_yaml(path)
+            records[kind][name] = parse(record, data, path, known)
     project_file = root / "config.yaml"
     project = parse(Project, read_yaml(project_file), project_file, known)
     reported: list[Reported] = []
@@ -98,6 +99,20 @@ def load_config(folder: str | Path = "config", extra: Iterable[str | Path] = ())
     _check_networks(config)
     _check_tables(config)
     return config
+
+
+def _whole_setting(path: Path, settings: Mapping[str, Path]) -> Any:
+    """Read a setting, laid over the one that it is `like`."""
+    data = read_yaml(path)
+    like = data.get("like") if isinstance(data, dict) else None
+    if not isinstance(like, str) or like not in settings:
+        return data  # what is wrong with the name is said when it is checked
+    base = read_yaml(settings[like])
+    if not isinstance(base, dict):
+        return data
+    if "like" in base:
+        raise UserError(f"{path}: 'like' is '{like}', which is like '{base['like']}' itself; name that one.")
+    return merged(base, data)
 
 
 def _files(roots: Iterable[Path]) -> dict[str, Named]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gdd.config.names import ExternalName, RawDataName, SettingName
+from gdd.config.names import ExternalName, Name, RawDataName, SettingName
 from gdd.config.record import Count, NotNegative, Positive, Record
 from gdd.errors import UserError
 
-# GPUs by their memory; a rate without a GPU is one of a processor's core.
-Card = Literal["24 GB", "40 GB", "80 GB"]
-CPU: Literal["cpu"] = "cpu"
+CPU: Literal["cpu"] = "cpu"  # a rate without a GPU is one of a processor's core
+USUAL_GB = 80  # of a GPU of which nobody says or measured anything
 
 Word = Annotated[str, Field(pattern="^[!-~]+$")]  # no space and no control character: it is given to sbatch
 
@@ -33,6 +33,16 @@ def _check_address(text: str) -> str:
 Mirror = Annotated[str, Field(pattern=r"^(https?://|file:(//)?/[^/]|[/~])"), AfterValidator(_check_address)]
 
 
+def _card(value: Any) -> Any:
+    """Return the number in "80 GB"; anything else stays as it is."""
+    found = re.fullmatch(r"(\d+) *GB", value) if isinstance(value, str) else None
+    return int(found[1]) if found else value
+
+
+# A GPU by its memory in GB, or by what `gdd probe` calls it.
+Card = Annotated[Count | Name, BeforeValidator(_card)]
+
+
 class Local(Record):
     """Where things lie on this machine; every key may be left out."""
 
@@ -44,8 +54,9 @@ class Local(Record):
     # trains knows.
     scratch: Annotated[str, Field(pattern="^[/~$]")] | None = None
     gpus: NotNegative | None = None  # for a run; None is what its setting says, 0 is the CPU
+    evaluation_gpus: Count | None = None  # for an evaluation; None is what its setting says
     nodes: Count = 1  # machines that a run's GPUs are spread over evenly, with SLURM
-    card: Card = "80 GB"  # the memory of these GPUs
+    card: Card | None = None  # None is the one that was probed last, or one of 80 GB
     longest_job: Positive = 24.0  # hours; what takes longer goes on in the next job
     tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
     partition: Word | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given

@@ -158,6 +158,17 @@ def parse(
         raise UserError(f"{where}: {_sentence(data, error)}.") from None
 
 
+def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `change` laid over it, mapping by mapping."""
+    result = dict(base)
+    for key, value in change.items():
+        old = result.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = merged(old, value)  # noqa: PLW2901
+        result[key] = value
+    return result
+
+
 def _with_tuples(value: Any) -> Any:
     """Return plain data with tuples for lists, as strict records want them."""
     if isinstance(value, dict):

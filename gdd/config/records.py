@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from gdd.config.architecture import Architecture
-from gdd.config.local import CPU, Card
+from gdd.config.local import CPU
 from gdd.config.metrics import PIXELS, MetricName, by_extractor, too_few_images
 from gdd.config.names import (
     DatasetName,
@@ -139,9 +139,10 @@ class Resources(Record):
     """What a run of a setting takes. The number of GPUs changes results by rounding only."""
 
     gpus: NotNegative = 1  # 0 trains and evaluates on the CPU
+    evaluation_gpus: Count = 1  # of one evaluation, where `gpus` is not 0; each sees a part of the images
     memory: Positive = 8.0  # GB of main memory for each process
     parameters: Positive | None = None  # millions, of the network; a snapshot has four bytes for each
-    rates: dict[Literal[Card, "cpu"], Rate] = {}
+    rates: dict[Annotated[str, Field(pattern=r"^([1-9]\d* GB|cpu)$")], Rate] = {}
 
     @model_validator(mode="after")
     def _says_what_each_holds(self) -> Self:
@@ -216,9 +217,17 @@ class Evaluation(Record):
         return list(by_extractor(self.wanted(), self.extractor))
 
 
+def _or_like(schema: dict[str, Any]) -> None:
+    """Let a setting's file leave out what the one has that it is `like`."""
+    schema["anyOf"] = [{"required": ["like"]}, {"required": schema.pop("required")}]
+
+
 class Setting(Record):
     """A data set with its teacher, the recipe every run starts from, and how runs are evaluated."""
 
+    model_config = ConfigDict(json_schema_extra=_or_like)
+
+    like: SettingName | None = None  # the setting that all comes from which this one's file does not say
     title: str
     notes: tuple[str, ...] = ()  # what a reader of its numbers has to know, shown with every table
     dataset: DatasetName

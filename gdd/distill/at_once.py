@@ -47,6 +47,12 @@ def images_at_once(student: Student, wanted: int | None = None) -> int:
     return agreed
 
 
+def memory_is_full(error: RuntimeError) -> bool:
+    """Whether an error says that a GPU's memory is full; cuDNN and cuBLAS have words of their own for it."""
+    words = ("unable to find an engine", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def fits(student: Student, count: int) -> bool:
     """Train a step, R1 included, with `count` images at once, in this process alone; put the student back.
 
@@ -65,7 +71,9 @@ def fits(student: Student, count: int) -> bool:
             student.discriminator_step(parts, fakes, scalars)
             student.r1_step(parts)
         return True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory_is_full(error):
+            raise
         return False
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -21,7 +21,8 @@ from gdd.errors import UserError
 from gdd.networks.checkpoint import load_weights
 from gdd.networks.classifier import load_classifier
 
-BATCH = 32  # images that go through a large network at once
+# Images that go through a large network at once: what a CPU's cache likes, and what fills a GPU.
+BATCH, ON_GPU = 32, 250
 
 # Imported when one is wanted, because timm and clean-fid take seconds. Other names are small classifiers'.
 PUBLISHED = {
@@ -164,8 +165,9 @@ class PublishedNetwork:
     def __call__(self, images: Tensor) -> Tensor:
         """Return features [B, D] of uint8 images [B, H, W, 1 or 3]; grey ones are repeated to RGB."""
         rgb = images.expand(-1, -1, -1, 3)
+        batch = ON_GPU if self.device.type == "cuda" else BATCH
         with reproducible_float32():
-            return torch.cat([self.features(part) for part in rgb.split(BATCH)])
+            return torch.cat([self.features(part) for part in rgb.split(batch)])
 
 
 def each(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor:

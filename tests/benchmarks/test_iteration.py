@@ -1,4 +1,4 @@
-"""The benchmark of an iteration: its two orders of operations agree, and it measures both."""
+"""The benchmark of an iteration: what it measures, and that it measures nothing that is wrong."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+
+from gdd.adversary.discriminator import ProjectedDiscriminator
 
 pytestmark = pytest.mark.slow
 
@@ -18,27 +21,57 @@ DIGITS = ["--setting", "digits", "--batch", "2", "--seconds", "0", "--device", "
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The benchmark and what stands beside it, found as it finds it when it is run as a script."""
+    """The benchmark, found as it finds itself when it is run as a script."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import iteration
 
     monkeypatch.setattr(iteration, "TURN", 0.0)
     yield iteration
-    for name in ("iteration", "plain_iteration"):
-        sys.modules.pop(name)
+    sys.modules.pop("iteration")
 
 
-def test_digits(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(DIGITS)
+@pytest.mark.parametrize(("seconds", "rows"), [("0", 2), ("3600", 6)])
+def test_digits(
+    benchmark: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds: str,
+    rows: int,
+) -> None:
+    clock = iter(range(0, 10**9, 600))  # everything begins, and then one round
+    if seconds != "0":
+        monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock) / 10)
+    benchmark.main([*DIGITS[:5], seconds, *DIGITS[6:]])
     lines = capsys.readouterr().out.splitlines()
-    assert "  R1's gradient: " in lines[5]
-    assert lines[8].startswith("round 1: plain eager x1.00, ours x")
-    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| plain eager", "| ours"]
+    assert lines[0] == "float32, relative difference from float64: the release's order, ours"
+    assert "bfloat16, relative difference from float64: the release's order, ours" in lines
+    table = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")][1:]
+    assert table[:2] == ["the release's order", "ours"]
+    assert len(table) == rows
+    assert lines[-rows].endswith("x1.00 (1.00 to 1.00) |")
 
 
 def test_nothing_is_measured_where_the_orders_disagree(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["plain_iteration"], "_upsampled", torch.nn.Upsample(scale_factor=2))
-    with pytest.raises(SystemExit, match="disagree in the generator's loss"):
+    logits = ProjectedDiscriminator.logits
+    monkeypatch.setattr(ProjectedDiscriminator, "logits", lambda *args: [2 * x for x in logits(*args)])
+    with pytest.raises(SystemExit, match="further from float64 in float32 than rounding explains"):
         benchmark.main(DIGITS)
+
+
+def test_what_does_not_fit_is_left_out(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fits: Any = benchmark.Contender(lambda: None, lambda: None, r1_alone=True)
+    made = {benchmark.PLAIN: fits, "large": fits._replace(step=full), benchmark.OURS: fits}
+    rounds, _ = benchmark.measure(iter(made.items()), 64, 16, torch.device("cpu"), 0.0)
+    assert list(rounds) == [benchmark.PLAIN, benchmark.OURS]
+    assert "large: out of memory" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="the release's order does not fit into this memory"):
+        benchmark.measure(
+            iter([(benchmark.PLAIN, fits._replace(step=full))]), 64, 16, torch.device("cpu"), 0.0
+        )

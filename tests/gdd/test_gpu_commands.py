@@ -126,3 +126,22 @@ def test_threads_are_shared_by_the_processes_of_a_machine() -> None:
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     assert CliRunner().invoke(cli, ["--threads", "6", "plan", "--help"]).exit_code == 0
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "cifar10-uncond", "gdd", "--seed", "0"],
+        ["teacher", "cifar10-uncond", "edm-cifar10-32x32-uncond-ve", "--steps", "18"],
+        ["external", "cifar10-uncond", "sid"],
+    ],
+)
+def test_an_evaluation_has_a_process_on_each_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[Any], words: list[str]
+) -> None:
+    config = str(Path("config").absolute())
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["--config", config, "--gpus", "2", "evaluate", *words])
+    gpus._for_life.close()
+    assert result.exit_code == STOPPED
+    assert launched == [(2, ONE, "0,1")]

@@ -10,25 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gdd.config.config import Config
-from gdd.config.local import CPU
 from gdd.config.metrics import PIXELS
 from gdd.config.names import EXTRACTORS, FEATURES
 from gdd.config.recipe import Recipe, Sampler
-from gdd.config.records import Rate, Setting
+from gdd.config.records import Setting
 from gdd.errors import UserError
 from gdd.experiments import Experiments
 from gdd.stages.inputs import reference_dataset
 from gdd.training.layout import lay_out, most_processes
+from workflow.lib.rates import UNKNOWN, Known, known_rate
 
 HOUR = 3600.0
 CORES = 2  # beside each GPU: one drives it, one reads ahead
 EVALUATING_CORES = 4  # what is left for a CPU beside a GPU's features: eigenvalues, copies
+PROCESS_MB = 6000  # of each further process of an evaluation: CUDA's libraries and the networks
 LARGE_MB = 12_000  # 50,000 x 2048 features, twice, in float64
 COST = {"dinov2": 14}  # of an extractor, beside Inception: by multiplications, 81 G to 5.7 G
 PREPARED = 240.0  # image files a second and core: benchmarks/preparation.py, JPEGs as ImageNet has them
 SMALL_IMAGES = 5000.0  # images a second out of one file
 TEACHER_STEPS = 3.0  # a teacher's steps are faster than a student's, which has a discriminator: on the digits
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Needs:
             return Need(hours=5 / HOUR)
         rate, gpus = self._rate_of_dataset(dataset), int(self.config.local.gpus != 0)
         images, width = self.config.datasets[dataset].images, FEATURES[extractor]
-        hours = images * COST.get(extractor, 1) / rate.evaluating / HOUR if rate else None
+        hours = images * COST.get(extractor, 1) / rate.rate.evaluating / HOUR if rate else None
         disk = 4 * min(images, 50_000) * width + 8 * width**2
         cores = EVALUATING_CORES if gpus else 1
         return Need(
-            cores, LARGE_MB, 30, gpus, hours=hours, known=_known(rate), disk=disk, stretch=hours or 0.0
+            cores, LARGE_MB, 30, gpus, hours=hours, known=_rest(rate), disk=disk, stretch=hours or 0.0
         )
 
     def distance(self, dataset: str, extractor: str) -> Need:  # noqa: ARG002
@@ -109,28 +109,29 @@ class Needs:
         # numbers come out wherever there are two cores.
         need = Need(cores=2, memory_mb=4000, minutes=120, disk=disk)
         setting = self._setting_of(record.dataset)
-        rate = setting.resources.rates.get(CPU) if setting else None
-        if rate is None:
+        of = known_rate(self.config, setting, gpu=False) if setting else None
+        if of is None:
             return replace(need, hours=None, known=UNKNOWN)
-        hours = record.training.images / (TEACHER_STEPS * rate.training) / HOUR
-        return replace(need, hours=hours, known=_known(rate, training=True))
+        hours = record.training.images / (TEACHER_STEPS * of.rate.training) / HOUR
+        return replace(need, hours=hours, known=of.training)
 
     def pairs(self, teacher: str, steps: str, pairs: str) -> Need:
         record = self.config.datasets[self.config.teachers[teacher].dataset]
         setting, count = self._setting_of(self.config.teachers[teacher].dataset), int(pairs)
         rate = self._rate(setting) if setting else None
-        hours = count * Sampler(steps=int(steps)).evaluations / rate.generating / HOUR if rate else None
-        gpus = int(self._on_gpu(setting)) if setting else 0
+        hours = count * Sampler(steps=int(steps)).evaluations / rate.rate.generating / HOUR if rate else None
+        gpus = int(self._on_gpu(self.config.settings[setting])) if setting else 0
         cores, memory = (CORES, 8000) if gpus else (1, 2000)
         disk = 2 * 4 * count * record.channels * record.resolution**2
         stretch = hours or 0.0
-        return Need(cores, memory, 60, gpus, hours=hours, known=_known(rate), disk=disk, stretch=stretch)
+        return Need(cores, memory, 60, gpus, hours=hours, known=_rest(rate), disk=disk, stretch=stretch)
 
     # --- runs and their evaluation ----------------------------------------------------------------------
 
     def distill(self, setting: str, run: str, seed: str = "0") -> Need:  # noqa: ARG002
         recipe, record = self.experiments.find(setting, run), self.config.settings[setting]
-        gpus, rate = self._gpus(record, recipe), self._rate(record)
+        gpus = self._gpus(setting, recipe)
+        of = self._rate(setting, math.ceil(recipe.batch / max(gpus, 1)))
         nodes = self.config.local.nodes if gpus > 1 else 1
         here = max(gpus // nodes, 1)
         return Need(
@@ -139,8 +140,8 @@ class Needs:
             minutes=120,
             gpus=gpus,
             nodes=nodes,
-            hours=recipe.images / (rate.training * max(gpus, 1)) / HOUR if rate else None,
-            known=_known(rate, training=True),
+            hours=recipe.images / (of.rate.training * max(gpus, 1)) / HOUR if of else None,
+            known=of.training if of else UNKNOWN,
             disk=self._run_bytes(recipe),
         )
 
@@ -150,16 +151,15 @@ class Needs:
         Raises:
             UserError: none does.
         """
-        recipe, record = self.experiments.find(setting, run), self.config.settings[setting]
-        gpus, rate = self._gpus(record, recipe), self._rate(record)
-        if not (gpus and rate and rate.at_once):
+        recipe = self.experiments.find(setting, run)
+        gpus, of = self._gpus(setting, recipe), self._rate(setting)
+        if not (gpus and of and of.rate.at_once):
             return
         piece = lay_out(recipe, gpus).piece
-        if piece > rate.at_once:
-            card, known = self.config.local.card, self.config.where("settings", setting)
+        if piece > of.rate.at_once:
             raise UserError(
-                f"The run {setting}/{run} would have {gpus} GPU{'s'[: gpus != 1]} of {card}, each of which "
-                f"holds {rate.at_once} images at once by {known}, but has to take {piece}; give 'gpus' or "
+                f"The run {setting}/{run} would have {gpus} GPU{'s'[: gpus != 1]}, each of which holds "
+                f"{of.rate.at_once} images at once ({of.rest}), but has to take {piece}; give 'gpus' or "
                 f"'card' in {self.config.root}/local.yaml a larger value, or leave out the run."
             )
 
@@ -183,67 +183,72 @@ class Needs:
 
     def _evaluation(self, setting: str, evaluations: int, blocks: int, curve: int = 0) -> Need:
         record = self.config.settings[setting]
-        rate, wanted = self._rate(record), record.evaluation.extractors()
+        of, wanted = self._rate(setting), record.evaluation.extractors()
         hours, stretch = None, 0.0
-        if rate:
+        if of:
+            rate = of.rate
             seen = sum(COST.get(name, 1) for name in wanted if name != PIXELS)
             generating = evaluations / rate.generating
             # A block is evaluated at once.
             stretch = record.evaluation.samples * (generating + seen / rate.evaluating) / HOUR
             on_curve = record.evaluation.samples * (generating + 1 / rate.evaluating) / HOUR
             hours = blocks * stretch + curve * on_curve
-        gpus = int(self._on_gpu(record))
+        gpus, local = 0, self.config.local
+        if self._on_gpu(record):
+            gpus = local.evaluation_gpus or record.resources.evaluation_gpus
+            stretch, hours = stretch / gpus, None if hours is None else hours / gpus
         memory = LARGE_MB if EXTRACTORS.keys() & wanted else 2000
-        cores = EVALUATING_CORES if gpus else 1
-        return Need(cores, memory, 60, gpus, hours=hours, known=_known(rate), stretch=stretch)
+        memory += PROCESS_MB * max(gpus - 1, 0)
+        cores = EVALUATING_CORES + CORES * (gpus - 1) if gpus else 1
+        return Need(cores, memory, 60, gpus, hours=hours, known=_rest(of), stretch=stretch)
 
     # --- rates and sizes --------------------------------------------------------------------------------
 
-    def _gpus(self, setting: Setting, recipe: Recipe) -> int:
+    def _gpus(self, name: str, recipe: Recipe) -> int:
         """Return the GPUs of a run: as many as can share the batch, and enough that a part fits into each.
 
         Where local.yaml says how many, it knows.
         """
+        setting = self.config.settings[name]
         if not self._on_gpu(setting):
             return 0
-        local, rate, wanted = self.config.local, self._rate(setting), setting.resources.gpus
+        local, of, wanted = self.config.local, self._rate(name), setting.resources.gpus
         if local.gpus is not None:
             return most_processes(recipe, local.gpus, local.nodes)
-        if rate and rate.at_once and rate.at_once < recipe.heads.norm_group:
-            wanted = max(wanted, recipe.batch // rate.at_once)
+        if of and of.rate.at_once and of.rate.at_once < recipe.heads.norm_group:
+            wanted = max(wanted, recipe.batch // of.rate.at_once)
         return most_processes(recipe, wanted)
 
     def _on_gpu(self, setting: Setting) -> bool:
         return setting.resources.gpus > 0 and self.config.local.gpus != 0
 
-    def _rate(self, setting: Setting) -> Rate | None:
+    def _rate(self, setting: str, share: int | None = None) -> Known | None:
         """Return what a GPU of this machine, or a core, gets done in a second; None if nobody knows."""
-        return setting.resources.rates.get(self.config.local.card if self._on_gpu(setting) else CPU)
+        gpu = self._on_gpu(self.config.settings[setting])
+        return known_rate(self.config, setting, gpu=gpu, share=share)
 
-    def _setting_of(self, dataset: str) -> Setting | None:
-        """Return a setting of a data set, which knows what its images cost."""
+    def _setting_of(self, dataset: str) -> str | None:
+        """Return the name of a setting of a data set, which knows what its images cost."""
         for name, setting in self.config.settings.items():
             if dataset in (setting.dataset, reference_dataset(self.config, name)):
-                return setting
+                return name
         return None
 
-    def _rate_of_dataset(self, dataset: str) -> Rate | None:
+    def _rate_of_dataset(self, dataset: str) -> Known | None:
         setting = self._setting_of(dataset)
         return self._rate(setting) if setting else None
 
     def snapshot_bytes(self, teacher: str) -> float | None:
         """Return the bytes of a network's weights, which a teacher and its students have alike."""
         setting = self._setting_of(self.config.teachers[teacher].dataset)
-        return 4e6 * setting.resources.parameters if setting and setting.resources.parameters else None
+        parameters = self.config.settings[setting].resources.parameters if setting else None
+        return 4e6 * parameters if parameters else None
 
     def _run_bytes(self, recipe: Recipe) -> float | None:
         size, kept = self.snapshot_bytes(recipe.teacher), len(recipe.snapshots())
         return None if size is None else size * (min(kept, 3) if recipe.keep == "reported" else kept)
 
 
-def _known(rate: Rate | None, *, training: bool = False) -> str:
-    if rate is None:
-        return UNKNOWN
-    if rate.known == "measured":
-        return "measured elsewhere"
-    return rate.known if training else "estimated"  # others report nothing but their training
+def _rest(of: Known | None) -> str:
+    """Return what all rates but that of training are known from."""
+    return of.rest if of else UNKNOWN

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from workflow.lib.needs import HOUR, UNKNOWN, Need
+from workflow.lib.needs import HOUR, Need
+from workflow.lib.rates import UNKNOWN
 
 if TYPE_CHECKING:
     from workflow.lib.plan import Plan

@@ -269,3 +269,32 @@ def test_the_projects_own_configuration() -> None:
     assert {row.setting: row.teacher_steps for row in rows if row.teacher_steps} == {
         "cifar10-uncond": 18, "cifar10-cond": 18, "afhqv2": 40, "ffhq": 40, "imagenet": 256,
     }  # fmt: skip
+
+
+def test_a_setting_is_like_another_but_for_what_it_says(config_folder: Any) -> None:
+    config_folder.write(
+        "settings/short.yaml",
+        "like: digits\ntitle: Short\nrecipe: {images: 640, snapshot_every: 640, r1: {every: 4}}\n",
+    )
+    experiments = config_folder.load()
+    short, digits = (experiments.config.settings[name] for name in ("short", "digits"))
+    assert (short.like, short.title, short.evaluation) == ("digits", "Short", digits.evaluation)
+    changed, recipe = experiments.find("short", "gdd-i"), experiments.find("digits", "gdd-i")
+    r1 = recipe.r1.model_copy(update={"every": 4})
+    assert changed == recipe.model_copy(update={"images": 640, "snapshot_every": 640, "r1": r1})
+
+
+@pytest.mark.parametrize(
+    ("like", "sentence"),
+    [
+        ("digit", "'like' is 'digit': no such file in settings/"),
+        ("short", "which is like 'digits' itself; name"),
+    ],
+)
+def test_a_setting_like_none_or_like_one_that_is_like_another(
+    config_folder: Any, like: str, sentence: str
+) -> None:
+    config_folder.write("settings/short.yaml", "like: digits\ntitle: Short\n")
+    config_folder.write("settings/shorter.yaml", f"like: {like}\ntitle: Shorter\n")
+    with pytest.raises(UserError, match=sentence):
+        config_folder.load()

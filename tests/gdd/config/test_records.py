@@ -137,7 +137,7 @@ REFUSED = [
     ("sources", "sources.one.checksum", ..., "the key 'sources.one.checksum' is missing"),
     ("local", "partitoin", "gpu", "unknown key 'partitoin'; allowed here: "),
     ("local", "nodes", 2, "'nodes' is 2, so 'gpus' has to be a multiple of it"),
-    ("local", "card", "12 GB", "'card' is '12 GB'"),
+    ("local", "card", "12 gigabytes", "'card' is '12 gigabytes'"),
     ("local", "mirrors", {"https://x/": "ftp://y/"}, "'mirrors.https://x/' is 'ftp://y/'"),
     ("local", "mirrors", {"https://x/": "file://host/y"}, "is 'file://host/y'"),
     ("local", "scratch", "disk", "'scratch' is 'disk'"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,22 @@ CIFAR10, COND = "cifar10-uncond", "edm-cifar10-32x32-cond-ve"
 RUN = {"setting": CIFAR10, "run": "gdd", "seed": "0"}
 DIGITS = RUN | {"setting": "digits"}
 On = Callable[..., Rules]
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results in which nothing is."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def write_probe(folder: Path, card: str, gb: int, setting: str, **of: Any) -> None:
+    """Write what `gdd probe` could have measured on a card."""
+    measured = {"provenance": {"date": "2026-01-01"}, "speeds": [], "errors": {}}
+    measured |= {"generating": 400.0, "evaluating": 2000.0, **of}
+    (folder / "probe").mkdir(parents=True, exist_ok=True)
+    content = {"card": card, "gb": gb, "settings": {setting: measured}}
+    (folder / "probe" / f"{card}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +69,7 @@ def test_settings_of_the_papers_take_the_gpus_of_the_papers_code(on: On) -> None
     of = {name: needs.distill(name, "gdd") for name in needs.config.settings}
     assert {name: need.gpus for name, need in of.items()} == {
         **dict.fromkeys((CIFAR10, "cifar10-cond", "ffhq", "afhqv2"), 4),
-        **{"imagenet": 8, "digits": 0, "digits-search": 0},
+        **{"imagenet": 8, "digits": 0, "digits-search": 0, "cifar10-quick": 1},
     }
     assert all(need.nodes == 1 for need in of.values())
     assert (of["digits"].cores, of["digits"].memory_mb) == (1, 4000)
@@ -83,8 +101,69 @@ def test_the_machine_decides_how_many_but_not_for_the_digits(on: On, need: Calla
         on().config.settings["imagenet"].resources.rates["24 GB"],
         on().experiments.find("imagenet", "gdd"),
     )
-    assert lay_out(recipe, need("imagenet", card="24 GB").gpus).piece <= rate.at_once < 64
-    assert need("imagenet", card="24 GB", gpus=2).gpus == 2
+    assert lay_out(recipe, need("imagenet", card=24).gpus).piece <= rate.at_once < 64
+    assert need("imagenet", card=24, gpus=2).gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("card", "hours", "known"),
+    [
+        (None, 29, "reported"),
+        (80, 29, "reported"),
+        (141, 29, "reported for a card of 80 GB"),
+        (45, 29, "reported for a card of 40 GB"),
+        (39, 15, "estimated for a card of 24 GB"),
+        (16, None, "unknown"),
+    ],
+)
+def test_a_card_of_another_memory_counts_as_the_next_smaller_one(
+    need: Callable[..., Need], card: int | None, hours: float | None, known: str
+) -> None:
+    found = need(CIFAR10, card=card, gpus=1)
+    assert found.known == known
+    assert found.hours == (None if hours is None else pytest.approx(5e6 / hours / 3600))
+
+
+def test_what_was_probed_counts_from_then_on(on: On, need: Callable[..., Need], results: Path) -> None:
+    def training(rate: float) -> Any:
+        return pytest.approx(5e6 / rate / 3600)
+
+    written = need("imagenet", gpus=1)
+    speeds = {"float32": {"64": 100.0, "128": 120.0}, "tf32": {"64": 200.0}}
+    write_probe(results, "NVIDIA-X", 45, CIFAR10, training=speeds)
+    whole, quarter = need(CIFAR10, gpus=1), need(CIFAR10, gpus=4)
+    assert (whole.hours, whole.known) == (training(120), "probed here")
+    assert (quarter.hours, quarter.known) == (training(400), "probed here")  # 64 images on each
+    assert need(CIFAR10, gpus=1, tf32=True).hours == training(200)
+    assert (
+        need(CIFAR10, gpus=1, card=45).hours == need(CIFAR10, gpus=1, card="NVIDIA-X").hours == training(120)
+    )
+    assert need(CIFAR10, gpus=1, card=80).known == "reported"  # another card than the one that was probed
+    assert need("cifar10-quick", "gdd-i").known == "probed here"  # which is like the probed one
+    evaluation = on().needs.evaluate_teacher(CIFAR10, "t", "1")
+    assert evaluation.known == "probed here"
+    # A setting that was not probed goes by what is written of a card no larger than this one.
+    other = need("imagenet", gpus=1)
+    assert (other.hours, other.known) == (written.hours, "reported for a card of 40 GB")
+    minutes = on(gpus=1).resources("distill")["runtime"](RUN)
+    assert minutes == pytest.approx(60 * 1.5 * 5e6 / 120 / 3600 + 30, abs=1)
+
+
+def test_a_core_that_was_probed_counts_for_what_runs_on_the_cpu(
+    need: Callable[..., Need], results: Path
+) -> None:
+    write_probe(results, "cpu", 0, "digits", training={"float32": {"64": 100.0}})
+    found = need("digits")
+    assert (found.hours, found.known) == (pytest.approx(19_200 / 100 / 3600), "probed here")
+    assert need("digits", tf32=True) == found
+    assert need(CIFAR10).known == "reported"
+
+
+def test_a_card_that_was_not_probed_is_refused(need: Callable[..., Need]) -> None:
+    with pytest.raises(
+        UserError, match=r"'card' is NVIDIA-X, but there is no .*NVIDIA-X\.json; run `gdd probe`"
+    ):
+        need(CIFAR10, card="NVIDIA-X")
 
 
 def test_gpus_whose_memory_holds_no_part_of_the_batch(on: On) -> None:
@@ -92,14 +171,14 @@ def test_gpus_whose_memory_holds_no_part_of_the_batch(on: On) -> None:
         job = SimpleNamespace(rule=SimpleNamespace(name="distill"), wildcards=RUN | {"setting": "imagenet"})
         on(**local).refuse_too_few_gpus([job])
 
-    for local in ({}, {"card": "24 GB"}, {"card": "24 GB", "gpus": 16}, {"gpus": 1}, {"gpus": 0}):
+    for local in ({}, {"card": 24}, {"card": 24, "gpus": 16}, {"gpus": 1}, {"gpus": 0}):
         refuse(**local)
     with pytest.raises(UserError) as caught:
-        refuse(card="24 GB", gpus=2)
+        refuse(card=24, gpus=2)
     assert str(caught.value).startswith(
-        "The run imagenet/gdd would have 2 GPUs of 24 GB, each of which holds 32 images at once by "
+        "The run imagenet/gdd would have 2 GPUs, each of which holds 32 images at once (estimated), but has to "
+        "take 128; give 'gpus' or 'card' in "
     )
-    assert "imagenet.yaml, but has to take 128; give 'gpus' or 'card' in " in str(caught.value)
 
 
 def test_limits_of_time(on: On) -> None:
@@ -132,6 +211,15 @@ def test_evaluation_takes_a_gpu_where_training_does(on: On) -> None:
     on_gpu = needs.evaluate_run(**RUN), needs.reference("cifar10", "inception"), needs.pairs(COND, "18", "9")
     assert [of.gpus for of in on_gpu] == [1, 1, 1]
     assert on(gpus=0).needs.evaluate_run(**RUN).gpus == 0
+
+
+def test_an_evaluation_takes_as_many_gpus_as_local_yaml_says(on: On) -> None:
+    one, four = (on(**local).needs.evaluate_run(**RUN) for local in ({}, {"evaluation_gpus": 4}))
+    assert (one.gpus, four.gpus, four.cores, four.memory_mb) == (1, 4, 10, 30_000)
+    assert four.gpu_hours == pytest.approx(one.gpu_hours)
+    assert four.stretch == pytest.approx(one.stretch / 4)
+    assert on(evaluation_gpus=4).needs.evaluate_run(**DIGITS) == on().needs.evaluate_run(**DIGITS)
+    assert on(evaluation_gpus=4, gpus=0).needs.evaluate_run(**RUN).gpus == 0
 
 
 def test_only_what_is_known_of_the_cluster_is_asked_of_it(on: On) -> None:

@@ -4,15 +4,16 @@ Batch norms of the frozen networks stand after their convolutions, the projectio
 memory is contiguous, R1 differentiates the frozen networks twice, and optimizer, average and the cleaning of
 gradients go from tensor to tensor. Nothing is computed in vain either: frozen weights take no gradient, and
 the discriminator's step keeps no graph of generator and frozen networks. U-Net and heads are those of `gdd`,
-whose operations are in the released order.
+of which convolutions, resampling and norms of the U-Net are written out once more.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -23,8 +24,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gdd.adversary.backbones import BLOCKS, PUBLISHED, Backbone, SmallBackbone, published_backbone
 from gdd.adversary.projections import RandomProjection
 from gdd.adversary.published_weights import fill
+from gdd.adversary.r1 import r1_backward
 from gdd.distill.student import Student
 from gdd.networks.classifier import SmallClassifier
+from gdd.networks.layers import Convolution, GroupNorm, ResidualInput
 
 _upsampled = functools.partial(functional.interpolate, scale_factor=2.0, mode="bilinear", align_corners=True)
 
@@ -46,7 +49,7 @@ def as_published(name: str, state: Mapping[str, Tensor]) -> Backbone:
     published = PUBLISHED[name]
     if published.taps == BLOCKS:  # there is nothing to fold in a transformer
         return published_backbone(name, state, seed=0)
-    net = timm.create_model(published.timm, features_only=True, out_indices=published.taps)
+    net: Any = timm.create_model(published.timm, features_only=True, out_indices=published.taps)
     state = {key.replace("features.", "features_"): value for key, value in state.items()}
     fill(net, state, published.unused)
     config = net.pretrained_cfg
@@ -65,7 +68,7 @@ class PlainTrainer:
     """Generator, discriminator and their optimizers, with the weights of a student before its first step.
 
     `backbones` are as published, by name. `dtype` is that of weights and of all that is computed; without it
-    both are the student's.
+    both are the student's. With `our_unet` the U-Net computes as in `gdd`, in its memory format.
     """
 
     def __init__(
@@ -74,23 +77,30 @@ class PlainTrainer:
         backbones: Mapping[str, Backbone],
         device: torch.device | str,
         dtype: torch.dtype | None = None,
+        *,
+        our_unet: bool = False,
     ) -> None:
         assert student.discriminator
+        known = student.discriminator.backbones  # random convolutions behind a transformer are the student's
+        chosen = {name: of if of.reassembly is None else known[name] for name, of in backbones.items()}
         own = nn.ModuleDict(
             {
                 "generator": student.generator,
                 "average": student.average,
-                "backbones": nn.ModuleDict(backbones),
+                "backbones": nn.ModuleDict(chosen),
                 "projections": student.discriminator.projections,
                 "heads": student.discriminator.heads,
             }
         )
         own = copy.deepcopy(own).to(device, dtype)
-        for parameter in own.parameters():
-            parameter.data = parameter.data.contiguous()
+        for name, parameter in own.named_parameters():
+            if not (our_unet and name.startswith("generator.")):
+                parameter.data = parameter.data.contiguous()
         self.generator, self.average, self.backbones, self.projections, self.heads = own.children()
         for network in (self.generator, self.average):
             network.dtype = dtype or network.dtype  # type: ignore[assignment]
+        if not our_unet:
+            _write_out(self.generator)
         for backbone in self.backbones.children():
             backbone.memory_format = torch.contiguous_format  # type: ignore[assignment]
         self.recipe = student.recipe
@@ -142,10 +152,22 @@ class PlainTrainer:
         self._update(self.discriminator_optimizer, list(self.heads.parameters()))
         return loss.item()
 
-    def r1_step(self, batch: Batch) -> None:
-        """Make the step of lazy R1 (StyleGAN2, App. B)."""
+    def extract(self, images: Tensor, _: Sequence[int] = (0,)) -> list[list[Tensor]]:
+        """Return the features of images, in the discriminator's words."""
+        return self.features(images)
+
+    def r1_step(self, batch: Batch, *, twice: bool = True) -> None:
+        """Make the step of lazy R1 (StyleGAN2, App. B).
+
+        Without `twice` the frozen networks are not differentiated twice, which a CPU does very slowly: the
+        gradient is that of `r1_backward`.
+        """
         recipe = self.recipe.r1
         self.discriminator_optimizer.zero_grad(set_to_none=True)
+        if not twice:
+            like: Any = self
+            r1_backward(like, batch.reals, batch.labels, recipe.every * recipe.gamma / 2, (0,))
+            return self._update(self.discriminator_optimizer, list(self.heads.parameters()))
         with sdpa_kernel(SDPBackend.MATH):
             reals = batch.reals.detach().requires_grad_(True)
             logits = self.logits(self.features(reals), batch.labels)
@@ -153,14 +175,14 @@ class PlainTrainer:
             (gradient,) = torch.autograd.grad(total, reals, create_graph=True)
             penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
             (recipe.every * recipe.gamma / 2 * penalty).backward()
-        self._update(self.discriminator_optimizer, list(self.heads.parameters()))
+        return self._update(self.discriminator_optimizer, list(self.heads.parameters()))
 
     @torch.no_grad()
     def update_average(self, decay: float = 0.999) -> None:
         for average, parameter in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             average.copy_(parameter.lerp(average, decay))
-        for average, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(buffer)
+        for old, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            old.copy_(buffer)
 
     @torch.no_grad()
     def _update(self, optimizer: torch.optim.Adam, parameters: list[nn.Parameter]) -> None:
@@ -172,3 +194,41 @@ class PlainTrainer:
 
 def _softplus(logits: list[Tensor], sign: int) -> Tensor:
     return torch.stack([functional.softplus(sign * of_backbone).mean() for of_backbone in logits]).sum()
+
+
+def _write_out(network: nn.Module) -> None:
+    """Let a U-Net's layers compute as the release's, one operation after the other."""
+    for module in network.modules():
+        for kind, forward in (
+            (ResidualInput, _residual_input),
+            (Convolution, _convolution),
+            (GroupNorm, _norm),
+        ):
+            if isinstance(module, kind):
+                module.forward = types.MethodType(forward, module)  # type: ignore[method-assign]
+                break
+
+
+def _convolution(self: Any, x: Tensor) -> Tensor:
+    channels = x.shape[1]
+    if self.resample == "up":  # EDM's: a grouped transposed convolution
+        kernel = (self.resample_filter * 4).to(x.dtype).tile(channels, 1, 1, 1)
+        odd = kernel.shape[-1] % 2
+        x = functional.conv_transpose2d(x, kernel, None, 2, self.filter_padding, odd, channels)
+    elif self.resample == "down":
+        kernel = self.resample_filter.to(x.dtype).tile(channels, 1, 1, 1)
+        x = functional.conv2d(x, kernel, None, 2, self.filter_padding, 1, channels)
+    if self.weight is None:
+        return x
+    x = functional.conv2d(x, self.weight.to(x.dtype), padding=self.padding)
+    return x + self.bias.to(x.dtype)[:, None, None]
+
+
+def _residual_input(self: Any, x: Tensor) -> Tensor:
+    x = functional.conv2d(x, self.weight.to(x.dtype), padding=self.padding + self.filter_padding)
+    kernel = self.resample_filter.to(x.dtype).tile(x.shape[1], 1, 1, 1)
+    return functional.conv2d(x + self.bias.to(x.dtype)[:, None, None], kernel, None, 2, 0, 1, x.shape[1])
+
+
+def _norm(self: Any, x: Tensor) -> Tensor:
+    return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
