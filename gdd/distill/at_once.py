@@ -72,8 +72,6 @@ def fits(student: Student, count: int) -> bool:
         student.world = world
         before.seek(0)
         student.load(torch.load(before, map_location="cpu", weights_only=True))
-        if student.discriminator:
-            student.discriminator.train()  # a pass that ran out of memory had power iterations switched off
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

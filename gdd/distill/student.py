@@ -13,9 +13,10 @@ from torch import Tensor
 
 from gdd.adversary.augmentation import build_augmentation
 from gdd.adversary.discriminator import Features, ProjectedDiscriminator
-from gdd.adversary.heads import PowerIterations, span_processes
+from gdd.adversary.heads import span_processes
 from gdd.adversary.losses import LOSSES
 from gdd.adversary.r1 import r1_backward
+from gdd.adversary.spectral_norm import PowerIterations
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray, quantise
 from gdd.distill.generate import SAMPLES, generate
@@ -132,7 +133,7 @@ class Student:
         kept: list[Features] = []
         if self.discriminator:
             self.discriminator.heads.requires_grad_(False)
-            self.iterations.begin(len(parts))
+            self.iterations.begin()
         self.optimizer.zero_grad(set_to_none=True)
         for part, complete in self._until_complete(parts, self.gradients):
             loss = torch.zeros(len(part.images), device=part.images.device)
@@ -158,7 +159,7 @@ class Student:
         """Update the discriminator on the same real images, with fresh fakes unless they are used again."""
         assert self.discriminator
         self.discriminator.heads.requires_grad_(True)
-        self.iterations.begin(len(parts))
+        self.iterations.begin()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         for index, (part, complete) in enumerate(self._until_complete(parts, self.discriminator_gradients)):
             with torch.no_grad():
@@ -183,7 +184,7 @@ class Student:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
         assert self.discriminator
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
-        self.iterations.begin(len(parts))
+        self.iterations.begin()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         for part, complete in self._until_complete(parts, self.discriminator_gradients):
             with self.iterations.of_pass("reals"), complete:
