@@ -80,19 +80,35 @@ def separable_filter(taps: Sequence[int]) -> Tensor:
     return torch.tensor([[[[first * second / total for second in taps] for first in taps]]])
 
 
-def downsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+# EDM's two filters: how many boxes of two pixels there are beside the one that is the change of resolution, as
+# (1, 3, 3, 1) is (1, 1) * (1, 1) * (1, 1). Grouped transposed convolutions are slow on a GPU.
+BOXES = {(1, 1): 0, (1, 3, 3, 1): 2}
+
+
+def downsample(x: Tensor, kernel: Tensor, padding: int, boxes: int | None = None) -> Tensor:
     """Filter every channel of x [B, C, H, W] with `kernel` [1, 1, n, n] and keep each second pixel."""
+    if boxes is not None:
+        return functional.avg_pool2d(_smooth(x, boxes, padding), 2)
     depthwise = kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
     return functional.conv2d(x, depthwise, stride=2, padding=padding, groups=x.shape[1])
 
 
-def upsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+def upsample(x: Tensor, kernel: Tensor, padding: int, boxes: int | None = None) -> Tensor:
     """Put zeros between the pixels of x [B, C, H, W] and filter to [B, C, 2H, 2W], keeping the mean."""
+    if boxes is not None:
+        return _smooth(functional.interpolate(x, scale_factor=2.0, mode="nearest"), boxes, padding)
     depthwise = (kernel * 4).to(x.dtype).expand(x.shape[1], -1, -1, -1)
     odd = kernel.shape[-1] % 2  # an odd filter would otherwise give 2H - 1
     return functional.conv_transpose2d(
         x, depthwise, stride=2, padding=padding, output_padding=odd, groups=x.shape[1]
     )
+
+
+def _smooth(x: Tensor, boxes: int, padding: int) -> Tensor:
+    """Average each 2 x 2 pixels, as many times as there are boxes, after a margin of zeros."""
+    for box in range(boxes):
+        x = functional.avg_pool2d(x, 2, stride=1, padding=0 if box else padding)
+    return x
 
 
 class Convolution(nn.Module):
@@ -111,6 +127,7 @@ class Convolution(nn.Module):
         self.resample = resample
         self.padding = size // 2
         self.filter_padding = (len(taps) - 1) // 2
+        self.boxes = BOXES.get(tuple(taps))
         self.weight = nn.Parameter(torch.empty(outputs, inputs, size, size)) if size else None
         self.bias = nn.Parameter(torch.empty(outputs)) if size else None
         if self.weight is not None and self.bias is not None:
@@ -122,9 +139,9 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H', W'] with H' = H, 2H (`up`) or H/2 (`down`)."""
         if self.resample == "up":
-            x = upsample(x, self.resample_filter, self.filter_padding)
+            x = upsample(x, self.resample_filter, self.filter_padding, self.boxes)
         elif self.resample == "down":
-            x = downsample(x, self.resample_filter, self.filter_padding)
+            x = downsample(x, self.resample_filter, self.filter_padding, self.boxes)
         return self.convolve(x, self.padding)
 
     def convolve(self, x: Tensor, padding: int) -> Tensor:
@@ -144,7 +161,8 @@ class ResidualInput(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
-        return downsample(self.convolve(x, self.padding + self.filter_padding), self.resample_filter, 0)
+        x = self.convolve(x, self.padding + self.filter_padding)
+        return downsample(x, self.resample_filter, 0, self.boxes)
 
 
 def attend(qkv: Tensor, heads: int) -> Tensor:

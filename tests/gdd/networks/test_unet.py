@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.layers import attend, downsample, positional_features, separable_filter, upsample
+from gdd.networks.layers import BOXES, attend, downsample, positional_features, separable_filter, upsample
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.unet import build_unet
 
@@ -135,6 +135,23 @@ def test_resampling_halves_and_doubles_and_keeps_a_constant(taps: tuple[int, ...
     torch.testing.assert_close(down[..., 2:-2, 2:-2], torch.full((1, 2, 4, 4), 3.0))
     if len(taps) > 1:
         torch.testing.assert_close(up[..., 4:-4, 4:-4].mean(), torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+@pytest.mark.parametrize("taps", BOXES)
+def test_boxes_are_the_filters(
+    taps: tuple[int, ...], size: tuple[int, int], layout: torch.memory_format
+) -> None:
+    kernel, padding = separable_filter(taps).double(), (len(taps) - 1) // 2
+    x = torch.randn(2, 3, *size, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_(True)
+    for resample, margin in ((downsample, padding), (downsample, 0), (upsample, padding)):
+        results = []
+        for boxes in (None, BOXES[taps]):
+            y = resample(x, kernel, margin, boxes)
+            (gradient,) = torch.autograd.grad((y * torch.arange(y.numel()).view(y.shape).sin()).sum(), x)
+            results.append((y, gradient))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("taps", [(1, 2, 1), (1, 2, 3, 3, 2, 1)])
