@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
+from gdd.networks.casting import Weighted, cast_at_once
 
 Initializer = Callable[[Tensor, Tensor | None], object]
 
@@ -56,7 +57,7 @@ class Linear(nn.Module):
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Weighted):
     """Group normalisation into groups of at least 4 channels, at most 32 groups.
 
     PyTorch's kernels take mean and variance in float32 whatever the dtype of the activations.
@@ -70,7 +71,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return functional.group_norm(x, self.groups, *self.weights(x.dtype), self.eps)
 
 
 def separable_filter(taps: Sequence[int]) -> Tensor:
@@ -80,7 +81,7 @@ def separable_filter(taps: Sequence[int]) -> Tensor:
     return torch.tensor([[[[first * second / total for second in taps] for first in taps]]])
 
 
-# EDM's two filters: how many boxes of two pixels there are beside the one that is the change of resolution, as
+# EDM's two filters: how many boxes of two pixels there are beside the one that changes the resolution, as
 # (1, 3, 3, 1) is (1, 1) * (1, 1) * (1, 1). Grouped transposed convolutions are slow on a GPU.
 BOXES = {(1, 1): 0, (1, 3, 3, 1): 2}
 
@@ -111,7 +112,7 @@ def _smooth(x: Tensor, boxes: int, padding: int) -> Tensor:
     return x
 
 
-class Convolution(nn.Module):
+class Convolution(Weighted):
     """An n x n convolution of stride 1, after an optional resampling by two; n = 0 only resamples."""
 
     def __init__(
@@ -145,9 +146,9 @@ class Convolution(nn.Module):
         return self.convolve(x, self.padding)
 
     def convolve(self, x: Tensor, padding: int) -> Tensor:
-        if self.weight is None or self.bias is None:
+        if self.weight is None:
             return x
-        return functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+        return functional.conv2d(x, *self.weights(x.dtype), padding=padding)
 
 
 class ResidualInput(Convolution):
@@ -262,6 +263,10 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [B, inputs, H, W] and emb [B, emb_channels] -> [B, outputs, H', W']."""
+        with cast_at_once([layer for layer in self.children() if isinstance(layer, Weighted)], x.dtype):
+            return self._forward(x, emb)
+
+    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv0(functional.silu(self.norm0(x)))
         params = self.affine(emb)[:, :, None, None].to(x.dtype)
         if self.family.scale_and_shift:

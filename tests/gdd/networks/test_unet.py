@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -16,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
+from gdd.networks import layers
 from gdd.networks.classifier import SmallClassifier
 from gdd.networks.layers import BOXES, attend, downsample, positional_features, separable_filter, upsample
 from gdd.networks.preconditioning import Denoiser
@@ -100,6 +102,28 @@ def test_bfloat16_activations_with_float32_weights(arch: Architecture) -> None:
     assert rounded.dtype == torch.bfloat16
     assert (rounded - exact).norm() < 0.05 * exact.norm()
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_that_are_cast_at_once_are_cast(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
+) -> None:
+    network = randomised(build_unet(VARIANTS["ncsnpp"])).to(memory_format=layout)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_("conv0" not in name)  # one of the frozen, beside trained ones
+    results = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(layers, "cast_at_once", lambda *_: contextlib.nullcontext())
+        network.zero_grad()
+        y = network(torch.linspace(-1, 1, 128).view(2, 1, 8, 8).bfloat16(), torch.zeros(2))
+        y.float().square().sum().backward()
+        results.append([y, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(results[0]) > 50
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+        # Else the optimizer would go through memory twice.
+        assert found.ndim < 4 or found.is_contiguous(memory_format=layout)
 
 
 def test_dropout_and_label_dropout_act_in_training_only() -> None:
