@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -104,7 +105,7 @@ def train(
         here = log.seconds - before.seconds
         return Trained(log.seconds, before.device_seconds + world.size * here, steps.nonfinite)
 
-    with log, StopRequest() as stop:
+    with log, StopRequest() as stop, run.written() if run else contextlib.nullcontext():
 
         def interrupted() -> bool:
             log.alive()
@@ -141,7 +142,7 @@ def train(
                 last_checkpoint = trainee.images
                 if run:
                     content = {"trainee": trainee.state(), "trained": trained()._asdict()}
-                    run.save_checkpoint(trainee.images, content)
+                    run.begin_checkpoint(trainee.images, content)
                 world.broadcast(None)
             if stopped:
                 raise Stopped(f"{name} stopped at {trainee.images:,} of {total:,} images.")
