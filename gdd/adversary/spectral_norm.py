@@ -36,6 +36,14 @@ def _by_itself(layer: Any, _: object) -> None:
         alike.prepare(alike.iterate() if layer.training else alike.vectors())
 
 
+def one_by_one(device: torch.device) -> bool:
+    """Whether each layer multiplies by itself: on a CPU, which many operators do not slow down.
+
+    They are PyTorch's then, to the same bits.
+    """
+    return device.type == "cpu"
+
+
 class PowerIterations:
     """Makes every spectral norm of `network` iterate once in a pass over a batch, in however many parts.
 
@@ -47,9 +55,7 @@ class PowerIterations:
         layers: list[Any] = [module for module in network.modules() if hasattr(module, "weight_u")]
         groups: dict[Any, list[Any]] = defaultdict(list)
         for index, layer in enumerate(layers):
-            # A CPU, which no number of operators keeps waiting, multiplies them one by one: to the same bits
-            # as PyTorch's own spectral norm.
-            alone = index if layer.weight_orig.device.type == "cpu" else None
+            alone = index if one_by_one(layer.weight_orig.device) else None
             groups[layer.weight_orig.shape, alone].append(layer)
         self.groups = [_Alike(alike) for alike in groups.values()]
         self._vectors: dict[str, list[tuple[Tensor, Tensor]]] = {}
