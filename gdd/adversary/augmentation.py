@@ -16,6 +16,8 @@ from torch.nn.functional import grid_sample
 
 from gdd.config.recipe import AUGMENT_POLICIES, Augment, AugmentPolicy
 
+Number = float | Tensor
+
 
 class Augmentation:
     """A random change of images; what adapts in training is its state."""
@@ -27,7 +29,7 @@ class Augmentation:
         """Return images [B, C, H, W] in [-1, 1], C 1 or 3, changed by rows [B, width]; not clipped."""
         raise NotImplementedError
 
-    def observe(self, signs: float, count: float) -> None:
+    def observe(self, signs: Number, count: Number) -> None:
         """Take in the sum of the signs of `count` logits of real images, those of a whole batch."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,7 +162,9 @@ class AdaptiveAugment(Augmentation):
         self.target = target
         self.step = batch * INTERVAL / (speed_kimg * 1000)
         self.p = 0.0
-        self.signs, self.count, self.batches = 0.0, 0.0, 0  # since the last adjustment
+        self.signs: Number = 0.0  # since the last adjustment; on a GPU until then, for which nothing waits
+        self.count: Number = 0.0
+        self.batches = 0
 
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         if self.p == 0:
@@ -170,20 +174,21 @@ class AdaptiveAugment(Augmentation):
         images = resample(images, geometry(of_geometry, self.p, height, width))
         return recolour(images, *colour(of_colour, self.p))
 
-    def observe(self, signs: float, count: float) -> None:
+    def observe(self, signs: Number, count: Number) -> None:
         """Adjust p after every four batches; it stays where `signs` is NaN (a discriminator that diverges).
 
         A sum of signs is a whole number, the same however a batch is split; a mean would not be.
         """
         self.signs, self.count, self.batches = self.signs + signs, self.count + count, self.batches + 1
         if self.batches == INTERVAL:
-            r_t = self.signs / self.count  # Eq. 1
+            r_t = float(self.signs) / float(self.count)  # Eq. 1
             direction = (r_t > self.target) - (r_t < self.target)
             self.p = min(max(self.p + direction * self.step, 0.0), 1.0)
             self.signs, self.count, self.batches = 0.0, 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"p": self.p, "signs": self.signs, "count": self.count, "batches": self.batches}
+        signs, count = float(self.signs), float(self.count)
+        return {"p": self.p, "signs": signs, "count": count, "batches": self.batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.p = state["p"]

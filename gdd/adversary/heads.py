@@ -5,20 +5,18 @@ Its batch norms and spectral norms do not depend on how a batch is split over pa
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
-from torch.nn.utils import spectral_norm
 
 from gdd.adversary.published_weights import EMBEDDING_WIDTH
+from gdd.adversary.spectral_norm import spectral_norm
 from gdd.config.recipe import Heads
 
 # Channels by nominal size, for 64 channels (Projected GAN's multi-scale discriminator).
@@ -178,39 +176,3 @@ def span_processes(network: nn.Module, processes: dist.ProcessGroup | None, span
     for module in network.modules():
         if isinstance(module, GroupedBatchNorm2d):
             module.processes, module.span = processes, span
-
-
-class PowerIterations:
-    """Makes every spectral norm of `network` iterate once in a pass over a batch, in however many parts.
-
-    The later parts of a pass use the singular vectors that its first part ended with. So these depend on the
-    weights and on the number of passes alone, and agree in all processes.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.layers: list[Any] = [module for module in network.modules() if hasattr(module, "weight_u")]
-        self._vectors: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        self._many = False
-
-    def begin(self, parts: int) -> None:
-        """Begin an optimizer step whose passes are worked through in so many parts."""
-        self._vectors.clear()
-        self._many = parts > 1
-
-    @contextlib.contextmanager
-    def of_pass(self, name: str) -> Iterator[None]:
-        """Enter the next part of the pass `name`."""
-        if not self._many:
-            yield
-        elif name not in self._vectors:
-            yield
-            # Copies, because the next pass iterates in place.
-            self._vectors[name] = [(layer.weight_u.clone(), layer.weight_v.clone()) for layer in self.layers]
-        else:
-            for layer, (u, v) in zip(self.layers, self._vectors[name], strict=True):
-                # Other tensors in their place, because the backward pass still needs the old ones unchanged.
-                layer.weight_u, layer.weight_v = u, v
-                layer.training = False  # to a convolution's spectral norm: no iteration
-            yield
-            for layer in self.layers:
-                layer.training = True

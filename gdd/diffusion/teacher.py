@@ -19,10 +19,12 @@ from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import SIGMA_DATA, Denoiser
 from gdd.provenance import environment
 from gdd.randomness import derived_seed, seeded_weights, stream
+from gdd.training.gradients import Gradients
 from gdd.training.loop import train
 from gdd.training.run_directory import own_run
-from gdd.training.update import averaged_copy, ema_decay, replace_nonfinite, update_average
-from gdd.training.world import CPU, join
+from gdd.training.scalars import Scalars
+from gdd.training.update import averaged_copy, ema_decay, update_average
+from gdd.training.world import ALONE, World, join
 
 
 class TeacherTraining:
@@ -34,12 +36,13 @@ class TeacherTraining:
         arch: Architecture,
         data: ImageArray,
         weights: Path,
-        device: torch.device = CPU,
+        world: World = ALONE,
     ) -> None:
         self.recipe = recipe
         self.data = data
         self.weights = weights
-        self.device = device
+        self.world = world
+        self.device = world.device
         self.images = 0
         self.order = EpochOrder(len(data), recipe.seed)
         with seeded_weights(derived_seed(recipe.seed, "teacher weights")):
@@ -47,8 +50,9 @@ class TeacherTraining:
         self.denoiser.to(self.device)
         self.average = averaged_copy(self.denoiser)
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=recipe.lr, fused=True)
+        self.gradients = Gradients(self.denoiser.parameters(), world)
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> Scalars:
         """Train on one batch."""
         recipe, classes = self.recipe, self.denoiser.arch.label_dim
         chosen = self.order.indices(self.images, recipe.batch)
@@ -63,12 +67,12 @@ class TeacherTraining:
             loss = edm_loss(self.denoiser, images, one_hot, source, recipe.p_mean, recipe.p_std).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        replaced = replace_nonfinite(self.denoiser.parameters())
+        replaced = self.gradients.finish(self.world)
         self.optimizer.param_groups[0]["lr"] = learning_rate(recipe, self.images)
         self.optimizer.step()
         update_average(self.average, self.denoiser, ema_decay(recipe.ema, self.images, recipe.batch))
         self.images += recipe.batch
-        return {"loss": loss.item(), "replaced_gradients": replaced}
+        return Scalars({"loss": loss.detach(), "replaced_gradients": replaced})
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights."""
@@ -149,7 +153,7 @@ def train_teacher(
     fingerprint = f"{recipe.fingerprint()}-{arch.fingerprint()}-{data.sha256[:16]}"
     with join() as world, own_run(folder, fingerprint) as run:
         if not run.finished:
-            teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors", world.device)
+            teacher = TeacherTraining(recipe, arch, data, run.state / "model.safetensors", world)
             trained = train(
                 teacher,
                 run,

@@ -8,7 +8,7 @@ import logging
 
 import torch
 
-from gdd.distill.student import Scalars, Student
+from gdd.distill.student import Student, Sums
 from gdd.errors import UserError
 from gdd.training.world import World
 
@@ -63,7 +63,7 @@ def fits(student: Student, count: int) -> bool:
     world, student.world = student.world, World(device=student.world.device)
     torch.cuda.set_per_process_memory_fraction(FULL)
     try:
-        parts, scalars = student.shares.parts(0, count), Scalars(float)
+        parts, scalars = student.shares.parts(0, count), Sums(float)
         if not student.recipe.reuse_fakes:
             parts = parts[:1]  # fakes that are used again stay in memory for all of a step
         fakes, _ = student.generator_step(parts, scalars)
@@ -80,8 +80,6 @@ def fits(student: Student, count: int) -> bool:
         student.world = world
         before.seek(0)
         student.load(torch.load(before, map_location="cpu", weights_only=True))
-        if student.discriminator:
-            student.discriminator.train()  # a pass that ran out of memory had power iterations switched off
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

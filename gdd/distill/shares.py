@@ -7,6 +7,7 @@ they come from (seed, purpose, index of the group), and do not depend on how a b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +68,15 @@ class Shares:
         )
         self._stream: Iterator[Batch] = iter(())
         self._next = -1
+        # Working ahead hides disk and noise where a GPU computes; the CPU has nothing to spare for it.
+        self.ahead = self.device.type != "cpu"
+        self._thread = ThreadPoolExecutor(1)
+        self._drawn: dict[tuple[str, int], tuple[int, Future[Tensor]]] = {}  # by purpose and place in a batch
 
     def parts(self, position: int, at_once: int) -> list[Part]:
         """Return this process's parts of the batch that begins at image `position`, `at_once` images each."""
         if position != self._next:
-            # Reading ahead hides the disk where a GPU computes; the CPU has nothing to spare for it.
-            ahead = 2 if self.device.type == "cuda" else 0
-            self._stream = self.batches.stream(position, prefetch=ahead)
+            self._stream = self.batches.stream(position, prefetch=2 * self.ahead)
         batch = next(self._stream)
         self._next = position + self.layout.batch
         images = to_signed(batch.images.to(self.device, non_blocking=True))
@@ -84,9 +87,23 @@ class Shares:
         return Part(images, one_hot, batch.position, self.layout.batch).split(at_once)
 
     def noise(self, purpose: str, part: Part, shape: tuple[int, ...]) -> Tensor:
-        """Return unit noise [b, *shape] for a part, on the device."""
+        """Return unit noise [b, *shape] for a part, on the device; that of the next batch follows."""
+        place, count = (purpose, part.position % self.layout.batch), len(part.images)
+        found = self._drawn.pop(place, None)
+        if found and found[0] == part.position and (drawn := found[1].result()).shape == (count, *shape):
+            unit = drawn
+        else:
+            unit = self._noise(purpose, part.position, count, shape)
+        if self.ahead:
+            following = part.position + self.layout.batch
+            future = self._thread.submit(self._noise, purpose, following, count, shape)
+            self._drawn[place] = following, future
+        return unit.to(self.device, non_blocking=True)
+
+    def _noise(self, purpose: str, position: int, count: int, shape: tuple[int, ...]) -> Tensor:
         size = (self.layout.group, *shape)
-        return self._of_part(part, lambda index: noise(self.seed, purpose, index, size)).to(self.device)
+        unit = self._of_rows(position, count, lambda index: noise(self.seed, purpose, index, size))
+        return unit.pin_memory() if torch.cuda.is_available() else unit
 
     def uniform(self, purpose: str, part: Part, width: int) -> Tensor:
         """Return uniform numbers [b, width] in [0, 1) for a part, float64 on the CPU."""
@@ -95,15 +112,17 @@ class Shares:
         def of_group(index: int) -> Tensor:
             return torch.rand(size, generator=stream(self.seed, purpose, index), dtype=torch.float64)
 
-        return self._of_part(part, of_group)
+        return self._of_rows(part.position, len(part.images), of_group)
 
     def groups(self, part: Part) -> range:
         """Return the indices, in the run, of the groups that a part lies in."""
-        last = part.position + len(part.images) - 1
-        return range(part.position // self.layout.group, last // self.layout.group + 1)
+        return self._groups(part.position, len(part.images))
 
-    def _of_part(self, part: Part, of_group: Callable[[int], Tensor]) -> Tensor:
-        """Cut a part's rows out of those of the groups it lies in."""
-        rows = torch.cat([of_group(index) for index in self.groups(part)])
-        offset = part.position % self.layout.group
-        return rows[offset : offset + len(part.images)]
+    def _groups(self, position: int, count: int) -> range:
+        return range(position // self.layout.group, (position + count - 1) // self.layout.group + 1)
+
+    def _of_rows(self, position: int, count: int, of_group: Callable[[int], Tensor]) -> Tensor:
+        """Cut the rows of consecutive images out of those of the groups they lie in."""
+        rows = torch.cat([of_group(index) for index in self._groups(position, count)])
+        offset = position % self.layout.group
+        return rows[offset : offset + count]

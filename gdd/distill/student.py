@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from torch import Tensor
 
 from gdd.adversary.augmentation import build_augmentation
 from gdd.adversary.discriminator import Features, ProjectedDiscriminator
-from gdd.adversary.heads import PowerIterations, span_processes
+from gdd.adversary.heads import span_processes
 from gdd.adversary.losses import LOSSES
 from gdd.adversary.r1 import r1_backward
+from gdd.adversary.spectral_norm import PowerIterations
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray, quantise
 from gdd.distill.generate import SAMPLES, generate
@@ -22,20 +25,20 @@ from gdd.distill.shares import Part, Shares
 from gdd.files import read_json, write_json, write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
+from gdd.training.gradients import Gradients
 from gdd.training.layout import lay_out
+from gdd.training.scalars import Scalars
 from gdd.training.update import (
     averaged_copy,
     ema_decay,
     load_optimizer,
-    replace_nonfinite,
-    sum_gradients,
     update_average,
 )
 from gdd.training.world import ALONE, World
 
 HASHES = "snapshots.json"  # of the snapshots by name, in the run's state
 
-Scalars = defaultdict[str, Any]  # what is logged: this process's part of the batch's means and sums
+Sums = defaultdict[str, Any]  # what is logged: this process's part of the batch's means and sums
 
 
 class Student:
@@ -86,9 +89,11 @@ class Student:
         trainable = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         betas = (recipe.adam.beta1, recipe.adam.beta2)
         self.optimizer = torch.optim.Adam(trainable, recipe.lr.generator, betas, fused=True)
+        self.gradients = Gradients(trainable, world)
         if self.discriminator:
             self.adversarial = LOSSES[str(recipe.objective.distributional)]
             self.iterations = PowerIterations(self.discriminator)
+            self.discriminator_gradients = Gradients(self.discriminator.heads.parameters(), world)
             # Lazy regularisation: the R1 step is an update of its own (StyleGAN2, App. B).
             ratio = recipe.r1.every / (recipe.r1.every + 1)
             self.discriminator_optimizer = torch.optim.Adam(
@@ -100,12 +105,12 @@ class Student:
 
     # --- one step -------------------------------------------------------------------------------------
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> Mapping[str, float]:
         """Train generator and discriminator on one batch of the data."""
         recipe = self.recipe
         iteration = self.images // recipe.batch
         parts = self.shares.parts(self.images, self.images_at_once)
-        scalars = Scalars(float)
+        scalars = Sums(float)
         fakes, replaced = self.generator_step(parts, scalars)
         if self.discriminator:
             replaced += self.discriminator_step(parts, fakes, scalars)
@@ -115,11 +120,11 @@ class Student:
         self.images += recipe.batch
         found = self._over_the_batch(scalars)
         if self.augmentation:
-            self.augmentation.observe(found.pop("real_signs"), found.pop("real_logits"))
+            self.augmentation.observe(found.pop("real_signs").double(), found.pop("real_logits").double())
             found["augment_p"] = self.augmentation.p
-        return {**found, "replaced_gradients": float(replaced)}
+        return Scalars({**found, "replaced_gradients": replaced})
 
-    def generator_step(self, parts: list[Part], scalars: Scalars) -> tuple[list[Features], int]:
+    def generator_step(self, parts: list[Part], scalars: Sums) -> tuple[list[Features], Tensor]:
         """Update the generator.
 
         Returns the features of its images, by part, if they are to be used again, and how many entries of the
@@ -128,9 +133,9 @@ class Student:
         kept: list[Features] = []
         if self.discriminator:
             self.discriminator.heads.requires_grad_(False)
-            self.iterations.begin(len(parts))
+            self.iterations.begin()
         self.optimizer.zero_grad(set_to_none=True)
-        for part in parts:
+        for part, complete in self._until_complete(parts, self.gradients):
             loss = torch.zeros(len(part.images), device=part.images.device)
             if self.discriminator:
                 features = self._features_of_fakes(part, "generator")
@@ -146,16 +151,17 @@ class Student:
                 instance = torch.cat([self.instance(self.generator, self.average, group) for group in groups])
                 loss = loss + self.recipe.objective.instance_weight * instance
                 _add_means(scalars, part, loss_instance=instance)
-            (loss.mean() * part.weight).backward()
-        return kept, self._update(self.optimizer)
+            with complete:
+                (loss.mean() * part.weight).backward()
+        return kept, self._update(self.optimizer, self.gradients)
 
-    def discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Scalars) -> int:
+    def discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Sums) -> Tensor:
         """Update the discriminator on the same real images, with fresh fakes unless they are used again."""
         assert self.discriminator
         self.discriminator.heads.requires_grad_(True)
-        self.iterations.begin(len(parts))
+        self.iterations.begin()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        for index, part in enumerate(parts):
+        for index, (part, complete) in enumerate(self._until_complete(parts, self.discriminator_gradients)):
             with torch.no_grad():
                 fake_features = fakes[index] if fakes else self._features_of_fakes(part, "discriminator")
                 real_features = self.extract(self._augmented(part.images, part, "real augmentation"), part)
@@ -165,26 +171,27 @@ class Student:
             with self.iterations.of_pass("reals"):
                 real_logits = self.discriminator.logits(real_features, part.class_labels)
             loss = self.adversarial.discriminator(real_logits, fake_logits)
-            (loss.mean() * part.weight).backward()
+            with complete:
+                (loss.mean() * part.weight).backward()
             real, fake = torch.cat(real_logits, dim=1), torch.cat(fake_logits, dim=1)
             _add_means(scalars, part, loss_discriminator=loss, logits_real=real, logits_fake=fake)
             if self.augmentation:  # whole numbers, so that no split of the batch changes their sums
                 scalars["real_signs"] += real.detach().sign().sum()
                 scalars["real_logits"] += real.new_tensor(real.numel())
-        return self._update(self.discriminator_optimizer)
+        return self._update(self.discriminator_optimizer, self.discriminator_gradients)
 
-    def r1_step(self, parts: list[Part]) -> int:
+    def r1_step(self, parts: list[Part]) -> Tensor:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
         assert self.discriminator
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
-        self.iterations.begin(len(parts))
+        self.iterations.begin()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        for part in parts:
-            with self.iterations.of_pass("reals"):
+        for part, complete in self._until_complete(parts, self.discriminator_gradients):
+            with self.iterations.of_pass("reals"), complete:
                 images = part.images.contiguous(memory_format=self.memory_format)
                 groups = self.shares.groups(part)
                 r1_backward(self.discriminator, images, part.class_labels, weight * part.weight, groups)
-        return self._update(self.discriminator_optimizer)
+        return self._update(self.discriminator_optimizer, self.discriminator_gradients)
 
     def _features_of_fakes(self, part: Part, network: str) -> Features:
         """Return the features of images that are generated for a part."""
@@ -204,19 +211,25 @@ class Student:
         images = images.contiguous(memory_format=self.memory_format)
         return self.discriminator.extract(images, self.shares.groups(part))
 
-    def _update(self, optimizer: torch.optim.Adam) -> int:
+    def _until_complete(
+        self, parts: list[Part], gradients: Gradients
+    ) -> Iterator[tuple[Part, contextlib.AbstractContextManager[None]]]:
+        """Yield every part and what its backward pass is to enter: the last one completes the gradients."""
+        for part in parts[:-1]:
+            yield part, contextlib.nullcontext()
+        yield parts[-1], gradients.last_backward(self.world)
+
+    def _update(self, optimizer: torch.optim.Adam, gradients: Gradients) -> Tensor:
         """Make a step with the whole batch's gradients; return how many of their entries were not finite."""
-        parameters = optimizer.param_groups[0]["params"]
-        sum_gradients(parameters, self.world)
-        replaced = replace_nonfinite(parameters)
+        replaced = gradients.finish(self.world)
         optimizer.step()
         return replaced
 
-    def _over_the_batch(self, scalars: Scalars) -> dict[str, float]:
+    def _over_the_batch(self, scalars: Sums) -> dict[str, Any]:
         """Sum over the processes what each has added up, in one transfer."""
         values = torch.stack(list(scalars.values()))
         self.world.all_reduce([values])
-        return dict(zip(scalars, values.tolist(), strict=True))
+        return dict(zip(scalars, values.unbind(), strict=True))
 
     # --- where it runs --------------------------------------------------------------------------------
 
@@ -278,7 +291,7 @@ class Student:
             self.augmentation.load_state_dict(state["augmentation"])
 
 
-def _add_means(scalars: Scalars, part: Part, **values: Tensor) -> None:
+def _add_means(scalars: Sums, part: Part, **values: Tensor) -> None:
     """Add a part's means to the batch's means."""
     for key, value in values.items():
         scalars[key] += value.detach().mean() * part.weight

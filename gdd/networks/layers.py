@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
+from gdd.networks.casting import Weighted, cast_at_once
 
 Initializer = Callable[[Tensor, Tensor | None], object]
 
@@ -56,7 +57,7 @@ class Linear(nn.Module):
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Weighted):
     """Group normalisation into groups of at least 4 channels, at most 32 groups.
 
     PyTorch's kernels take mean and variance in float32 whatever the dtype of the activations.
@@ -70,7 +71,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return functional.group_norm(x, self.groups, *self.weights(x.dtype), self.eps)
 
 
 def separable_filter(taps: Sequence[int]) -> Tensor:
@@ -80,14 +81,23 @@ def separable_filter(taps: Sequence[int]) -> Tensor:
     return torch.tensor([[[[first * second / total for second in taps] for first in taps]]])
 
 
-def downsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+# EDM's two filters: how many boxes of two pixels there are beside the one that changes the resolution, as
+# (1, 3, 3, 1) is (1, 1) * (1, 1) * (1, 1). Grouped transposed convolutions are slow on a GPU.
+BOXES = {(1, 1): 0, (1, 3, 3, 1): 2}
+
+
+def downsample(x: Tensor, kernel: Tensor, padding: int, boxes: int | None = None) -> Tensor:
     """Filter every channel of x [B, C, H, W] with `kernel` [1, 1, n, n] and keep each second pixel."""
+    if boxes is not None:
+        return functional.avg_pool2d(_smooth(x, boxes, padding), 2)
     depthwise = kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
     return functional.conv2d(x, depthwise, stride=2, padding=padding, groups=x.shape[1])
 
 
-def upsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+def upsample(x: Tensor, kernel: Tensor, padding: int, boxes: int | None = None) -> Tensor:
     """Put zeros between the pixels of x [B, C, H, W] and filter to [B, C, 2H, 2W], keeping the mean."""
+    if boxes is not None:
+        return _smooth(functional.interpolate(x, scale_factor=2.0, mode="nearest"), boxes, padding)
     depthwise = (kernel * 4).to(x.dtype).expand(x.shape[1], -1, -1, -1)
     odd = kernel.shape[-1] % 2  # an odd filter would otherwise give 2H - 1
     return functional.conv_transpose2d(
@@ -95,7 +105,14 @@ def upsample(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
     )
 
 
-class Convolution(nn.Module):
+def _smooth(x: Tensor, boxes: int, padding: int) -> Tensor:
+    """Average each 2 x 2 pixels, as many times as there are boxes, after a margin of zeros."""
+    for box in range(boxes):
+        x = functional.avg_pool2d(x, 2, stride=1, padding=0 if box else padding)
+    return x
+
+
+class Convolution(Weighted):
     """An n x n convolution of stride 1, after an optional resampling by two; n = 0 only resamples."""
 
     def __init__(
@@ -111,6 +128,7 @@ class Convolution(nn.Module):
         self.resample = resample
         self.padding = size // 2
         self.filter_padding = (len(taps) - 1) // 2
+        self.boxes = BOXES.get(tuple(taps))
         self.weight = nn.Parameter(torch.empty(outputs, inputs, size, size)) if size else None
         self.bias = nn.Parameter(torch.empty(outputs)) if size else None
         if self.weight is not None and self.bias is not None:
@@ -122,15 +140,15 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H', W'] with H' = H, 2H (`up`) or H/2 (`down`)."""
         if self.resample == "up":
-            x = upsample(x, self.resample_filter, self.filter_padding)
+            x = upsample(x, self.resample_filter, self.filter_padding, self.boxes)
         elif self.resample == "down":
-            x = downsample(x, self.resample_filter, self.filter_padding)
+            x = downsample(x, self.resample_filter, self.filter_padding, self.boxes)
         return self.convolve(x, self.padding)
 
     def convolve(self, x: Tensor, padding: int) -> Tensor:
-        if self.weight is None or self.bias is None:
+        if self.weight is None:
             return x
-        return functional.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+        return functional.conv2d(x, *self.weights(x.dtype), padding=padding)
 
 
 class ResidualInput(Convolution):
@@ -144,7 +162,8 @@ class ResidualInput(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
-        return downsample(self.convolve(x, self.padding + self.filter_padding), self.resample_filter, 0)
+        x = self.convolve(x, self.padding + self.filter_padding)
+        return downsample(x, self.resample_filter, 0, self.boxes)
 
 
 def attend(qkv: Tensor, heads: int) -> Tensor:
@@ -244,6 +263,10 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [B, inputs, H, W] and emb [B, emb_channels] -> [B, outputs, H', W']."""
+        with cast_at_once([layer for layer in self.children() if isinstance(layer, Weighted)], x.dtype):
+            return self._forward(x, emb)
+
+    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv0(functional.silu(self.norm0(x)))
         params = self.affine(emb)[:, :, None, None].to(x.dtype)
         if self.family.scale_and_shift:

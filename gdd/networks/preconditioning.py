@@ -56,8 +56,10 @@ def noise_levels(intervals: int, first: float = SIGMA_MAX, last: float = SIGMA_M
 
 
 def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Return sigma in float32 on the device of x."""
-    return torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+    """Return sigma in float32 on the device of x; a number is written there, not copied, which would wait."""
+    if isinstance(sigma, Tensor):
+        return sigma.to(x.device, torch.float32)
+    return torch.full((), sigma, dtype=torch.float32, device=x.device)
 
 
 class _Preconditioned(nn.Module):

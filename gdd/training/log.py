@@ -78,24 +78,33 @@ class TrainingLog:
         """Training time over all starts."""
         return time.monotonic() - self._began
 
+    def due(self, images: int) -> bool:
+        """Return whether a line is due after so many images."""
+        return images // self.every > self._logged // self.every or images >= self.total
+
     def step(self, images: int, scalars: dict[str, float]) -> None:
-        """Note that `images` have been seen, and the step's losses and counters.
+        """Note the losses and counters of the step that ended after `images`.
 
         A line of the log holds the mean since the line before.
         """
-        self.images = images
-        if not self.folder:
-            return
         self._steps += 1
         for key, value in scalars.items():
             self._sums[key] += value
-        if images // self.every > self._logged // self.every or images >= self.total:
+        self.advance(max(images, self.images))
+        if self.due(images):
             self._losses = {key: value / self._steps for key, value in self._sums.items()}
             losses = {key: _rounded(value) for key, value in self._losses.items()}
             rate = round(self._rate(), 2)
-            self._append(losses | {"images_per_second": rate}, peak_memory_mib=round(peak_memory()))
+            if self.folder:
+                self._append(losses | {"images_per_second": rate}, peak_memory_mib=round(peak_memory()))
             self._sums.clear()
             self._steps, self._logged = 0, images
+
+    def advance(self, images: int) -> None:
+        """Note that `images` have been seen; their losses may follow."""
+        self.images = images
+        if not self.folder:
+            return
         shown = {key: value for key, value in self._losses.items() if "loss" in key} | self._measured
         self._bar.update(images, " ".join(f"{key} {value:.4g}" for key, value in shown.items()))
         self.alive()

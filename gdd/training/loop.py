@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,10 +21,11 @@ class Trainee(Protocol):
 
     images: int
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> Mapping[str, float]:
         """Train on one batch, advance `images`, and return losses (`loss...`) and counters to log.
 
-        With several processes each trains on its share and returns what holds for the whole batch.
+        With several processes each trains on its share and returns what holds for the whole batch. They are
+        read when a line of the log, a snapshot, a checkpoint or the end is due.
         """
         ...
 
@@ -74,7 +76,8 @@ def train(
     """Train until `total` images have been seen, from the newest checkpoint if there is one.
 
     All processes of `world` call this with the same arguments, but `run` is None in all but the main one.
-    Whatever is due at a number of images happens at the first step boundary at or after it.
+    Whatever is due at a number of images happens at the first step boundary at or after it. Losses that are
+    not finite are noticed when they are read, up to a line of the log later, and before anything is saved.
 
     Args:
         trainee: what is trained.
@@ -93,14 +96,16 @@ def train(
         ProcessLost: another process has ended.
     """
     before = _resume(trainee, run, world)
-    nonfinite_steps, in_a_row, last_checkpoint = before.nonfinite_steps, 0, trainee.images
+    last_checkpoint = trainee.images
     log = TrainingLog(name, run.state if run else None, trainee.images, total, before.seconds)
+
+    steps = _Steps(name, log, run, patience, before.nonfinite_steps)
 
     def trained() -> Trained:
         here = log.seconds - before.seconds
-        return Trained(log.seconds, before.device_seconds + world.size * here, nonfinite_steps)
+        return Trained(log.seconds, before.device_seconds + world.size * here, steps.nonfinite)
 
-    with log, StopRequest() as stop:
+    with log, StopRequest() as stop, run.written() if run else contextlib.nullcontext():
 
         def interrupted() -> bool:
             log.alive()
@@ -108,23 +113,21 @@ def train(
 
         while trainee.images < total:
             start = trainee.images
-            scalars = trainee.step()
-            finite = all(math.isfinite(value) for key, value in scalars.items() if "loss" in key)
-            nonfinite_steps += not finite
-            in_a_row = 0 if finite else in_a_row + 1
-            log.step(trainee.images, {**scalars, "nonfinite_steps": float(not finite)})
+            steps.unread.append((trainee.step(), trainee.images))
+            log.advance(trainee.images)
             ended = trainee.images >= total
+            due = [count for count in snapshots if start < count <= trainee.images]
+            measured = monitor and (ended or start // monitor.every < trainee.images // monitor.every)
+            saved = trainee.images - last_checkpoint >= checkpoint_every
+            if due or measured or saved or log.due(trainee.images):
+                steps.read()
 
-            for due in snapshots:
-                if start < due <= trainee.images:
-                    if run:
-                        trainee.snapshot(due)
-                    world.broadcast(None)
+            for count in due:
+                if run:
+                    trainee.snapshot(count)
+                world.broadcast(None)
 
-            if in_a_row >= patience:
-                raise _diverged(name, in_a_row, trainee.images, run)
-
-            if monitor and (ended or start // monitor.every < trainee.images // monitor.every):
+            if monitor and measured:
                 if run:
                     log.measure(partial(monitor.measure, interrupted))
                 world.broadcast(None)
@@ -132,12 +135,14 @@ def train(
             if ended:
                 break
             stopped = world.any(stop.requested)
+            if stopped:
+                steps.read()
             # While losses are not finite, the checkpoint from before is worth more.
-            if (stopped or trainee.images - last_checkpoint >= checkpoint_every) and not in_a_row:
+            if (stopped or saved) and not steps.in_a_row:
                 last_checkpoint = trainee.images
                 if run:
                     content = {"trainee": trainee.state(), "trained": trained()._asdict()}
-                    run.save_checkpoint(trainee.images, content)
+                    run.begin_checkpoint(trainee.images, content)
                 world.broadcast(None)
             if stopped:
                 raise Stopped(f"{name} stopped at {trainee.images:,} of {total:,} images.")
@@ -152,6 +157,36 @@ def _resume(trainee: Trainee, run: RunDirectory | None, world: World) -> Trained
     saved = load_checkpoint(path)
     trainee.load(saved["trainee"])
     return Trained(**saved["trained"])
+
+
+class _Steps:
+    """The steps of a run: those whose losses nobody has looked at, and how many had none that was finite."""
+
+    def __init__(
+        self, name: str, log: TrainingLog, run: RunDirectory | None, patience: int, nonfinite: int
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.run = run
+        self.patience = patience
+        self.nonfinite = nonfinite
+        self.in_a_row = 0
+        self.unread: list[tuple[Mapping[str, float], int]] = []  # with the images seen after it
+
+    def read(self) -> None:
+        """Look at those since the last time, in their order.
+
+        Raises:
+            DivergedError: there has been no finite loss for so many steps.
+        """
+        for scalars, images in self.unread:
+            finite = all(math.isfinite(value) for key, value in scalars.items() if "loss" in key)
+            self.nonfinite += not finite
+            self.in_a_row = 0 if finite else self.in_a_row + 1
+            self.log.step(images, {**scalars, "nonfinite_steps": float(not finite)})
+            if self.in_a_row >= self.patience:
+                raise _diverged(self.name, self.in_a_row, images, self.run)
+        self.unread.clear()
 
 
 def _diverged(name: str, steps: int, images: int, run: RunDirectory | None) -> DivergedError:

@@ -10,10 +10,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from gdd.errors import UserError
 from gdd.files import atomic_path, locked, read_json, sha256, write_json
@@ -39,6 +42,8 @@ class RunDirectory:
         self.state = folder / "state"
         self.checkpoints = self.state / "checkpoints"
         self.fingerprint = fingerprint
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[Path] | None = None
 
     @property
     def finished(self) -> bool:
@@ -62,6 +67,42 @@ class RunDirectory:
             else:
                 _link(source, target)
 
+    def begin_checkpoint(self, images: int, content: dict[str, Any]) -> None:
+        """Copy what a checkpoint is to hold, and let a thread write it; wait for the one before.
+
+        Until it is written the host's memory holds it twice: the copy, and the file as it will be.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        copy = tree_map_only(Tensor, _on_host, content)
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self._writing = self._thread.submit(self.save_checkpoint, images, copy)
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Leave when the last checkpoint is written, however what is inside ends.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        try:
+            yield
+        finally:
+            self.wait()
+
     def save_checkpoint(self, images: int, content: dict[str, Any]) -> Path:
         """Write a checkpoint, then remove all but the newest two.
 
@@ -84,7 +125,9 @@ class RunDirectory:
 
         Raises:
             UserError: there are checkpoints but every one is damaged.
+            OSError: the one that was being written could not be.
         """
+        self.wait()
         damaged: list[Path] = []
         for path in self._newest_first():
             if sha256(path)[:16] == path.stem.split("-")[1]:
@@ -134,6 +177,14 @@ def own_run(folder: str | Path, fingerprint: str) -> Iterator[RunDirectory]:
         for leftover in run.state.rglob(".*"):  # temporary files of a process that was killed
             leftover.unlink(missing_ok=True)
         yield run
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, for which nothing waits where a GPU has to make it."""
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return pinned.copy_(tensor.detach(), non_blocking=True)
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -1,42 +1,16 @@
-"""Around an optimizer's step: gradients before it, the moving average of the weights after it."""
+"""Around an optimizer's step: its state, and the moving average of the weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from gdd.config.recipe import Ema
-from gdd.training.world import World
-
-LARGEST = 1e5  # what infinite entries become, as in the released GDD code
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-
-
-@torch.no_grad()
-def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
-    """Sum the gradients of every process's share of a batch; what takes no gradient costs nothing."""
-    world.all_reduce([parameter.grad for parameter in parameters if parameter.grad is not None])
-
-
-@torch.no_grad()
-def replace_nonfinite(parameters: Iterable[nn.Parameter]) -> int:
-    """Replace NaN by 0 and +-inf by +-1e5 in every gradient; return how many entries that were."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return 0
-    # The norms tell the usual case, nothing to replace, without a copy to the host per tensor.
-    norms = torch.stack(torch._foreach_norm(gradients))
-    if torch.isfinite(norms).all():
-        return 0
-    replaced = sum(int((~torch.isfinite(gradient)).sum()) for gradient in gradients)
-    for gradient in gradients:
-        torch.nan_to_num_(gradient, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
-    return replaced
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

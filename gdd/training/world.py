@@ -122,10 +122,22 @@ class World:
     @_connection()
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
         tensor = torch.tensor(int(flag))
-        if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return bool(tensor)
+
+    @_connection()
+    def begin_sum(self, tensor: Tensor) -> dist.Work | None:
+        """Begin to replace a tensor by its sum over all processes; `wait` for it before it is read."""
+        return dist.all_reduce(tensor, async_op=True) if self.size > 1 else None
+
+    @_connection()
+    def wait(self, work: dist.Work | None) -> None:
+        """Wait for what `begin_sum` began; on a GPU, whose kernels wait, this process does not."""
+        if work:
+            work.wait()
 
     @_connection()
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:

@@ -105,11 +105,12 @@ class Needs:
         record, disk = self.config.teachers[teacher], self.snapshot_bytes(teacher)
         if record.training is None:
             return Need(memory_mb=8000, hours=30 / HOUR, disk=disk)
-        # Nothing can run beside it, and two threads are half as fast again as one. Not more, so that the same
-        # numbers come out wherever there are two cores.
-        need = Need(cores=2, memory_mb=4000, minutes=120, disk=disk)
         setting = self._setting_of(record.dataset)
-        of = known_rate(self.config, setting, gpu=False) if setting else None
+        gpus = int(setting is not None and self._on_gpu(self.config.settings[setting]))
+        # Nothing can run beside it, and on a CPU two threads are half as fast again as one. Not more, so that
+        # the same numbers come out wherever there are two cores.
+        need = Need(cores=2, memory_mb=8000 if gpus else 4000, minutes=120, gpus=gpus, disk=disk)
+        of = self._rate(setting) if setting else None
         if of is None:
             return replace(need, hours=None, known=UNKNOWN)
         hours = record.training.images / (TEACHER_STEPS * of.rate.training) / HOUR

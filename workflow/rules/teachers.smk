@@ -21,7 +21,8 @@ rule teacher:
     params:
         expect=lib.hash("teacher"),
     shell:
-        "gdd --log {log:q} --threads {threads} teacher {wildcards.teacher:q} --expect {params.expect:q}"
+        "gdd --log {log:q} --threads {threads} --gpus {resources.gpu}"
+        " teacher {wildcards.teacher:q} --expect {params.expect:q}"
 
 
 rule pairs:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gdd.training.gradients import Gradients
+from gdd.training.world import World
 
 
 @pytest.fixture
@@ -21,12 +25,12 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[Tensor]]]:
     )
     found: list[list[Tensor]] = []
 
-    def note(parameters: Iterable[nn.Parameter]) -> int:
-        given = list(parameters)
+    def note(gradients: Gradients, _: World) -> Tensor:
+        given = reversed(list(itertools.chain(*gradients.buckets)))
         found.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in given])
-        return 0
+        return torch.tensor(0)
 
-    monkeypatch.setattr("gdd.distill.student.replace_nonfinite", note)
+    monkeypatch.setattr(Gradients, "finish", note)
     torch.set_default_dtype(torch.float64)
     yield found
     torch.set_default_dtype(torch.float32)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional
 
 from gdd.config.freeze import frozen_names
@@ -21,6 +20,7 @@ from gdd.distill.generate import SAMPLES, generate, keep_only
 from gdd.distill.student import Student
 from gdd.networks.checkpoint import load_generator, load_weights
 from gdd.randomness import labels, latents
+from gdd.training.gradients import Gradients
 from gdd.training.world import World
 
 pytestmark = pytest.mark.slow
@@ -63,11 +63,11 @@ def test_non_finite_gradients_are_replaced_and_counted(
     student = student_at(toy, tmp_path, 2 * BATCH)
     counts = []
 
-    def replace(parameters: Iterable[nn.Parameter]) -> int:
-        counts.append(len(list(parameters)))
-        return 10 ** len(counts)
+    def replace(gradients: Gradients, _: World) -> Tensor:
+        counts.append(sum(map(len, gradients.buckets)))
+        return torch.tensor(10 ** len(counts))
 
-    monkeypatch.setattr("gdd.distill.student.replace_nonfinite", replace)
+    monkeypatch.setattr(Gradients, "finish", replace)
     assert student.step()["replaced_gradients"] == 10 + 100 + 1000  # generator, discriminator, R1
     assert student.discriminator
     heads = len(list(student.discriminator.heads.parameters()))
@@ -80,7 +80,7 @@ def test_frozen_parameters_stay_to_the_bit_and_cost_nothing(
 ) -> None:
     """The snapshots hold the average, which never touches a frozen weight; so look at what is trained."""
     sent: list[int] = []
-    monkeypatch.setattr(World, "all_reduce", lambda _, tensors: sent.append(sum(t.numel() for t in tensors)))
+    monkeypatch.setattr(World, "begin_sum", lambda _, tensor: sent.append(tensor.numel()))
     student = student_at(toy, tmp_path, 0, freeze=policy)
     before = {name: parameter.clone() for name, parameter in student.generator.named_parameters()}
     for _ in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -16,8 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
+from gdd.networks import layers
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.layers import attend, downsample, positional_features, separable_filter, upsample
+from gdd.networks.layers import BOXES, attend, downsample, positional_features, separable_filter, upsample
 from gdd.networks.preconditioning import Denoiser
 from gdd.networks.unet import build_unet
 
@@ -102,6 +104,28 @@ def test_bfloat16_activations_with_float32_weights(arch: Architecture) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_that_are_cast_at_once_are_cast(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
+) -> None:
+    network = randomised(build_unet(VARIANTS["ncsnpp"])).to(memory_format=layout)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_("conv0" not in name)  # one of the frozen, beside trained ones
+    results = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(layers, "cast_at_once", lambda *_: contextlib.nullcontext())
+        network.zero_grad()
+        y = network(torch.linspace(-1, 1, 128).view(2, 1, 8, 8).bfloat16(), torch.zeros(2))
+        y.float().square().sum().backward()
+        results.append([y, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(results[0]) > 50
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+        # Else the optimizer would go through memory twice.
+        assert found.ndim < 4 or found.is_contiguous(memory_format=layout)
+
+
 def test_dropout_and_label_dropout_act_in_training_only() -> None:
     network = randomised(build_unet(tiny(label_dim=2, dropout=0.5)))
     inputs = (torch.randn(2, 1, 8, 8), torch.zeros(2), torch.eye(2))
@@ -135,6 +159,23 @@ def test_resampling_halves_and_doubles_and_keeps_a_constant(taps: tuple[int, ...
     torch.testing.assert_close(down[..., 2:-2, 2:-2], torch.full((1, 2, 4, 4), 3.0))
     if len(taps) > 1:
         torch.testing.assert_close(up[..., 4:-4, 4:-4].mean(), torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+@pytest.mark.parametrize("taps", BOXES)
+def test_boxes_are_the_filters(
+    taps: tuple[int, ...], size: tuple[int, int], layout: torch.memory_format
+) -> None:
+    kernel, padding = separable_filter(taps).double(), (len(taps) - 1) // 2
+    x = torch.randn(2, 3, *size, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_(True)
+    for resample, margin in ((downsample, padding), (downsample, 0), (upsample, padding)):
+        results = []
+        for boxes in (None, BOXES[taps]):
+            y = resample(x, kernel, margin, boxes)
+            (gradient,) = torch.autograd.grad((y * torch.arange(y.numel()).view(y.shape).sin()).sum(), x)
+            results.append((y, gradient))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("taps", [(1, 2, 1), (1, 2, 3, 3, 2, 1)])

@@ -213,3 +213,39 @@ def test_a_full_disk_leaves_the_older_ones(run: RunDirectory) -> None:
     assert "000000000024-" in error.value.filename
     assert saved(run) == [8, 16]
     assert newest(run) == 16
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_begun_and_its_failure_is_passed_on(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    save = RunDirectory.save_checkpoint
+
+    def slowly(self: RunDirectory, images: int, content: dict[str, Any]) -> Path:
+        assert goes_on.wait(10)
+        return save(self, images, content)
+
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", slowly)
+    weight = torch.ones(2)
+    run.begin_checkpoint(8, {"weight": weight, "states": [{"step": weight}]})
+    weight.zero_()  # training goes on
+    assert not run.checkpoints.exists()
+    goes_on.set()
+    path = run.newest_checkpoint()  # waits
+    assert path is not None
+    assert (
+        load_checkpoint(path)["weight"].tolist()
+        == load_checkpoint(path)["states"][0]["step"].tolist()
+        == [1, 1]
+    )
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", full)
+    for then in (run.wait, run.newest_checkpoint, lambda: run.begin_checkpoint(24, {})):
+        run.begin_checkpoint(16, {})
+        with pytest.raises(OSError, match="No space left"):
+            then()
+        run.wait()  # it is told once
+    assert run.newest_checkpoint() == path

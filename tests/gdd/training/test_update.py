@@ -5,14 +5,9 @@ import torch
 from torch import nn
 
 from gdd.config.recipe import Ema
-from gdd.training.update import (
-    LARGEST,
-    averaged_copy,
-    ema_decay,
-    load_optimizer,
-    replace_nonfinite,
-    update_average,
-)
+from gdd.training.gradients import LARGEST, Gradients
+from gdd.training.update import averaged_copy, ema_decay, load_optimizer, update_average
+from gdd.training.world import ALONE
 
 NAN, INF = float("nan"), float("inf")
 
@@ -43,7 +38,7 @@ def test_nonfinite_gradients_are_replaced_and_counted(
     before: list[list[float] | None], after: list[list[float] | None], count: int
 ) -> None:
     given = parameters(*before)
-    assert replace_nonfinite(given) == count
+    assert Gradients(given, ALONE).finish(ALONE) == count
     for parameter, expected in zip(given, parameters(*after), strict=True):
         assert (parameter.grad is None) == (expected.grad is None)
         assert parameter.grad is None or torch.equal(parameter.grad, expected.grad)

@@ -64,6 +64,21 @@ def need(on: On) -> Callable[..., Need]:
     return lambda setting, run="gdd", **local: on(**local).needs.distill(setting, run)
 
 
+def test_a_teacher_is_trained_on_a_gpu_where_its_data_set_is_learned_on_gpus(on: On) -> None:
+    rules = on()
+    small = rules.needs.teacher("digits")
+    assert (small.gpus, small.cores, small.memory_mb) == (0, 2, 4000)
+    settings = dict(rules.config.settings)
+    for name in ("digits", "digits-search"):
+        resources = settings[name].resources.model_copy(update={"gpus": 4})
+        settings[name] = settings[name].model_copy(update={"resources": resources})
+    rules.needs.config = replace(rules.config, settings=settings)
+    assert rules.needs.teacher("digits").gpus == 1
+    local = rules.config.local.model_copy(update={"gpus": 0})
+    rules.needs.config = replace(rules.config, settings=settings, local=local)
+    assert rules.needs.teacher("digits") == small
+
+
 def test_settings_of_the_papers_take_the_gpus_of_the_papers_code(on: On) -> None:
     needs = on().needs
     of = {name: needs.distill(name, "gdd") for name in needs.config.settings}
