@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from snakemake_executor_plugin_submitit.executor import LONGEST, SOONEST, duration, pause
+from snakemake_executor_plugin_submitit.jobs import LONGEST, SOONEST, pause
+from snakemake_executor_plugin_submitit.report import duration
 
 
 @pytest.mark.parametrize(

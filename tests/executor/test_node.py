@@ -16,8 +16,8 @@ from submitit.core.utils import DelayedSubmission
 
 from snakemake_executor_plugin_submitit.jobs import paths
 from snakemake_executor_plugin_submitit.node import Command
-from snakemake_executor_plugin_submitit.progress import descendants
-from snakemake_executor_plugin_submitit.verdict import Result, read_result
+from snakemake_executor_plugin_submitit.progress import descendants, handles
+from snakemake_executor_plugin_submitit.verdict import Ended, read_result
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ class Node:
             time.sleep(0.05)
 
     @property
-    def result(self) -> Result | None:
+    def result(self) -> Ended | None:
         return read_result(paths(self.folder, "7"))
 
     @property
@@ -111,7 +111,7 @@ def test_success(node: Node) -> None:
 
 def test_failure_has_the_rules_own_status(node: Node) -> None:
     assert node.run("echo \"Command 'x' returned non-zero exit status 3.\"; exit 1") != 0
-    assert node.result == Result(False, "its command ended with status 3")
+    assert node.result == Ended(False, "its command ended with status 3")
     assert "Traceback" not in node.log
     assert not node.requeued
 
@@ -136,7 +136,7 @@ def test_status_75_of_an_earlier_start_does_not_count(node: Node) -> None:
     node.run("echo \"Command 'x' returned non-zero exit status 75.\"; exit 1")
     node.run("exit 1")
     assert node.requeued == 1
-    assert node.result == Result(False, "its command ended with status 1")
+    assert node.result == Ended(False, "its command ended with status 1")
 
 
 def test_a_result_of_an_earlier_start_is_removed(node: Node) -> None:
@@ -213,8 +213,8 @@ def test_processes_that_handle_a_signal_are_told_from_those_that_die_of_it(
     node: Node, tmp_path: Path
 ) -> None:
     ready = "open('ready', 'w').close(); time.sleep(60)"
-    handles = f"import signal, time; signal.signal(signal.SIGUSR2, lambda *_: None); {ready}"
-    for code, expected in ((handles, True), (f"import time; {ready}", False)):
+    handler = f"import signal, time; signal.signal(signal.SIGUSR2, lambda *_: None); {ready}"
+    for code, expected in ((handler, True), (f"import time; {ready}", False)):
         (tmp_path / "ready").unlink(missing_ok=True)
         child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
         try:

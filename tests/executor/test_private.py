@@ -36,6 +36,7 @@ def test_rules_run_and_reports_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow" / "executor")}
     command = [sys.executable, "-m", private.__name__, "--cores", "1", "--scheduler", "greedy"]
+    command += ["--force-use-threads"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "shell").read_text() == "done\n"

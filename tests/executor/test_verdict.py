@@ -12,7 +12,7 @@ from plugin_doubles import FakeCluster, Recorder, submitted
 from snakemake_executor_plugin_submitit.jobs import State, Submitted
 from snakemake_executor_plugin_submitit.progress import Restarts
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.verdict import LAG, PATIENCE, Ended, Waiting, verdict
+from snakemake_executor_plugin_submitit.verdict import LAG, PATIENCE, Ended, News, verdict
 
 
 class Case:
@@ -144,7 +144,7 @@ def test_a_job_whose_own_request_did_not_get_through(case: Case) -> None:
 def wait(case: Case, reason: str, seconds: float = PATIENCE, **resources: object) -> str:
     """Let a job wait for a reason and return what is said."""
     case.one = submitted(case.folder, **resources)
-    waiting = Waiting(case.cluster, case.log)
+    waiting = News(case.cluster, case.log)
     view = {"7": State("PENDING", reason, start="2030-01-01T10:00:00")}
     for _ in range(3):
         assert not waiting.look([case.one], view)
@@ -182,7 +182,7 @@ def test_why_a_job_waits_and_what_helps(case: Case, reason: str, said: str) -> N
 
 
 def test_a_job_that_would_wait_for_ever_fails_with_what_to_change(case: Case) -> None:
-    waiting = Waiting(case.cluster, case.log)
+    waiting = News(case.cluster, case.log)
     view = {"7": State("PENDING", "PartitionTimeLimit")}
     assert not waiting.look([case.one], view)
     case.now += PATIENCE

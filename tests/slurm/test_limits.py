@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -126,13 +127,9 @@ def test_a_full_disk(small_disk: Path, toy: Callable[..., Toy], cluster: SlurmCl
     wait_for("two runs", lambda: sum(len(flow.trained(name)) > 6 for name in flow.runs) == 2)
     names = [name for name in flow.runs if flow.trained(name)]
     ballast = small_disk / "ballast"
-    with ballast.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(512))
-                file.flush()
-        except OSError:
-            pass
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
     cluster.ask("scontrol", "requeue", cluster.one(flow.job(names[0])))
     wait_for("the requeued run", lambda: len(flow.sittings(names[0])) == 2, 60)
     wait_for("its words", lambda: "the job runs all the same" in flow.said, 30)

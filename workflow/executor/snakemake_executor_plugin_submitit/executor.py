@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import shutil
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -23,57 +21,22 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_executor_plugin_submitit import private
 from snakemake_executor_plugin_submitit.jobs import (
     Batch,
-    Cluster,
     Prepared,
     State,
     Submitted,
     array_of,
     group,
+    pause,
     task,
 )
-from snakemake_executor_plugin_submitit.local import Debug, Local
-from snakemake_executor_plugin_submitit.node import COMPLAINT
+from snakemake_executor_plugin_submitit.local import choose
 from snakemake_executor_plugin_submitit.prepare import Preparation, processors, wait_for_inputs
 from snakemake_executor_plugin_submitit.registry import Found, Registry, find, unwanted
-from snakemake_executor_plugin_submitit.report import Report
+from snakemake_executor_plugin_submitit.report import Report, duration, error_message, remove_old, tidy
 from snakemake_executor_plugin_submitit.resources import ResourceError
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.submit import LONGEST_WAIT, Submitter
-from snakemake_executor_plugin_submitit.verdict import Ended, Waiting, log_end, verdict
-
-SOONEST = 1.0  # seconds between two looks while jobs come and go
-LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
-LOG_LINES = 8  # of a failed job's log
-
-
-def choose(settings: ExecutorSettings, stopping: Any) -> Cluster:
-    """Return the cluster that the settings name.
-
-    Raises:
-        WorkflowError: there is none of that name, or no SLURM here.
-    """
-    if settings.cluster == "local":
-        return Local(settings)
-    if settings.cluster == "debug":
-        return Debug()
-    if settings.cluster != "slurm":
-        raise WorkflowError(f"--submitit-cluster is 'slurm', 'local' or 'debug', not {settings.cluster!r}.")
-    if shutil.which("sbatch") is None:
-        raise WorkflowError(
-            "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
-            "--submitit-cluster local."
-        )
-    return Slurm(settings, stopping)
-
-
-def pause(quiet: float, longest: float, answer_took: float) -> float:
-    """Return how many seconds to wait before the next look: longer and longer when nothing happens.
-
-    A queue that is slow to answer is asked at most a tenth of the time. One that does not answer says nothing
-    about that, and its return shall not go unnoticed for minutes.
-    """
-    return max(min(longest, max(SOONEST, quiet / 10)), min(10 * answer_took, LONGEST))
+from snakemake_executor_plugin_submitit.verdict import Ended, News, line, verdict
 
 
 class Executor(RemoteExecutor):
@@ -113,7 +76,7 @@ class Executor(RemoteExecutor):
         self.started = time.time()
         self.live: dict[str, Submitted] = {}
         self.arrays: set[str] = set()  # ids of arrays of which every task is ours
-        self.waiting = Waiting(self.cluster, self.logger)
+        self.news = News(self.cluster, self.logger)
         self.report = Report()
         self.changed = time.monotonic()  # when a job last came or went
         self.first_look = self.changed + self.settings.init_seconds_before_status_checks
@@ -121,8 +84,6 @@ class Executor(RemoteExecutor):
         # Here, where nobody changes the jobs of the workflow yet.
         self.wanted = private.wanted_keys(self.workflow) if self.registry.of_this_workflow() else None
         self.ready.set()
-
-    # ---- submitting
 
     def printjob(self, job: Any) -> None:
         """Say nothing that `_submitted` will say in a line, except to those that wait for events."""
@@ -147,12 +108,12 @@ class Executor(RemoteExecutor):
                 elif (view := queue()) is not None:
                     self._take(prepared, find(prepared, entry, view, self.started), ready)
                 else:
-                    raise RuntimeError("no answer to whether what was submitted before still runs")
-            except ResourceError as error:
-                self._report_error(SubmittedJobInfo(job), f"Its resources cannot be had: {error}")
+                    raise ResourceError("nobody says whether what was submitted before still runs")
             except Exception as error:
-                words = f"It could not be submitted: {type(error).__name__}: {error}"
-                self._report_error(SubmittedJobInfo(job), words)
+                kind = "" if isinstance(error, ResourceError) else f"{type(error).__name__}: "
+                self._report_error(
+                    SubmittedJobInfo(job), f"{private.label(job)} could not be submitted: {kind}{error}"
+                )
         if ready:
             self.submitter.submit(group(ready, self.cluster.arrays))
 
@@ -163,9 +124,7 @@ class Executor(RemoteExecutor):
             view = self.cluster.look(known)
             if view is not None:
                 return {**self.cluster.remembered([one for one in known if one not in view]), **view}
-            self.logger.warning(
-                f"{self.cluster.title} does not answer ({self.cluster.trouble}); asking again"
-            )
+            self.logger.warning(f"{self.cluster.title} does not answer ({self.cluster.trouble})")
             time.sleep(min(LONGEST_WAIT, 2.0 ** (number + 1)))
         return None
 
@@ -179,7 +138,7 @@ class Executor(RemoteExecutor):
         if found.job_id:
             self.logger.info(f"Cancelled {title}: {prepared.label} with other {found.difference} than now")
             self.cluster.cancel([found.job_id])
-            if self.cluster.arrays > 1:
+            if self.cluster.dependencies:
                 prepared = prepared.but(dependency=f"afterany:{found.job_id.split('@')[0]}")
         ready.append(prepared)
 
@@ -199,7 +158,7 @@ class Executor(RemoteExecutor):
             self.arrays.add(job_id)
         for index, one in enumerate(batch.jobs):
             id_ = task(job_id, index if array else None)
-            self._say(f"submitted as {self.cluster.title} job {id_}", one)
+            self.logger.info(line(one, f"submitted as {self.cluster.title} job {id_}"))
             self._follow(one, id_)
 
     def _follow(self, prepared: Prepared, job_id: str) -> None:
@@ -207,11 +166,6 @@ class Executor(RemoteExecutor):
         self.live[job_id] = Submitted(prepared, job_id, info)
         self.changed = time.monotonic()
         self.report_job_submission(info)
-
-    def _say(self, words: str, one: Prepared) -> None:
-        self.logger.info(f"{time.strftime('%H:%M:%S')} {one.label}: {words}")
-
-    # ---- following
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
@@ -247,9 +201,7 @@ class Executor(RemoteExecutor):
                 end = Ended(False, f"its end could not be understood: {type(error).__name__}: {error}")
             if end is not None:
                 ended[one.job_id] = end
-            elif view and one.job_id in view:
-                self._say_news(one, view[one.job_id])
-        for one, why in self.waiting.look(mine, view) if view is not None else []:
+        for one, why in self.news.look(mine, view) if view is not None else []:
             self.cluster.cancel([one.job_id])
             ended[one.job_id] = Ended(False, why, "PENDING")
         return ended
@@ -259,27 +211,13 @@ class Executor(RemoteExecutor):
         if view is None:
             if not self.outage:
                 self.outage = self.cluster.trouble or "no answer"
-                words = f"does not answer ({self.outage}); jobs go on, asking again"
-                self.logger.warning(f"{self.cluster.title} {words}")
+                self.logger.warning(f"{self.cluster.title} does not answer ({self.outage}); jobs go on")
             return None
         if self.outage:
             self.outage = ""
             self.logger.info(f"{self.cluster.title} answers again")
         forgotten = [one.job_id for one in mine if one.job_id not in view and one.ask_accounting()]
         return {**self.cluster.remembered(forgotten), **view}
-
-    def _say_news(self, one: Submitted, state: State) -> None:
-        if state.name == "RUNNING" and not one.running:
-            self._say(f"started{f' on {state.nodes}' if state.nodes else ''} ({one.job_id})", one.prepared)
-        if state.name == "RUNNING":
-            one.running = state.nodes or "?"
-        elif state.name == "PENDING" and one.running:
-            self._say(f"waits to be started again ({one.job_id})", one.prepared)
-            one.running = ""
-        complaint = state.comment.partition(COMPLAINT)[2]
-        if complaint and complaint != one.complaint:
-            one.complaint = complaint
-            self.logger.warning(f"{self.cluster.title} job {one.job_id}, {one.prepared.label}: {complaint}")
 
     def _cancel_unwanted(self, jobs: set[str], needed: set[str]) -> None:
         """End what an earlier start of this workflow submitted and this one has no use for."""
@@ -303,8 +241,8 @@ class Executor(RemoteExecutor):
         self.report.add(one, ended)
         if ended.success:
             seconds = ended.used.get("seconds") or time.monotonic() - one.since
-            self._say(f"done after {duration(seconds)} ({one.job_id})", one.prepared)
-            self._tidy(one)
+            self.logger.info(line(one.prepared, f"done after {duration(seconds)} ({one.job_id})"))
+            tidy(one, self.settings.keep_successful_logs)
             self.report_job_success(one.info)
             return
         self.preparation.failed(one.prepared, ended.nodes or one.running)
@@ -312,27 +250,12 @@ class Executor(RemoteExecutor):
         words = f"{one.prepared.label}, {self.cluster.title} job {one.job_id}{state}: {ended.reason}"
         self._report_error(one.info, words, one.log)
 
-    def _tidy(self, one: Submitted) -> None:
-        """Remove what a job that succeeded leaves."""
-        endings = ["submitted.pkl", "submission.sh", "0_result.pkl", "restarts.json", "stop"]
-        if not self.settings.keep_successful_logs:
-            endings.append("0_log.out")
-        for ending in endings:
-            with suppress(OSError):
-                (one.prepared.folder / f"{one.paths.job_id}_{ending}").unlink(missing_ok=True)
-
     def _report_error(self, info: SubmittedJobInfo, words: str, log: Path | None = None) -> None:
         """Say why a job failed, in a few lines; Snakemake's own message has a job's whole command in it."""
         logs = [Path(str(file)) for file in info.job.log] if not info.job.is_group() else []
         if log is not None and log.exists():
             logs.append(Path(os.path.relpath(log)))
-        lines = [f"{time.strftime('%H:%M:%S')} Error: {words}."]
-        ends = {file: log_end(file, 4096).splitlines()[-LOG_LINES:] for file in logs}
-        shown = next((file for file, end in ends.items() if any(line.strip() for line in end)), None)
-        for file in logs:
-            lines.append(f"  log: {file}")
-            lines += [f"    | {line[:200]}" for line in ends[file] if file == shown]
-        self.logger.error("\n".join(lines))
+        self.logger.error(error_message(words, logs))
         if private.shown_to_plugins(self.workflow):
             self.print_job_error(info, f"{words}. ", aux_logs=list(map(str, logs)))
         self.workflow.scheduler.error_callback(info.job)
@@ -346,31 +269,15 @@ class Executor(RemoteExecutor):
         ):
             await asyncio.sleep(0.1)
 
-    # ---- ending
-
     def shutdown(self) -> None:
         """End following, report what was used, and remove old logs."""
         super().shutdown()
-        with suppress(OSError):  # a disk that is full
-            self._report_use()
-        days = self.settings.delete_logfiles_older_than
-        for file in self.folder.rglob("*") if days > 0 else []:
-            old = file.parent != self.folder / "submissions" and file.suffix in (
-                ".out",
-                ".pkl",
-                ".json",
-                ".txt",
-                ".sh",
-            )
-            with suppress(OSError):
-                if old and file.stat().st_mtime < time.time() - 86400 * days:
-                    file.unlink()
-
-    def _report_use(self) -> None:
         if self.settings.efficiency_report and self.report.rows:
             folder = Path(self.settings.efficiency_report_path or self.folder)
             path = folder / f"efficiency_report_{self.run}.csv"
-            self.logger.info(self.report.finish(self.cluster, path, self.settings.efficiency_threshold))
+            with suppress(OSError):  # a full disk
+                self.logger.info(self.report.finish(self.cluster, path, self.settings.efficiency_threshold))
+        remove_old(self.folder, self.settings.delete_logfiles_older_than)
 
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
         """End every job that runs or waits; the base class's list misses those that are being looked at."""
@@ -391,11 +298,3 @@ class Executor(RemoteExecutor):
                 self.cluster.cancel(job_ids, {array_of(one) for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people to read."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(math.ceil(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -18,6 +18,8 @@ from snakemake_executor_plugin_submitit.resources import Request
 if TYPE_CHECKING:
     from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
+LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
 ENDED = frozenset({"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "ENDED", "FAILED", "NODE_FAIL"})
 ENDED |= {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 
@@ -150,7 +152,7 @@ class Cluster(ABC):
 
     title: str  # what messages call it
     arrays = 1  # how many jobs can go at once
-    logs = True  # whether what a job prints goes to a file
+    dependencies = False  # whether a job can wait for the end of another one
     trouble = ""  # why the last question was not answered
     seconds = 0.0  # that the last answer took
     environment: Mapping[str, str | None] = {}  # variables its jobs need; None: unset
@@ -204,3 +206,12 @@ def array_of(job_id: str) -> str:
     """Return the id of the array that a task belongs to."""
     number, at, cluster = job_id.partition("@")
     return f"{number.split('_')[0]}{at}{cluster}"
+
+
+def pause(quiet: float, longest: float, answer_took: float) -> float:
+    """Return how many seconds to wait before the next look: longer and longer when nothing happens.
+
+    A queue that is slow to answer is asked at most a tenth of the time. One that does not answer says nothing
+    about that, and its return shall not go unnoticed for minutes.
+    """
+    return max(min(longest, max(SOONEST, quiet / 10)), min(10 * answer_took, LONGEST))

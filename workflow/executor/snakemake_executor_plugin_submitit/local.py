@@ -1,22 +1,25 @@
-"""Places without SLURM where jobs run: processes of this machine, and Snakemake's own process."""
+"""Where jobs run: SLURM, or without it processes of this machine, or Snakemake's own process."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import psutil
+from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit import private
 from snakemake_executor_plugin_submitit.jobs import Batch, Cluster, Prepared, State, paths
 from snakemake_executor_plugin_submitit.progress import descendants, send
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
+from snakemake_executor_plugin_submitit.slurm import Slurm
 
 FOREVER = 60 * 24 * 365  # minutes, where a rule has no limit
 END = 5.0  # seconds a cancelled job has for writing its state
@@ -75,7 +78,6 @@ class Debug(Cluster):
     """No processes: jobs run one after the other while Snakemake asks how they are."""
 
     title = "debug"
-    logs = False
 
     def __init__(self) -> None:
         self._waiting: dict[str, Prepared] = {}
@@ -111,3 +113,23 @@ class Debug(Cluster):
     def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:  # noqa: ARG002
         """Empty the queue; what runs is a child of Snakemake and ends with it."""
         self._waiting.clear()
+
+
+def choose(settings: ExecutorSettings, stopping: Callable[[], bool]) -> Cluster:
+    """Return the cluster that the settings name.
+
+    Raises:
+        WorkflowError: there is none of that name, or no SLURM here.
+    """
+    if settings.cluster == "local":
+        return Local(settings)
+    if settings.cluster == "debug":
+        return Debug()
+    if settings.cluster != "slurm":
+        raise WorkflowError(f"--submitit-cluster is 'slurm', 'local' or 'debug', not {settings.cluster!r}.")
+    if shutil.which("sbatch") is None:
+        raise WorkflowError(
+            "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
+            "--submitit-cluster local."
+        )
+    return Slurm(settings, stopping)

@@ -276,6 +276,8 @@ def main(folder: Path, token: str = "") -> int:
     try:
         cloudpickle_dump(result, place.with_suffix(".tmp"))
         place.with_suffix(".tmp").replace(place)
+        if status == 0:
+            pickle.unlink()
     except OSError as error:  # a job that succeeded does so all the same: its exit status says it
         reason = f"{result[1]}; " if status else ""
         complain(

@@ -122,6 +122,9 @@ def wait_for_inputs(job: Any, folder: Path) -> str:
     if len(files) <= MANY_INPUTS:
         return str(format_cli_arg("--wait-for-files", files))
     listed = folder / "inputs" / f"{uuid4().hex}.txt"
-    listed.parent.mkdir(parents=True, exist_ok=True)
-    listed.write_text("\n".join(files) + "\n")
+    try:
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("\n".join(files) + "\n")
+    except OSError:  # a full disk
+        return str(format_cli_arg("--wait-for-files", files))
     return str(format_cli_arg("--wait-for-files-file", str(listed)))

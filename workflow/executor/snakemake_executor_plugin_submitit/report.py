@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
 from snakemake_executor_plugin_submitit.jobs import Cluster, Submitted
-from snakemake_executor_plugin_submitit.verdict import Ended
+from snakemake_executor_plugin_submitit.verdict import Ended, log_end
 
+LOG_LINES = 8  # of a failed job's log
 COLUMNS = [
     *("job_id", "rule", "name", "state", "nodes", "starts"),
     *("asked_minutes", "asked_mem_mb", "asked_cpus", "asked_gpus"),
@@ -94,3 +98,38 @@ class Report:
             f"{of('used_mem_mb', 'asked_mem_mb'):>18}{percent('used_cpu_percent'):>6}"
             f"{percent('used_gpu_percent'):>6}{'  asks for too much: ' * bool(wasted)}{', '.join(wasted)}"
         )
+
+
+def error_message(words: str, logs: Sequence[Path]) -> str:
+    """Return why a job failed, with the end of the first of its logs that says something."""
+    lines = [f"{time.strftime('%H:%M:%S')} Error: {words}."]
+    ends = {file: log_end(file, 4096).splitlines()[-LOG_LINES:] for file in logs}
+    shown = next((file for file, end in ends.items() if any(words.strip() for words in end)), None)
+    for file, end in ends.items():
+        lines.append(f"  log: {file}")
+        lines += [f"    | {words[:200]}" for words in end if file == shown]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people to read."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def tidy(one: Submitted, keep_log: bool) -> None:
+    """Remove what a job that succeeded leaves."""
+    endings = ["submitted.pkl", "submission.sh", "0_result.pkl", "restarts.json", "stop"]
+    for ending in endings if keep_log else [*endings, "0_log.out"]:
+        with suppress(OSError):
+            (one.prepared.folder / f"{one.paths.job_id}_{ending}").unlink(missing_ok=True)
+
+
+def remove_old(folder: Path, days: int) -> None:
+    """Remove what failed jobs left so long ago; submissions stay, their jobs may still wait."""
+    for file in folder.glob("*/*") if days > 0 else []:
+        with suppress(OSError):
+            if file.suffix != ".jsonl" and file.stat().st_mtime < time.time() - 86400 * days:
+                file.unlink()

@@ -27,6 +27,7 @@ class Slurm(Cluster):
     """
 
     title = "SLURM"
+    dependencies = True
 
     def __init__(self, settings: ExecutorSettings, stopping: Callable[[], bool] = lambda: False) -> None:
         """Ask until `stopping` says that nobody waits for the answer any more."""

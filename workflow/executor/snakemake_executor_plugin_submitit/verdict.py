@@ -13,7 +13,8 @@ from typing import Any
 
 from submitit.core.utils import JobPaths
 
-from snakemake_executor_plugin_submitit.jobs import Cluster, State, Submitted
+from snakemake_executor_plugin_submitit.jobs import Cluster, Prepared, State, Submitted
+from snakemake_executor_plugin_submitit.node import COMPLAINT
 from snakemake_executor_plugin_submitit.progress import Restarts
 from snakemake_executor_plugin_submitit.resources import Request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
@@ -66,17 +67,8 @@ _NEVER = ("PartitionTimeLimit",)
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a job left: whether it succeeded, else why not; and what it used."""
-
-    success: bool
-    reason: str = ""
-    used: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Ended:
-    """How a job ended."""
+    """How a job ended: whether it succeeded, else why not; and what it used."""
 
     success: bool
     reason: str = ""
@@ -85,7 +77,7 @@ class Ended:
     used: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_result(place: JobPaths) -> Result | None:
+def read_result(place: JobPaths) -> Ended | None:
     """Return what a job left behind, None if nothing (yet)."""
     try:
         next(os.scandir(place.folder), None)  # makes a network disk look again
@@ -93,9 +85,9 @@ def read_result(place: JobPaths) -> Result | None:
     except (OSError, EOFError, pickle.UnpicklingError, ValueError):
         return None
     if kind == "success":
-        return Result(True, used=value if isinstance(value, dict) else {})
+        return Ended(True, used=value if isinstance(value, dict) else {})
     reason = _REASON.search(str(value))
-    return Result(False, reason.group(1).strip() if reason else str(value).strip().splitlines()[-1])
+    return Ended(False, reason.group(1).strip() if reason else str(value).strip().splitlines()[-1])
 
 
 def verdict(
@@ -150,7 +142,7 @@ def _may_restart(one: Submitted, state: State, settings: ExecutorSettings) -> bo
     return state.name in LOST or (state.name in ("TIMEOUT", "FAILED") and bool(note.requeued))
 
 
-def failure(one: Submitted, state: State | None, result: Result | None) -> str:
+def failure(one: Submitted, state: State | None, result: Ended | None) -> str:
     """Return why a job failed and what can be done about it."""
     rule, request = one.prepared.rule, one.prepared.request
     name = state.name if state else "unknown"
@@ -197,8 +189,8 @@ def log_end(log: Path, size: int) -> str:
         return ""
 
 
-class Waiting:
-    """Tells why jobs wait: each reason once, when it has lasted a minute."""
+class News:
+    """Tells when jobs start, what their nodes complain of, and why they wait: after a minute, once."""
 
     def __init__(self, cluster: Cluster, logger: Any) -> None:
         self._cluster, self._logger = cluster, logger
@@ -209,8 +201,9 @@ class Waiting:
         now = time.monotonic()
         lasting: dict[str, list[Submitted]] = {}
         for one in jobs:
-            state = view.get(one.job_id)
-            reason = state.reason if state and state.name == "PENDING" else ""
+            state = view.get(one.job_id, State(""))
+            self._tell(one, state)
+            reason = state.reason if state.name == "PENDING" else ""
             if one.pending[0] != reason:
                 one.pending = (reason, now)
             if reason and now - one.pending[1] >= PATIENCE:
@@ -228,6 +221,20 @@ class Waiting:
             for reason in lasting.keys() & set(_NEVER)
             for one in lasting[reason]
         ]
+
+    def _tell(self, one: Submitted, state: State) -> None:
+        if state.name == "RUNNING":
+            if not one.running:
+                where = f" on {state.nodes}" if state.nodes else ""
+                self._logger.info(line(one.prepared, f"started{where} ({one.job_id})"))
+            one.running = state.nodes or "?"
+        elif state.name == "PENDING" and one.running:
+            self._logger.info(line(one.prepared, f"waits to be started again ({one.job_id})"))
+            one.running = ""
+        complaint = state.comment.partition(COMPLAINT)[2]
+        if complaint and complaint != one.complaint:
+            one.complaint = complaint
+            self._logger.warning(line(one.prepared, f"{complaint} ({one.job_id})"))
 
     def _advice(self, reason: str, one: Submitted, state: State) -> str:
         request, rule = one.prepared.request, one.prepared.rule
@@ -249,3 +256,8 @@ class Waiting:
             allowed = f" ({limit:.0f} minutes)" if limit < float("inf") else ""
             words += f"{allowed}: --set-resources {rule}:runtime=MINUTES, or another 'slurm_partition'"
         return words or "scontrol show job has more"
+
+
+def line(one: Prepared, words: str) -> str:
+    """Return what is said of a job, with the time."""
+    return f"{time.strftime('%H:%M:%S')} {one.label}: {words}"
