@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 def start(folder: Path, cluster: str, *targets: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow" / "executor")}
     command = [sys.executable, "-m", "snakemake", "--executor", "submitit", "--submitit-cluster", cluster]
-    command += ["--jobs", "3", "--keep-going", "--latency-wait", "10", *targets]
+    command += ["--jobs", "3", "--keep-going", "--latency-wait", "10", "--scheduler", "greedy", *targets]
     return subprocess.Popen(
         command,
         cwd=folder,

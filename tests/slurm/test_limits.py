@@ -143,3 +143,22 @@ def test_a_full_disk(small_disk: Path, toy: Callable[..., Toy], cluster: SlurmCl
     for name in flow.runs:
         flow.check(name, killed=1 if name == names[0] else 0)
     flow.check_nothing_is_left()
+
+
+@pytest.mark.thorough
+def test_three_hundred_jobs_under_every_limit_at_once(
+    limited_toy: Callable[..., Toy], limited: SlurmCluster
+) -> None:
+    """Of submitted jobs, of arrays, and a partition's below the runtime of some: it ends right without a hand."""
+    limit(limited, "MaxSubmitJobs=20")
+    runs = {f"r{number:03d}": quick(f"r{number:03d}") for number in range(292)}
+    longer = {"options": "--steps 20 --pause 0.1", "slurm_partition": "short", "runtime": 60}
+    flow = limited_toy(**runs, **{f"longer{number}": longer for number in range(8)})
+    flow.arguments += ["--jobs", "300"]
+    told = flow.run("--submitit-submit-retries", "0", seconds=3000)
+    assert told.count("AssocMaxSubmitJobLimit") == 1
+    assert told.count("allows 5 minutes instead of 60") == 1
+    assert len(list((flow.folder / "results").iterdir())) == 300
+    for number in range(8):
+        assert len(flow.check(f"longer{number}")) == 1
+    flow.check_nothing_is_left()

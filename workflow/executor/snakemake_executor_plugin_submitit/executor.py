@@ -115,6 +115,7 @@ class Executor(RemoteExecutor):
                     SubmittedJobInfo(job), f"{private.label(job)} could not be submitted: {kind}{error}"
                 )
         if ready:
+            ready.sort(key=lambda one: (-one.job.priority, one.label))
             self.submitter.submit(group(ready, self.cluster.arrays))
 
     def _patient_look(self) -> Mapping[str, State] | None:

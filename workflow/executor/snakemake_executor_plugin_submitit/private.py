@@ -95,8 +95,8 @@ def _work(job: Any) -> Iterator[str]:
     """The interface shows no code of a job: `rule` and `shellcmd` are Snakemake's own."""
     yield _identity(job)
     rule = job.rule
-    code = (job.shellcmd, rule.script, rule.notebook, rule.wrapper, rule.cwl, rule.run_func_src)
-    yield from map(_plain, code)
+    yield from map(_plain, (job.shellcmd, rule.script, rule.notebook, rule.wrapper, rule.cwl))
+    yield _plain(getattr(rule, "run_func_src", None))  # not yet in 9.10
     script = rule.script or rule.notebook
     if script is not None:
         for place in (Path(str(script)), Path(str(rule.basedir)) / str(script)):
