@@ -92,6 +92,14 @@ def test_two_workflows_in_one_folder_do_not_forget_each_others_jobs(tmp_path: Pa
     assert [entry.label for entry in again.of_this_workflow()] == ["train a"]
 
 
+def test_a_file_that_another_workflow_is_about_to_write_stays(tmp_path: Path) -> None:
+    first = registry(tmp_path, "first")
+    (tmp_path / "submissions" / "token.jsonl").touch()
+    registry(tmp_path, "second")
+    first.intend(batch(tmp_path, "a"))
+    assert registry(tmp_path).find("a") is not None
+
+
 def test_a_full_disk_loses_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     one = Registry(tmp_path / "submissions", "flow", said.append)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import time
 from pathlib import Path
 
 from plugin_doubles import FakeCluster, submitted
 
-from snakemake_executor_plugin_submitit.report import Report
+from snakemake_executor_plugin_submitit.report import Report, error_message, remove_old, tidy
 from snakemake_executor_plugin_submitit.verdict import Ended
 
 
@@ -41,3 +43,32 @@ def test_what_asks_for_too_much_is_marked(tmp_path: Path) -> None:
     report.add(submitted(tmp_path), Ended(True, used={"seconds": 100.0, "cpu_seconds": 10.0, "mem_mb": 50.0}))
     table = report.finish(FakeCluster(), tmp_path / "report.csv", 0.8)
     assert "asks for too much: CPUs, memory" in table
+
+
+def test_a_failure_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    silent, rule = tmp_path / "silent.log", tmp_path / "rule.log"
+    silent.touch()
+    rule.write_text("".join(f"line {number}\n" for number in range(100)))
+    message = error_message("train a: it failed", [silent, rule, tmp_path / "slurm.log"]).splitlines()
+    assert message[0].endswith("Error: train a: it failed.")
+    assert message[-2].strip() == "| line 99"
+    assert f"  log: {silent}" in message
+    assert len(message) < 20
+
+
+def test_of_jobs_that_succeeded_nothing_is_left_and_of_others_not_for_ever(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    names = [f"{job}_{end}" for job in (7, 8, 9) for end in ("0_log.out", "0_result.pkl", "restarts.json")]
+    for name in [*names, "token_0.pkl"]:
+        (folder / name).touch()
+    tidy(submitted(folder, "7"), keep_log=False)
+    for file in folder.glob("[8t]*"):
+        os.utime(file, (time.time() - 11 * 86400,) * 2)
+    remove_old(tmp_path, 0)
+    assert (folder / "8_0_log.out").exists()
+    remove_old(tmp_path, 10)
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"9_0_log.out", "9_0_result.pkl", "9_restarts.json", "token_0.pkl"}  # which may wait
+    tidy(submitted(folder, "9"), keep_log=True)
+    assert (folder / "9_0_log.out").exists()

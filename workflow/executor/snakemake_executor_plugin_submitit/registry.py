@@ -58,11 +58,14 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._late: list[tuple[str, str]] = []  # what could not be written yet
         folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
-            for line in file.read_text().splitlines():
+        submissions = set()
+        for _, token, text in sorted(filter(None, map(_read, folder.glob("*.jsonl")))):
+            for line in text.splitlines():
                 with suppress(ValueError, KeyError, TypeError):  # a line cut off when Snakemake was killed
-                    self._apply(file.stem, json.loads(line))
-            self._remove_if_done(file.stem)
+                    self._apply(token, json.loads(line))
+                    submissions.add(token)  # of others that run now, the first line may not be there yet
+        for token in submissions:
+            self._remove_if_done(token)
 
     def find(self, key: str) -> Entry | None:
         """Return the newest submission of the job `key` that is not known to have ended."""
@@ -136,6 +139,14 @@ class Registry:
         for key in line.get("ended", []):
             if key in self._entries and self._entries[key].token == token:
                 del self._entries[key]
+
+
+def _read(file: Path) -> tuple[float, str, str] | None:
+    """Return when a file was written, its token and its text; None if another workflow has removed it."""
+    try:
+        return file.stat().st_mtime, file.stem, file.read_text()
+    except OSError:
+        return None
 
 
 def find(prepared: Prepared, entry: Entry, view: Mapping[str, State], started: float) -> Found:

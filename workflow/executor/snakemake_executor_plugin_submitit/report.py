@@ -128,8 +128,9 @@ def tidy(one: Submitted, keep_log: bool) -> None:
 
 
 def remove_old(folder: Path, days: int) -> None:
-    """Remove what failed jobs left so long ago; submissions stay, their jobs may still wait."""
-    for file in folder.glob("*/*") if days > 0 else []:
+    """Remove logs of failed jobs, and what lies beside them, that were written so many days ago."""
+    for log in folder.glob("*/*_0_log.out") if days > 0 else []:
         with suppress(OSError):
-            if file.suffix != ".jsonl" and file.stat().st_mtime < time.time() - 86400 * days:
-                file.unlink()
+            if log.stat().st_mtime < time.time() - 86400 * days:
+                for ending in ("0_log.out", "0_result.pkl", "restarts.json", "stop"):
+                    log.with_name(log.name.replace("0_log.out", ending)).unlink(missing_ok=True)

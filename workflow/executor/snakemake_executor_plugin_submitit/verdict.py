@@ -194,7 +194,7 @@ class News:
 
     def __init__(self, cluster: Cluster, logger: Any) -> None:
         self._cluster, self._logger = cluster, logger
-        self._told: set[str] = set()
+        self._known: set[str] = set()
 
     def look(self, jobs: Iterable[Submitted], view: Mapping[str, State]) -> list[tuple[Submitted, str]]:
         """Tell what is new; return the jobs that would wait for ever, with why."""
@@ -209,8 +209,8 @@ class News:
             if reason and now - one.pending[1] >= PATIENCE:
                 lasting.setdefault(reason, []).append(one)
         for reason, waiting in lasting.items():
-            if reason not in self._told:
-                self._told.add(reason)
+            if reason not in self._known:
+                self._known.add(reason)
                 first = waiting[0]
                 many = f"{len(waiting)} jobs wait" if len(waiting) > 1 else "a job waits"
                 advice = self._advice(reason, first, view[first.job_id])
