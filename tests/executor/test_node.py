@@ -109,6 +109,15 @@ def test_success(node: Node) -> None:
     assert "hello" in node.log
 
 
+def test_what_had_succeeded_when_its_node_was_lost_is_not_done_again(node: Node) -> None:
+    """Its outputs may be in use by now."""
+    assert node.run("echo once >> done") == 0
+    (node.folder / "7_submitted.pkl").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "snakemake_executor_plugin_submitit.node", str(node.folder)]
+    assert subprocess.run(command, cwd=node.folder, env=node.environment, check=False).returncode == 0
+    assert (node.folder / "done").read_text() == "once\n"
+
+
 def test_failure_has_the_rules_own_status(node: Node) -> None:
     assert node.run("echo \"Command 'x' returned non-zero exit status 3.\"; exit 1") != 0
     assert node.result == Ended(False, "its command ended with status 3")

@@ -63,6 +63,7 @@ def test_snakemakes_executor_starts_its_thread_first() -> None:
     assert source.index("wait_thread.start()") < source.index("self.__post_init__()")
 
 
+@pytest.mark.slow
 def test_snakemakes_workflow_has_what_is_read_of_it() -> None:
     import snakemake.cli  # noqa: F401  # which has to be the first
     from snakemake.dag import DAG

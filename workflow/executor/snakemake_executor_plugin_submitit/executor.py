@@ -60,10 +60,7 @@ class Executor(RemoteExecutor):
         targets = private.digest([private.targets_of(self.workflow)])
         self.registry = Registry(self.folder / "submissions", targets, self.logger.warning)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
-        try:
-            self.preparation = Preparation(self.folder, self.cluster, self.settings, self.logger)
-        except ResourceError as error:
-            raise WorkflowError(str(error)) from None
+        self.preparation = Preparation(self.folder, self.cluster, self.settings, self.logger)
         self.submitter = Submitter(
             self.cluster,
             self.registry,
@@ -79,7 +76,6 @@ class Executor(RemoteExecutor):
         self.news = News(self.cluster, self.logger)
         self.report = Report()
         self.changed = time.monotonic()  # when a job last came or went
-        self.first_look = self.changed + self.settings.init_seconds_before_status_checks
         self.outage = ""
         # Here, where nobody changes the jobs of the workflow yet.
         self.wanted = private.wanted_keys(self.workflow) if self.registry.of_this_workflow() else None
@@ -174,7 +170,8 @@ class Executor(RemoteExecutor):
         """Look once for all jobs; yield those that go on."""
         self.ready.wait()
         try:
-            ended = self._look() if self.wait and time.monotonic() >= self.first_look else {}
+            early = time.time() < self.started + self.settings.init_seconds_before_status_checks
+            ended = {} if early or not self.wait else self._look()
         except Exception as error:
             self.logger.warning(f"{self.cluster.title}: {type(error).__name__}: {error}; asking again")
             ended = {}

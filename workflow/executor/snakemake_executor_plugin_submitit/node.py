@@ -256,6 +256,8 @@ def main(folder: Path, token: str = "") -> int:
     pickle = folder / f"{token}_{job.array_task_id or 0}.pkl" if token else job.paths.submitted_pickle
     until = time.monotonic() + 60  # a shared disk may be late
     while not pickle.exists() and time.monotonic() < until:
+        if job.paths.result_pickle.exists():  # it had succeeded when its node was lost
+            return 0
         time.sleep(1)
     command = cast("Command", DelayedSubmission.load(pickle).function)
     if job.array_job_id and command.label:  # the array's name is what its tasks have in common
@@ -279,10 +281,8 @@ def main(folder: Path, token: str = "") -> int:
         if status == 0:
             pickle.unlink()
     except OSError as error:  # a job that succeeded does so all the same: its exit status says it
-        reason = f"{result[1]}; " if status else ""
-        complain(
-            job, f"{str(reason).removeprefix('CommandFailed: ')}its result could not be written: {error}"
-        )
+        reason = f"{str(result[1]).removeprefix('CommandFailed: ')}; " if status else ""
+        complain(job, f"{reason}its result could not be written: {error}")
     return status
 
 

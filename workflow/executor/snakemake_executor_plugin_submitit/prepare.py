@@ -24,11 +24,7 @@ class Preparation:
     """Makes jobs ready to be submitted."""
 
     def __init__(self, folder: Path, cluster: Cluster, settings: ExecutorSettings, logger: Any) -> None:
-        """Prepare for `cluster`; jobs leave their logs below `folder`.
-
-        Raises:
-            ResourceError: the file with the limits of partitions cannot be read.
-        """
+        """Prepare for `cluster`; jobs leave their logs below `folder`."""
         self._folder, self._cluster, self._settings, self._logger = folder, cluster, settings, logger
         path = settings.partition_config or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS", "")
         self._partitions = Partitions(Path(path)) if path else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from snakemake_interface_common.exceptions import WorkflowError
 
 # Options of sbatch that the plugin needs for itself.
 RESERVED = {
@@ -25,7 +26,7 @@ RESERVED = {
 }
 
 
-class ResourceError(Exception):
+class ResourceError(WorkflowError):
     """A rule's resources cannot be asked of SLURM."""
 
 
