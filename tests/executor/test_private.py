@@ -80,7 +80,7 @@ def test_snakemakes_workflow_has_what_is_read_of_it() -> None:
     source = inspect.getsource(Rule.__init__)
     for name in ("script", "notebook", "wrapper", "cwl", "basedir", "is_checkpoint"):
         assert f"self.{name} = " in source or hasattr(Rule, name), name
-    for name in ("shellcmd", "params", "wildcards_dict", "output", "input", "is_group"):
+    for name in ("shellcmd", "params", "wildcards_dict", "output", "input", "is_group", "is_local"):
         assert hasattr(Job, name) or f"self.{name} = " in inspect.getsource(Job.__init__), name
 
 

@@ -57,8 +57,8 @@ class Executor(RemoteExecutor):
         self.settings: ExecutorSettings = self.workflow.executor_settings
         self.folder = Path(self.settings.folder).absolute()
         self.cluster = choose(self.settings, lambda: not self.wait)
-        targets = private.digest([private.targets_of(self.workflow)])
-        self.registry = Registry(self.folder / "submissions", targets, self.logger.warning)
+        name = private.digest([private.targets_of(self.workflow)])
+        self.registry = Registry(self.folder / "submissions", name, self.logger.warning)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
         self.preparation = Preparation(self.folder, self.cluster, self.settings, self.logger)
         self.submitter = Submitter(
@@ -78,6 +78,7 @@ class Executor(RemoteExecutor):
         self.changed = time.monotonic()  # when a job last came or went
         self.outage = ""
         # Here, where nobody changes the jobs of the workflow yet.
+        self.done, self.total = 0, private.jobs_elsewhere(self.workflow)
         self.wanted = private.wanted_keys(self.workflow) if self.registry.of_this_workflow() else None
         self.ready.set()
 
@@ -159,7 +160,7 @@ class Executor(RemoteExecutor):
             self._follow(one, id_)
 
     def _follow(self, prepared: Prepared, job_id: str) -> None:
-        info = SubmittedJobInfo(prepared.job, external_jobid=job_id, aux={"id": job_id})
+        info = SubmittedJobInfo(prepared.job, external_jobid=job_id)
         self.live[job_id] = Submitted(prepared, job_id, info)
         self.changed = time.monotonic()
         self.report_job_submission(info)
@@ -170,16 +171,15 @@ class Executor(RemoteExecutor):
         """Look once for all jobs; yield those that go on."""
         self.ready.wait()
         try:
-            early = time.time() < self.started + self.settings.init_seconds_before_status_checks
-            ended = {} if early or not self.wait else self._look()
+            first_look = self.started + self.settings.init_seconds_before_status_checks
+            ended = self._look() if self.wait and time.time() >= first_look else {}
         except Exception as error:
             self.logger.warning(f"{self.cluster.title}: {type(error).__name__}: {error}; asking again")
             ended = {}
         for info in active_jobs:
-            id_ = (info.aux or {}).get("id")
-            if id_ in ended:
-                self._report(self.live[id_], ended[id_])
-            elif id_ in self.live:
+            if info.external_jobid in ended:
+                self._report(self.live[info.external_jobid], ended[info.external_jobid])
+            elif info.external_jobid in self.live:
                 yield info
 
     def _look(self) -> dict[str, Ended]:
@@ -239,7 +239,9 @@ class Executor(RemoteExecutor):
         self.report.add(one, ended)
         if ended.success:
             seconds = ended.used.get("seconds") or time.monotonic() - one.since
-            self.logger.info(line(one.prepared, f"done after {duration(seconds)} ({one.job_id})"))
+            self.done += len(private.single_jobs(one.info.job))
+            count = f"{self.done} of {max(self.done, self.total)}"
+            self.logger.info(line(one.prepared, f"done after {duration(seconds)} ({one.job_id}); {count}"))
             tidy(one, self.settings.keep_successful_logs)
             self.report_job_success(one.info)
             return
@@ -261,7 +263,7 @@ class Executor(RemoteExecutor):
     async def sleep(self) -> None:
         """Wait until the next look, or until nobody waits for it any more."""
         began = time.monotonic()
-        longest = float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10)
+        longest = self.workflow.remote_execution_settings.seconds_between_status_checks or 10
         while self.wait and time.monotonic() - began < pause(
             time.monotonic() - self.changed, longest, self.cluster.seconds
         ):

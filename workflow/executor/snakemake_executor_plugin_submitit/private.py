@@ -64,6 +64,11 @@ def wanted_keys(workflow: Any) -> tuple[set[str], set[str]] | None:
     return {key(job) for job in dag.jobs}, {key(job) for job in dag.needrun_jobs()}
 
 
+def jobs_elsewhere(workflow: Any) -> int:
+    """Return how many jobs, as far as is known now, will go to the cluster."""
+    return sum(not job.is_local for job in workflow.dag.needrun_jobs())
+
+
 def single_jobs(job: Any) -> list[Any]:
     """Return the jobs of a group in a fixed order, or the job alone."""
     return sorted(job.jobs, key=_identity) if job.is_group() else [job]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -74,7 +75,9 @@ class Report:
         lines = [f"{'rule':<24}{'jobs':>5}{'minutes':>16}{'memory, MB':>18}{'CPU':>6}{'GPU':>6}"]
         for rule in dict.fromkeys(str(row["rule"]) for row in self.rows):
             lines.append(self._line(rule, [row for row in self.rows if row["rule"] == rule], threshold))
-        return "\n".join([*lines, f"The most a job used / asked for, and means; a job a line: {path}"])
+        return "\n".join(
+            [*lines, f"The most a job used / asked for, and means; a job a line: {os.path.relpath(path)}"]
+        )
 
     @staticmethod
     def _line(rule: str, rows: list[dict[str, object]], threshold: float) -> str:
