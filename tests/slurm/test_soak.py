@@ -138,7 +138,9 @@ class Soak:
     def follows(self) -> bool:
         """Whether the present Snakemake has handed out its jobs: it does so for all that are ready at once."""
         words = self.flow.said[self.said_before :]
-        handed_out = re.findall(r"Attached to|submitted as|Submitting .* failed", words)
+        handed_out = re.findall(
+            r"Attached to .*: train run|train run\d+: submitted|Submitting .* failed", words
+        )
         return bool(handed_out) and time.monotonic() - self.started > 20
 
     def queued(self) -> list[list[str]]:

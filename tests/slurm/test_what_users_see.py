@@ -54,8 +54,8 @@ def test_the_terminal_and_the_logs(toy: Callable[..., Toy]) -> None:
 
 
 def test_the_jobs_of_another_users_name(toy: Callable[..., Toy]) -> None:
-    """Whose jobs they are is SLURM's to say, not the environment's."""
-    flow = toy(a={"options": "--pause 0.1"})
+    """Whose jobs they are is SLURM's to say, not the environment's: none is given up as unknown."""
+    flow = toy(a={"options": "--steps 90"})
     flow.environment |= {"LOGNAME": "nobody", "USER": "nobody"}
     flow.run()
     assert len(flow.check("a")) == 1
