@@ -1,4 +1,4 @@
-"""Many small jobs through SLURM: this project's executor plugin beside the official one with its defaults.
+"""Many small jobs through SLURM: this executor plugin beside the official one, without and with arrays.
 
     P=snakemake-executor-plugin-slurm; pip install --target /tmp/official --no-deps $P $P-jobstep
     python benchmarks/slurm.py --official /tmp/official --json slurm.json
@@ -164,7 +164,10 @@ def main() -> None:
         ours = Side("ours", ["--executor", "submitit"], plugin, cluster)
         sides = [ours]
         if options.official:
-            sides.append(Side("official", ["--executor", "slurm"], [options.official], cluster))
+            official = ["--executor", "slurm"]
+            sides.append(Side("official", official, [options.official], cluster))
+            arrays = [*official, "--slurm-array-jobs", "all"]
+            sides.append(Side("official, arrays", arrays, [options.official], cluster))
         found: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
         for number in range(options.rounds):
             for side in sides if number % 2 == 0 else reversed(sides):
@@ -182,8 +185,8 @@ def main() -> None:
     for name, runs in found.items():
         calls = ", ".join(f"{count} {command}" for command, count in sorted(runs[-1]["calls"].items()))
         print(f"| {name} | {seconds[name]:.1f} | {runs[-1]['questions_a_minute']:.1f} | {calls} |")
-    if options.official:
-        print(f"\nTime taken, ours / official: {seconds['ours'] / seconds['official']:.2f}")
+    for name, took in list(seconds.items())[1:]:
+        print(f"\nTime taken, ours / {name}: {seconds['ours'] / took:.2f}")
     for name, value in queued.items():
         print(f"{options.queued} jobs queued and cancelled, {name.replace('_', ' ')}: {value:.1f}")
     if options.json:

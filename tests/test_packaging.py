@@ -63,7 +63,7 @@ def test_every_import_is_declared_and_every_dependency_imported() -> None:
     used = imports("gdd", "workflow")
     # Interfaces of Snakemake's come with Snakemake itself.
     assert {name for name in used if not name.startswith("snakemake-interface")} == set(DECLARED)
-    others = imports("tests", "benchmarks") - {"snakemake-interface-executor-plugins"}
+    others = {name for name in imports("tests", "benchmarks") if not name.startswith("snakemake-interface")}
     local = {
         file.stem.replace("_", "-")
         for folder in ("tests", "benchmarks")
@@ -71,6 +71,14 @@ def test_every_import_is_declared_and_every_dependency_imported() -> None:
     }
     assert others - set(DECLARED) - set(FOR_TESTS) - local == set()
     assert set(FOR_TESTS) - others == TOOLS
+
+
+def test_the_executor_plugin_can_be_installed_alone() -> None:
+    """By a pyproject.toml of its own, which asks for what it imports, in the same versions."""
+    alone = tomllib.loads((ROOT / "workflow" / "executor" / "pyproject.toml").read_text())["project"]
+    used = {name for name in imports("workflow/executor") if not name.startswith("snakemake-interface")}
+    assert used | {"snakemake"} == set(names(alone["dependencies"]))
+    assert set(alone["dependencies"]) <= set(PROJECT["project"]["dependencies"])
 
 
 def test_pyproject_is_the_one_list() -> None:

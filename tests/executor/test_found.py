@@ -63,7 +63,7 @@ def test_a_node_imports_little() -> None:
     """What every job pays for: no NumPy, none of Snakemake."""
     code = (
         "import sys; sys.modules['numpy'] = None\n"
-        "import submitit.core.submission, snakemake_executor_plugin_submitit.command\n"
+        "import snakemake_executor_plugin_submitit.node\n"
         "print(*sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow" / "executor")}

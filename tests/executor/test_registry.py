@@ -1,66 +1,186 @@
-"""The journal of submissions survives whatever ends Snakemake."""
+"""The journal of submissions survives whatever ends Snakemake, and says what became of a job."""
 
 from __future__ import annotations
 
+import errno
+import os
+import pickle
+import time
 from pathlib import Path
 
-from snakemake_executor_plugin_submitit.registry import Print, Registry
+import pytest
+from plugin_doubles import prepared
 
-A, B = Print("a", "work a", "request"), Print("b", "work b", "request")
+from snakemake_executor_plugin_submitit.jobs import Batch, State
+from snakemake_executor_plugin_submitit.registry import Entry, Found, Registry, find, unwanted
+
+
+def registry(folder: Path, workflow: str = "flow") -> Registry:
+    return Registry(folder / "submissions", workflow)
+
+
+def batch(folder: Path, *names: str, token: str = "token") -> Batch:
+    return Batch([prepared(folder, name) for name in names], token=token)
 
 
 def test_an_array_is_found_again(tmp_path: Path) -> None:
-    first = Registry(tmp_path / "jobs")
-    first.intend("token", tmp_path, [A, B])
+    first = registry(tmp_path)
+    first.intend(batch(tmp_path, "a", "b"))
     first.submitted("token", "12")
-    for registry in (first, Registry(tmp_path / "jobs"), Registry(tmp_path / "jobs")):
-        entry = registry.find("b")
+    for one in (first, registry(tmp_path)):
+        entry = one.find("b")
         assert entry is not None
-        assert entry.print == B
-        assert entry.job_id is not None
-        assert entry.full_id(entry.job_id) == "12_1"
-        assert registry.ids() == ["12_0", "12_1"]
+        assert entry.job_id({}) == "12_1"
+        assert entry.label == "train b"
+        assert one.ids() == ["12_0", "12_1"]
 
 
 def test_a_single_job_is_no_array(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "jobs")
-    registry.intend("token", tmp_path, [A])
-    registry.submitted("token", "12")
-    assert registry.ids() == ["12"]
+    one = registry(tmp_path)
+    one.intend(batch(tmp_path, "a"))
+    one.submitted("token", "12@north")
+    assert registry(tmp_path).ids() == ["12@north"]
 
 
 def test_killed_between_sbatch_and_its_answer(tmp_path: Path) -> None:
-    Registry(tmp_path / "jobs").intend("token", tmp_path, [A])
-    entry = Registry(tmp_path / "jobs").find("a")
+    registry(tmp_path).intend(batch(tmp_path, "a"))
+    entry = registry(tmp_path).find("a")
     assert entry is not None
-    assert (entry.job_id, entry.token) == (None, "token")
+    assert entry.job_id({}) == ""
+    assert entry.job_id({"12": State("PENDING", comment="train (snakemake run token)")}) == "12"
 
 
 def test_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "jobs")
-    registry.intend("token", tmp_path, [A])
-    with (tmp_path / "jobs").open("a") as file:
-        file.write('{"token": "tok')
-    again = Registry(tmp_path / "jobs")
+    registry(tmp_path).intend(batch(tmp_path, "a"))
+    with (tmp_path / "submissions" / "token.jsonl").open("a") as file:
+        file.write('{"id": "1')
+    again = registry(tmp_path)
     assert again.find("a") is not None
     again.submitted("token", "12")
-    assert Registry(tmp_path / "jobs").ids() == ["12"]
+    assert registry(tmp_path).ids() == ["12"]
 
 
 def test_what_ended_is_forgotten(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "jobs")
-    registry.intend("token", tmp_path, [A, B])
-    registry.submitted("token", "12")
-    registry.ended(["a"])
-    again = Registry(tmp_path / "jobs")
+    one = registry(tmp_path)
+    one.intend(batch(tmp_path, "a", "b"))
+    one.submitted("token", "12")
+    one.ended(["a"])
+    again = registry(tmp_path)
     assert again.find("a") is None
     assert again.ids() == ["12_1"]
-    assert (tmp_path / "jobs").read_text().count("\n") == 1  # the journal does not grow for ever
+    again.ended(["b"])
+    assert not list((tmp_path / "submissions").iterdir())
 
 
 def test_the_newest_submission_counts(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "jobs")
+    one = registry(tmp_path)
     for token, job_id in (("old", "1"), ("new", "2")):
-        registry.intend(token, tmp_path, [A])
-        registry.submitted(token, job_id)
-    assert registry.ids() == ["2"]
+        one.intend(batch(tmp_path, "a", token=token))
+        one.submitted(token, job_id)
+        os.utime(tmp_path / "submissions" / f"{token}.jsonl", (int(job_id),) * 2)
+    assert one.ids() == registry(tmp_path).ids() == ["2"]
+
+
+def test_two_workflows_in_one_folder_do_not_forget_each_others_jobs(tmp_path: Path) -> None:
+    first, second = registry(tmp_path, "first"), registry(tmp_path, "second")
+    for one, name, job_id in ((first, "a", "1"), (second, "b", "2"), (first, "c", "3")):
+        one.intend(batch(tmp_path, name, token=name))
+        one.submitted(name, job_id)
+    first.ended(["c"])
+    again = registry(tmp_path, "first")
+    assert sorted(again.ids()) == ["1", "2"]
+    assert [entry.label for entry in again.of_this_workflow()] == ["train a"]
+
+
+def test_a_file_that_another_workflow_is_about_to_write_stays(tmp_path: Path) -> None:
+    first = registry(tmp_path, "first")
+    (tmp_path / "submissions" / "token.jsonl").touch()
+    registry(tmp_path, "second")
+    first.intend(batch(tmp_path, "a"))
+    assert registry(tmp_path).find("a") is not None
+
+
+def test_a_full_disk_loses_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    one = Registry(tmp_path / "submissions", "flow", said.append)
+    one.intend(batch(tmp_path, "a"))
+    opened = Path.open
+
+    def full(self: Path, mode: str = "r") -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    one.submitted("token", "12")
+    assert "No space left" in said[0]
+    with pytest.raises(OSError, match="No space left"):
+        one.intend(batch(tmp_path, "b", token="other"))  # before it is submitted, it has to be known
+    assert one.ids() == ["12"]
+    monkeypatch.setattr(Path, "open", opened)
+    one.intend(batch(tmp_path, "c", token="third"))
+    assert registry(tmp_path).ids() == ["12"]
+
+
+def test_what_is_not_wanted_any_more(tmp_path: Path) -> None:
+    one = registry(tmp_path)
+    for number, name in enumerate("abcdef"):
+        one.intend(batch(tmp_path, name, token=name))
+        one.submitted(name, str(number))
+    states = ["PENDING", "PENDING", "RUNNING", "RUNNING", "COMPLETED", "FAILED"]
+    view = {str(number): State(state) for number, state in enumerate(states)}
+    # b is done otherwise, c has just been found done, a and f have to run, the others are gone from the workflow
+    cancelled, forgotten = unwanted(one.of_this_workflow(), view, {"a", "b", "c", "f"}, {"a", "f"})
+    assert [entry.label for entry in cancelled] == ["train b", "train d"]
+    assert [entry.label for entry in forgotten] == ["train e"]
+
+
+def looked_for(folder: Path, state: str | None, *, job_id: str = "7", **changed: str) -> Found:
+    """Look for a job that was submitted as number 2 of array 7, if SLURM has it in `state`."""
+    now = prepared(folder)
+    entry = Entry(now.fingerprint._replace(**changed), now.label, "flow", "token", 2, folder, job_id)
+    view = {} if state is None else {"7_2": State(state, comment="snakemake run token")}
+    return find(now, entry, view, started=time.time() - 60)
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED"])
+def test_what_goes_on_is_followed(tmp_path: Path, state: str) -> None:
+    assert looked_for(tmp_path, state) == Found("7_2", state, same=True)
+
+
+def test_a_job_whose_id_nobody_noted_is_found_by_its_comment(tmp_path: Path) -> None:
+    assert looked_for(tmp_path, "RUNNING", job_id="") == Found("7_2", "RUNNING", same=True)
+    assert looked_for(tmp_path, None, job_id="") == Found()
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_other_work_has_to_go(tmp_path: Path, state: str) -> None:
+    found = looked_for(tmp_path, state, work="old")
+    assert (found.job_id, found.same) == ("7_2", False)
+    assert "command" in found.difference
+
+
+def test_other_resources_matter_only_to_a_job_that_waits(tmp_path: Path) -> None:
+    assert not looked_for(tmp_path, "PENDING", request="old").same
+    assert looked_for(tmp_path, "RUNNING", request="old").same
+
+
+@pytest.mark.parametrize("state", [None, "COMPLETED", "FAILED", "CANCELLED"])
+def test_what_ended_without_a_result_is_submitted_anew(tmp_path: Path, state: str | None) -> None:
+    assert looked_for(tmp_path, state) == Found()
+
+
+def test_what_ended_well_since_snakemake_began_is_not_done_twice(tmp_path: Path) -> None:
+    result = tmp_path / "7_2_0_result.pkl"
+    result.write_bytes(pickle.dumps(("success", "done")))
+    assert looked_for(tmp_path, "COMPLETED").same
+    assert looked_for(tmp_path, None).same
+    assert looked_for(tmp_path, "COMPLETED", work="old") == Found()
+    result.write_bytes(pickle.dumps(("error", "no")))
+    assert looked_for(tmp_path, "FAILED") == Found()
+
+
+def test_what_had_ended_before_is_no_answer(tmp_path: Path) -> None:
+    """Snakemake has looked at its outputs and wants the job to run: somebody may have deleted them."""
+    result = tmp_path / "7_2_0_result.pkl"
+    result.write_bytes(pickle.dumps(("success", "done")))
+    os.utime(result, (time.time() - 3600,) * 2)
+    assert looked_for(tmp_path, "COMPLETED") == Found()

@@ -43,7 +43,7 @@ def small_run() -> Iterator[RandomRun]:
 
 
 def losses(student: Student, steps: int = STEPS) -> list[dict[str, float]]:
-    return [student.step() for _ in range(steps)]
+    return [dict(student.step()) for _ in range(steps)]
 
 
 def main(device: str, rank: str, size: str, folder: str) -> None:

@@ -107,3 +107,51 @@ def test_a_changed_rule_is_not_taken_for_the_old_one(toy: Callable[..., Toy], cl
     assert first.job == old["a"] != second.job
     assert [sitting.job for sitting in flow.check("b")] == [old["b"]]
     flow.check_nothing_is_left()
+
+
+def test_two_workflows_in_one_folder_killed(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    """Each finds its own jobs again, and neither forgets the other's."""
+    flow = toy(a=LONG, b=LONG, c=LONG, d=LONG)
+    pairs = (["results/a.json", "results/b.json"], ["results/c.json", "results/d.json"])
+    for pair in pairs:
+        flow.start(*pair)
+        wait_for("both jobs", lambda: flow.said.count("submitted as") == 2 * len(flow.started))
+    flow.wait_for_steps(3)
+    before = {job for job, _ in cluster.queue()}
+    flow.kill()
+    flow.unlock()
+    again = [flow.start(*pair) for pair in pairs]
+    wait_for("being found", lambda: flow.said.count("ttached to") == 4 or again[0].poll() is not None)
+    assert {job for job, _ in cluster.queue()} == before
+    flow.hurry()
+    for process in again:
+        flow.finish(process)
+    for name in flow.runs:
+        assert len(flow.check(name)) == 1
+    flow.check_nothing_is_left()
+
+
+def test_what_is_no_longer_wanted_is_cancelled(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:
+    """Those jobs of the same workflow; those still wanted, and another workflow's, are kept."""
+    flow = toy(foreign=LONG)
+    flow.start("results/foreign.json")
+    flow.wait_for_steps(3, "foreign")
+    waiting = LONG | {"slurm_extra": "--begin=now+1hour"}
+    flow.runs = {"a": LONG, "gone": LONG, "unneeded": waiting}
+    flow.write_runs()
+    flow.start("all")
+    flow.wait_for_steps(3, "a", "gone")
+    kept = {name: flow.job(name) for name in ("a", "foreign")}
+    flow.kill()
+
+    flow.runs = {"a": LONG}
+    flow.write_runs()
+    flow.unlock()
+    process = flow.start("all")
+    wait_for("the others' end", lambda: len(cluster.queue()) == 2 or process.poll() is not None)
+    assert flow.said.count("not wanted any more") == 2
+    assert {job for job, _ in cluster.queue("%A %T")} == set(kept.values())
+    flow.hurry("a")
+    flow.finish(process)
+    assert [sitting.job for sitting in flow.check("a")] == [kept["a"]]
+    assert len(cluster.queue()) == 1

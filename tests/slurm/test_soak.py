@@ -40,8 +40,10 @@ class Soak:
         self.began = time.monotonic()
         self.notes: list[str] = []
         self.endless = list(flow.runs)[:ENDLESS]
+        self.targets = [f"results/{name}.json" for name in flow.runs if name != "second"]
         self.away: dict[str, float] = {}  # lost and drained nodes, and when they come back
         flow.break_sbatch(0)
+        self.second: subprocess.Popen[bytes] | None = None
         self.start()
         self.faults: dict[str, Callable[[], str]] = {
             "a job fails": self.a_job_fails,
@@ -56,6 +58,9 @@ class Soak:
             "node drained": self.node_drained,
             "slurmctld down": self.controller_down,
             "sbatch fails twice": self.sbatch_fails,
+            "a limit of submitted jobs": self.limit_of_submission,
+            "a rule is edited": self.edited,
+            "a second workflow": self.second_workflow,
         }
 
     def draw(self, count: int) -> list[str]:
@@ -76,7 +81,7 @@ class Soak:
     def start(self) -> None:
         """Start Snakemake."""
         self.said_before, self.started = len(self.flow.said), time.monotonic()
-        self.process: subprocess.Popen[bytes] = self.flow.start()
+        self.process: subprocess.Popen[bytes] = self.flow.start(*self.targets)
 
     def bring_back(self, node: str) -> None:
         del self.away[node]
@@ -133,12 +138,15 @@ class Soak:
     def follows(self) -> bool:
         """Whether the present Snakemake has handed out its jobs: it does so for all that are ready at once."""
         words = self.flow.said[self.said_before :]
-        handed_out = re.findall(r"Attached to|Submitted .*|Submitting .* failed", words)
+        handed_out = re.findall(
+            r"Attached to .*: train run|train run\d+: submitted|Submitting .* failed", words
+        )
         return bool(handed_out) and time.monotonic() - self.started > 20
 
     def queued(self) -> list[list[str]]:
-        """Return jobs that are not about to end; on a lost node that takes a while."""
-        return [job for job in self.cluster.queue() if job[1] != "COMPLETING"]
+        """Return jobs of the first workflow that are not about to end; on a lost node that takes a while."""
+        jobs = self.cluster.queue("%i %T %j")
+        return [job for job in jobs if job[1] != "COMPLETING" and job[-1] != "second"]
 
     def killed(self) -> str:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -193,6 +201,24 @@ class Soak:
         self.flow.break_sbatch(2)
         return ""
 
+    def limit_of_submission(self) -> str:
+        self.flow.break_sbatch(6, "AssocMaxSubmitJobLimit")
+        return ""
+
+    def edited(self) -> str:
+        """Another command for the same numbers: what was submitted with the old one has to go."""
+        name, job = self.victim()
+        self.flow.runs[name]["options"] += " --pause 0.5"
+        self.flow.write_runs()
+        self.killed()
+        return f"{name}, job {job}"
+
+    def second_workflow(self) -> str:
+        """In the same folder, with a run of its own, which it may or may not finish before the next one."""
+        if self.second is None or self.second.poll() is not None:
+            self.second = self.flow.start("results/second.json", "--nolock")
+        return "started"
+
     def happen(self, name: str) -> None:
         """Let a fault happen and note it."""
         self.keep_going()
@@ -208,6 +234,9 @@ class Soak:
         for node in list(self.away):
             self.bring_back(node)
         self.flow.hurry()
+        if self.second is None or self.second.wait(600):
+            self.second = self.flow.start("results/second.json", "--nolock")
+        assert self.second.wait(600) == 0, self.flow.said
         for _ in range(4):  # a job that failed is tried again by the next Snakemake only
             if self.process.wait(600) == 0:
                 return
@@ -232,6 +261,7 @@ def test_fifty_faults(toy: Callable[..., Toy], cluster: SlurmCluster, tmp_path: 
         }
         for number in range(RUNS)
     }
+    runs["second"] = {"options": "--steps 4000 --interval 10", "gpu": 1, "mem_mb": 500}
     soak = Soak(toy(**runs), cluster, rng)
     for name in soak.draw(FAULTS):
         soak.happen(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,31 @@ def accounted_cluster() -> Iterator[SlurmCluster]:
     yield from booted(accounting=True)
 
 
+LIMITS = """\
+MaxArraySize=10
+AccountingStorageEnforce=associations,limits,qos
+Licenses=seat:1
+PartitionName=short Nodes=ALL MaxTime=5 State=UP
+"""
+
+
+@pytest.fixture(scope="session")
+def strict_cluster() -> Iterator[SlurmCluster]:
+    """With accounting and limits; arrays of at most ten jobs."""
+    yield from booted(accounting=True, extra=LIMITS)
+
+
+@pytest.fixture
+def limited(strict_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
+    """The same, without limits for users again after the test."""
+    yield strict_cluster
+    strict_cluster.tidy()
+    for what in (["user", getpass.getuser()], ["qos", "normal"]):
+        limits = ("MaxSubmitJobs=-1", "MaxWall=-1", "MaxTRESPerJob=gres/gpu=-1", "Flags=-1")
+        known = limits if what[0] == "qos" else limits[:1]
+        strict_cluster.ask("sacctmgr", "--immediate", "modify", *what, "set", *known)
+
+
 @pytest.fixture(scope="session")
 def cgroup_cluster() -> Iterator[SlurmCluster]:
     """Where memory is limited by the kernel, as on most clusters."""
@@ -51,10 +77,21 @@ def cluster(plain_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
 @pytest.fixture
 def toy(tmp_path: Path, cluster: SlurmCluster) -> Iterator[Callable[..., Toy]]:
     """Make a workflow of toy runs: `toy(a={...}, b={...})`; its Snakemake ends with the test."""
+    yield from toys(tmp_path, cluster)
+
+
+@pytest.fixture
+def limited_toy(tmp_path: Path, limited: SlurmCluster) -> Iterator[Callable[..., Toy]]:
+    """The same on the cluster with limits."""
+    yield from toys(tmp_path, limited)
+
+
+def toys(folder: Path, cluster: SlurmCluster) -> Iterator[Callable[..., Toy]]:
+    """Give a maker of workflows, whose Snakemakes end with the test."""
     made: list[Toy] = []
 
     def make(**runs: dict[str, Any]) -> Toy:
-        made.append(Toy(tmp_path / "toy", cluster, runs))
+        made.append(Toy(folder / "toy", cluster, runs))
         return made[-1]
 
     yield make

@@ -21,11 +21,12 @@ from slurm_cluster import SlurmCluster
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / "tests" / "slurm" / "toy"
 
+TIMED_OUT = "Batch job submission failed: Socket timed out on send/recv operation"
 BROKEN_SBATCH = """#!/bin/sh
 left=$(cat {folder}/left)
 if [ $left -gt 0 ]; then
   echo $((left - 1)) > {folder}/left
-  echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2
+  cat {folder}/words >&2
   exit 1
 fi
 exec {sbatch} "$@"
@@ -151,10 +152,11 @@ class Toy:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "hurry").touch()
 
-    def break_sbatch(self, times: int) -> None:
+    def break_sbatch(self, times: int, words: str = TIMED_OUT) -> None:
         """Let the next calls of sbatch fail; to be called once, with any number, before Snakemake starts."""
         folder = self.folder / "bin"
         folder.mkdir(exist_ok=True)
+        (folder / "words").write_text(f"sbatch: error: {words}\n")
         (folder / "left").write_text(f"{times}\n")
         if not (folder / "sbatch").exists():
             (folder / "sbatch").write_text(BROKEN_SBATCH.format(folder=folder, sbatch=shutil.which("sbatch")))

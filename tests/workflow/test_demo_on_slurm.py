@@ -73,7 +73,7 @@ def test_the_demo_through_slurm(
     assert project.planned("demo") == set()
     assert not cluster.queue()
     # Training and evaluation went to the cluster, what takes a second stayed.
-    submitted = set(re.findall(r"Submitted (?:\d+ jobs of )?(\w+) as SLURM", said))
+    submitted = set(re.findall(r"^\S+ (\w+)(?: .*)?: submitted as SLURM", said, re.MULTILINE))
     assert {"teacher", "distill", "evaluate_run", "evaluate_teacher"} <= submitted
     assert not {"table", "page"} & submitted
 

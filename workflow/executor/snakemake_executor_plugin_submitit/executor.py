@@ -18,18 +18,25 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
-from snakemake_executor_plugin_submitit.attach import Attachment, find
-from snakemake_executor_plugin_submitit.batch import LONGEST_WAIT, Batch, Prepared, Submitted, group
-from snakemake_executor_plugin_submitit.clusters import choose
-from snakemake_executor_plugin_submitit.judge import Ended, judge
-from snakemake_executor_plugin_submitit.pace import Pace
-from snakemake_executor_plugin_submitit.parameters import ResourceError
-from snakemake_executor_plugin_submitit.preparation import prepare, processors, wait_for_inputs
-from snakemake_executor_plugin_submitit.queue import Queue, Seen
-from snakemake_executor_plugin_submitit.registry import Registry
-from snakemake_executor_plugin_submitit.sbatch import paths
+from snakemake_executor_plugin_submitit import private
+from snakemake_executor_plugin_submitit.jobs import (
+    Batch,
+    Prepared,
+    State,
+    Submitted,
+    array_of,
+    group,
+    pause,
+    task,
+)
+from snakemake_executor_plugin_submitit.local import choose
+from snakemake_executor_plugin_submitit.prepare import Preparation, processors, wait_for_inputs
+from snakemake_executor_plugin_submitit.registry import Found, Registry, find, unwanted
+from snakemake_executor_plugin_submitit.report import Report, duration, error_message, remove_old, tidy
+from snakemake_executor_plugin_submitit.resources import ResourceError
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.submitter import Submitter
+from snakemake_executor_plugin_submitit.submit import LONGEST_WAIT, Submitter
+from snakemake_executor_plugin_submitit.verdict import Ended, News, line, verdict
 
 
 class Executor(RemoteExecutor):
@@ -49,10 +56,11 @@ class Executor(RemoteExecutor):
             raise WorkflowError("--immediate-submit leaves nobody who follows the jobs; this plugin does.")
         self.settings: ExecutorSettings = self.workflow.executor_settings
         self.folder = Path(self.settings.folder).absolute()
-        self.registry = Registry(self.folder / "submitted.jsonl")
-        self.queue = Queue(lambda: not self.wait)
-        self.cluster = choose(self.settings, self.queue)
+        self.cluster = choose(self.settings, lambda: not self.wait)
+        name = private.digest([private.targets_of(self.workflow)])
+        self.registry = Registry(self.folder / "submissions", name, self.logger.warning)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
+        self.preparation = Preparation(self.folder, self.cluster, self.settings, self.logger)
         self.submitter = Submitter(
             self.cluster,
             self.registry,
@@ -60,14 +68,24 @@ class Executor(RemoteExecutor):
             self.settings.submit_retries,
             self.logger,
             submitted=self._submitted,
-            refused=lambda one, why: self._report_error(SubmittedJobInfo(one.job), why, []),
+            refused=lambda one, why: self._report_error(SubmittedJobInfo(one.job), f"{one.label}: {why}"),
         )
         self.started = time.time()
         self.live: dict[str, Submitted] = {}
         self.arrays: set[str] = set()  # ids of arrays of which every task is ours
-        self.pace = Pace(float(self.workflow.remote_execution_settings.seconds_between_status_checks or 10))
+        self.news = News(self.cluster, self.logger)
+        self.report = Report()
+        self.changed = time.monotonic()  # when a job last came or went
         self.outage = ""
+        # Here, where nobody changes the jobs of the workflow yet.
+        self.done, self.total = 0, private.jobs_elsewhere(self.workflow)
+        self.wanted = private.wanted_keys(self.workflow) if self.registry.of_this_workflow() else None
         self.ready.set()
+
+    def printjob(self, job: Any) -> None:
+        """Say nothing that `_submitted` will say in a line, except to those that wait for events."""
+        if private.shown_to_plugins(self.workflow):
+            super().printjob(job)
 
     def run_job(self, job: Any) -> None:
         """Submit one job."""
@@ -80,46 +98,47 @@ class Executor(RemoteExecutor):
         for job in jobs:
             self.run_job_pre(job)
             try:
-                shell = self.format_job_exec(job)
-                prepared = prepare(job, shell, self.folder, self.cluster, self.settings)
-                entry = self.registry.find(prepared.print.key)
+                prepared = self.preparation(job, self.format_job_exec(job))
+                entry = self.registry.find(prepared.fingerprint.key)
                 if entry is None:
                     ready.append(prepared)
                 elif (view := queue()) is not None:
                     self._take(prepared, find(prepared, entry, view, self.started), ready)
                 else:
-                    raise RuntimeError("no answer to whether what was submitted before still runs")
-            except ResourceError as error:
-                self._report_error(SubmittedJobInfo(job), f"Its resources cannot be had: {error}", [])
+                    raise ResourceError("nobody says whether what was submitted before still runs")
             except Exception as error:
-                words = f"It could not be submitted: {type(error).__name__}: {error}"
-                self._report_error(SubmittedJobInfo(job), words, [])
-        for batch in group(ready, self.settings.array_size if self.cluster.arrays else 1):
-            self.submitter.submit(batch)
+                kind = "" if isinstance(error, ResourceError) else f"{type(error).__name__}: "
+                self._report_error(
+                    SubmittedJobInfo(job), f"{private.label(job)} could not be submitted: {kind}{error}"
+                )
+        if ready:
+            ready.sort(key=lambda one: (-one.job.priority, one.label))
+            self.submitter.submit(group(ready, self.cluster.arrays))
 
-    def _patient_look(self) -> Mapping[str, Seen] | None:
+    def _patient_look(self) -> Mapping[str, State] | None:
         """Look at the queue, for as long as submitting is tried: not to know is to run something twice."""
         for number in range(self.settings.submit_retries + 1):
             known = self.registry.ids()
             view = self.cluster.look(known)
             if view is not None:
                 return {**self.cluster.remembered([one for one in known if one not in view]), **view}
-            self.logger.warning(f"{self.cluster.title} does not answer ({self.queue.trouble}); asking again")
+            self.logger.warning(f"{self.cluster.title} does not answer ({self.cluster.trouble})")
             time.sleep(min(LONGEST_WAIT, 2.0 ** (number + 1)))
         return None
 
-    def _take(self, prepared: Prepared, found: Attachment, ready: list[Prepared]) -> None:
+    def _take(self, prepared: Prepared, found: Found, ready: list[Prepared]) -> None:
         """Follow what an earlier Snakemake submitted, or put the job among those to submit."""
         title = f"{self.cluster.title} job {found.job_id} ({found.state})"
         if found.job_id and found.same:
-            self.logger.info(f"Attached to {title}: {prepared.rule}")
+            self.logger.info(f"Attached to {title}: {prepared.label}")
             self._follow(prepared, found.job_id)
-        elif found.job_id:
-            self.logger.info(f"Cancelled {title}: {prepared.rule} with other {found.difference} than now")
+            return
+        if found.job_id:
+            self.logger.info(f"Cancelled {title}: {prepared.label} with other {found.difference} than now")
             self.cluster.cancel([found.job_id])
-            ready.append(prepared.after(found.job_id) if self.cluster.arrays else prepared)
-        else:
-            ready.append(prepared)
+            if self.cluster.dependencies:
+                prepared = prepared.but(dependency=f"afterany:{found.job_id.split('@')[0]}")
+        ready.append(prepared)
 
     def get_job_args(self, job: Any, **_: Any) -> str:
         """Return Snakemake's arguments on the node."""
@@ -132,22 +151,18 @@ class Executor(RemoteExecutor):
 
     def _submitted(self, batch: Batch, job_id: str) -> None:
         """Follow the jobs of a batch that the cluster took."""
-        rule, folder = batch.jobs[0].rule, os.path.relpath(batch.jobs[0].folder)
         array = len(batch.jobs) > 1
         if array:
             self.arrays.add(job_id)
-            words = f"{len(batch.jobs)} jobs of {rule} as {self.cluster.title} array {job_id}"
-        else:
-            words = f"{rule} as {self.cluster.title} job {job_id}"
-        log = f"; logs: {folder}/{job_id}_*" if self.cluster.logs else ""
-        self.logger.info(f"Submitted {words}{log}")
         for index, one in enumerate(batch.jobs):
-            self._follow(one, f"{job_id}_{index}" if array else job_id)
+            id_ = task(job_id, index if array else None)
+            self.logger.info(line(one, f"submitted as {self.cluster.title} job {id_}"))
+            self._follow(one, id_)
 
     def _follow(self, prepared: Prepared, job_id: str) -> None:
-        info = SubmittedJobInfo(prepared.job, external_jobid=job_id, aux={"id": job_id})
-        self.live[job_id] = Submitted(prepared, job_id, Path(paths(prepared.folder, job_id).stdout), info)
-        self.pace.changed()
+        info = SubmittedJobInfo(prepared.job, external_jobid=job_id)
+        self.live[job_id] = Submitted(prepared, job_id, info)
+        self.changed = time.monotonic()
         self.report_job_submission(info)
 
     async def check_active_jobs(
@@ -155,90 +170,131 @@ class Executor(RemoteExecutor):
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Look once for all jobs; yield those that go on."""
         self.ready.wait()
-        if self.wait:
-            self.submitter.submit_postponed()
-        mine = [self.live[info.aux["id"]] for info in active_jobs if info.aux and info.aux["id"] in self.live]
+        try:
+            first_look = self.started + self.settings.init_seconds_before_status_checks
+            ended = self._look() if self.wait and time.time() >= first_look else {}
+        except Exception as error:
+            self.logger.warning(f"{self.cluster.title}: {type(error).__name__}: {error}; asking again")
+            ended = {}
+        for info in active_jobs:
+            if info.external_jobid in ended:
+                self._report(self.live[info.external_jobid], ended[info.external_jobid])
+            elif info.external_jobid in self.live:
+                yield info
+
+    def _look(self) -> dict[str, Ended]:
+        """Return how jobs ended, those that did."""
+        if self.wanted is not None:
+            self._cancel_unwanted(*self.wanted)
+        self.submitter.send_due()
+        mine = list(self.live.values())
         if not mine:
-            return
-        view = self._look(mine)
+            return {}
+        view = self._view(mine)
+        ended = {}
         for one in mine:
             try:
-                ended = judge(one, view, self.cluster, self.settings, self.logger)
+                end = verdict(one, view, self.cluster, self.settings, self.logger)
             except Exception as error:
-                ended = Ended(False, f"its end could not be understood: {type(error).__name__}: {error}")
-            if ended is None:
-                yield one.info
-            else:
-                self._report(one, ended)
+                end = Ended(False, f"its end could not be understood: {type(error).__name__}: {error}")
+            if end is not None:
+                ended[one.job_id] = end
+        for one, why in self.news.look(mine, view) if view is not None else []:
+            self.cluster.cancel([one.job_id])
+            ended[one.job_id] = Ended(False, why, "PENDING")
+        return ended
 
-    def _look(self, mine: list[Submitted]) -> Mapping[str, Seen] | None:
-        try:
-            view = self.cluster.look([one.job_id for one in mine])
-            if view is not None:
-                forgotten = [one.job_id for one in mine if one.job_id not in view and one.ask_elsewhere()]
-                view = {**self.cluster.remembered(forgotten), **view}
-        except Exception as error:
-            self.queue.trouble = str(error)
-            view = None
-        if view is None and not self.outage:
-            self.outage = self.queue.trouble or "no answer"
-            self.logger.warning(
-                f"{self.cluster.title} does not answer ({self.outage}); jobs go on, asking again"
-            )
-        elif view is not None and self.outage:
+    def _view(self, mine: list[Submitted]) -> Mapping[str, State] | None:
+        view = self.cluster.look([one.job_id for one in mine])
+        if view is None:
+            if not self.outage:
+                self.outage = self.cluster.trouble or "no answer"
+                self.logger.warning(f"{self.cluster.title} does not answer ({self.outage}); jobs go on")
+            return None
+        if self.outage:
             self.outage = ""
             self.logger.info(f"{self.cluster.title} answers again")
-        return view
+        forgotten = [one.job_id for one in mine if one.job_id not in view and one.ask_accounting()]
+        return {**self.cluster.remembered(forgotten), **view}
+
+    def _cancel_unwanted(self, jobs: set[str], needed: set[str]) -> None:
+        """End what an earlier start of this workflow submitted and this one has no use for."""
+        entries = [one for one in self.registry.of_this_workflow() if one.job_id({}) not in self.live]
+        view = self.cluster.look([one.job_id({}) for one in entries if one.submission])
+        if view is None:
+            return  # in the next round
+        self.wanted = None
+        cancelled, forgotten = unwanted(entries, view, jobs, needed)
+        for one in cancelled:
+            what = f"{one.label}, {self.cluster.title} job {one.job_id(view)}"
+            self.logger.info(f"Cancelled, as it is not wanted any more: {what}")
+        self.cluster.cancel([one.job_id(view) for one in cancelled])
+        self.registry.ended([one.fingerprint.key for one in (*cancelled, *forgotten)])
 
     def _report(self, one: Submitted, ended: Ended) -> None:
         self.live.pop(one.job_id, None)
-        self.registry.ended([one.prepared.print.key])
-        self.pace.changed()
+        self.registry.ended([one.prepared.fingerprint.key])
+        self.changed = time.monotonic()
+        self.submitter.places_free()
+        self.report.add(one, ended)
         if ended.success:
-            self._tidy(one)
+            seconds = ended.used.get("seconds") or time.monotonic() - one.since
+            self.done += len(private.single_jobs(one.info.job))
+            count = f"{self.done} of {max(self.done, self.total)}"
+            self.logger.info(line(one.prepared, f"done after {duration(seconds)} ({one.job_id}); {count}"))
+            tidy(one, self.settings.keep_successful_logs)
             self.report_job_success(one.info)
             return
+        self.preparation.failed(one.prepared, ended.nodes or one.running)
         state = f" ({ended.state}{f' on {ended.nodes}' if ended.nodes else ''})" if ended.state else ""
-        words = f"{self.cluster.title} job {one.job_id}{state}: {ended.reason}"
-        self._report_error(one.info, words, [str(one.log)] if one.log.exists() else [])
+        words = f"{one.prepared.label}, {self.cluster.title} job {one.job_id}{state}: {ended.reason}"
+        self._report_error(one.info, words, one.log)
 
-    @staticmethod
-    def _tidy(one: Submitted) -> None:
-        """Remove what a job that succeeded leaves beside its log."""
-        base = f"{one.prepared.folder}/{one.job_id}"
-        for ending in ("_submitted.pkl", "_0_result.pkl", "_restarts.json", "_stop"):
-            with suppress(OSError):
-                Path(base + ending).unlink(missing_ok=True)
-
-    def _report_error(self, info: SubmittedJobInfo, words: str, logs: list[str]) -> None:
-        if info.job.is_group():  # whose error message leaves this out
-            self.logger.error(words)
-        self.report_job_error(info, msg=f"{words}. ", aux_logs=logs)
+    def _report_error(self, info: SubmittedJobInfo, words: str, log: Path | None = None) -> None:
+        """Say why a job failed, in a few lines; Snakemake's own message has a job's whole command in it."""
+        logs = [Path(str(file)) for file in info.job.log] if not info.job.is_group() else []
+        if log is not None and log.exists():
+            logs.append(Path(os.path.relpath(log)))
+        self.logger.error(error_message(words, logs))
+        if private.shown_to_plugins(self.workflow):
+            self.print_job_error(info, f"{words}. ", aux_logs=list(map(str, logs)))
+        self.workflow.scheduler.error_callback(info.job)
 
     async def sleep(self) -> None:
         """Wait until the next look, or until nobody waits for it any more."""
         began = time.monotonic()
-        while self.wait and time.monotonic() - began < self.pace.pause(self.queue.seconds):
+        longest = self.workflow.remote_execution_settings.seconds_between_status_checks or 10
+        while self.wait and time.monotonic() - began < pause(
+            time.monotonic() - self.changed, longest, self.cluster.seconds
+        ):
             await asyncio.sleep(0.1)
+
+    def shutdown(self) -> None:
+        """End following, report what was used, and remove old logs."""
+        super().shutdown()
+        if self.settings.efficiency_report and self.report.rows:
+            folder = Path(self.settings.efficiency_report_path or self.folder)
+            path = folder / f"efficiency_report_{self.run}.csv"
+            with suppress(OSError):  # a full disk
+                self.logger.info(self.report.finish(self.cluster, path, self.settings.efficiency_threshold))
+        remove_old(self.folder, self.settings.delete_logfiles_older_than)
 
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
         """End every job that runs or waits; the base class's list misses those that are being looked at."""
         self.wait = False
-        self.submitter.drop_postponed()
+        self.submitter.stop()
         self._cancel(list(self.live))
-        self.registry.ended([one.prepared.print.key for one in self.live.values()])
+        self.registry.ended([one.prepared.fingerprint.key for one in list(self.live.values())])
 
     def cancel(self) -> None:
         """End all jobs, those too that the controller took while their sbatch was being interrupted."""
         super().cancel()
         left = self.cluster.look([]) or {}
-        self._cancel(
-            [job_id for job_id, seen in left.items() if self.run in seen.comment and not seen.ending]
-        )
+        self._cancel([id_ for id_, state in left.items() if self.run in state.comment and not state.ending])
 
     def _cancel(self, job_ids: list[str]) -> None:
         try:
             if job_ids:
-                self.cluster.cancel(job_ids, {one.split("_")[0] for one in job_ids} & self.arrays)
+                self.cluster.cancel(job_ids, {array_of(one) for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: Snakemake needs the fields' types, not their names.
 # No bool that is true by default either: Snakemake cannot unset it.
 from dataclasses import dataclass, field
+from typing import Any
 
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
 
@@ -19,58 +20,72 @@ common_settings = CommonSettings(
 )
 
 
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
-    """The settings, each a `--submitit-NAME`."""
+    """The settings, each a `--submitit-NAME`; named as in the official SLURM plugin where that has one."""
 
-    cluster: str = field(
-        default="slurm",
-        metadata={
-            "help": "Where jobs run: 'slurm', 'local' (processes of this machine that outlive Snakemake, "
-            "with time limits and restarts as on SLURM) or 'debug' (one after the other inside Snakemake).",
-            "choices": ["slurm", "local", "debug"],
-        },
+    cluster: str = _setting(
+        "slurm",
+        "Where jobs run: 'slurm', 'local' (processes of this machine that outlive Snakemake, with time "
+        "limits and restarts as on SLURM) or 'debug' (one after the other inside Snakemake).",
+        choices=["slurm", "local", "debug"],
     )
-    folder: str = field(
-        default=".snakemake/submitit",
-        metadata={"help": "Folder for logs, pickles and the list of submitted jobs; on a shared disk."},
+    folder: str = _setting(
+        ".snakemake/submitit",
+        "Folder for logs, pickles and the list of submitted jobs; on a disk that the nodes see.",
     )
-    array_size: int = field(
-        default=100,
-        metadata={
-            "help": "Ready jobs with equal resources go as one job array of at most so many; 1: no arrays."
-        },
+    name_prefix: str = _setting("", "Put before the names that jobs have in SLURM.")
+    array_size: int = _setting(
+        100, "Equal jobs go as one array of at most so many (or SLURM's MaxArraySize); 1: no arrays."
     )
-    submit_retries: int = field(
-        default=6,
-        metadata={
-            "help": "How often a failed sbatch is repeated, after 2, 4, 8, ... seconds, before its jobs fail."
-        },
+    submit_retries: int = _setting(
+        6, "How often a failed sbatch is repeated, after 2, 4, 8, ... seconds, before its jobs fail."
     )
-    stop_seconds: int = field(
-        default=120,
-        metadata={
-            "help": "How long before its time limit a job is asked to save its state and stop: by SIGUSR2 to "
-            "those of its processes that handle it, and by a file, named in SUBMITIT_STOP_FILE, that "
-            "appears. SLURM may ask up to a minute earlier."
-        },
+    init_seconds_before_status_checks: int = _setting(0, "Seconds before the queue is first looked at.")
+    stop_seconds: int = _setting(
+        120,
+        "How long before its time limit a job is asked to save its state and stop: by SIGUSR2 to those of "
+        "its processes that handle it, and by a file, named in SUBMITIT_STOP_FILE, that appears. SLURM may "
+        "ask up to a minute earlier.",
     )
-    stop_variables: str = field(
-        default="",
-        metadata={
-            "help": "Further environment variables, with commas, that shall hold the stop file's name."
-        },
+    stop_variables: str = _setting(
+        "", "Further environment variables, with commas, that shall hold the stop file's name."
     )
-    stalled_restarts: int = field(
-        default=5,
-        metadata={
-            "help": "A job that was started again so many times in a row without its 'progress' resource (a "
-            "file, or a folder of checkpoints) having changed is given up; 0: never."
-        },
+    stalled_restarts: int = _setting(
+        5,
+        "A job that was started again so many times in a row without its 'progress' resource (a file, or a "
+        "folder of checkpoints) having changed is given up; 0: never.",
     )
-    no_requeue: bool = field(
-        default=False,
-        metadata={
-            "help": "Never start a job again by itself: a time limit, a preemption or a lost node fails it."
-        },
+    no_requeue: bool = _setting(
+        False, "Never start a job again by itself: a time limit, a preemption or a lost node fails it."
+    )
+    exclude_failed_nodes: str = _setting(
+        "",
+        "Nodes, with commas, where no job shall run. A job that is tried again (--retries) does not go to "
+        "a node where it failed in any case.",
+    )
+    partition_config: str = _setting(
+        "",
+        "YAML file with the limits of partitions (as the official plugin has it), from which a job that "
+        "names none gets its partition. Else the environment variable SNAKEMAKE_SLURM_PARTITIONS.",
+    )
+    no_account: bool = _setting(
+        False, "Never guess an account where SLURM asks for one and a rule names none."
+    )
+    keep_successful_logs: bool = _setting(False, "Keep SLURM's logs of jobs that succeeded.")
+    delete_logfiles_older_than: int = _setting(
+        10, "Days after which SLURM's logs of failed jobs are deleted; 0: never."
+    )
+    efficiency_report: bool = _setting(
+        False, "At the end, show what jobs asked for and used (time, memory, CPU); also as a CSV file."
+    )
+    efficiency_report_path: str = _setting(
+        "", "Folder for that file, efficiency_report_RUN.csv; else the plugin's own."
+    )
+    efficiency_threshold: float = _setting(
+        0.8, "Rules that use less than this part of their CPUs' time or of their memory are marked there."
     )

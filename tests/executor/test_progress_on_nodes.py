@@ -39,6 +39,7 @@ def test_starts_without_progress_are_counted_in_a_row(tmp_path: Path) -> None:
     for state in ("", "", "a", "a", "a", "b"):
         restarts = Restarts.read(tmp_path / "restarts.json")
         restarts.start(state)
+        restarts.write()
         stalled.append(restarts.stalled)
     assert stalled == [0, 1, 0, 1, 2, 0]
     assert Restarts.read(tmp_path / "restarts.json").starts == 6
@@ -55,4 +56,5 @@ def test_why_a_job_asked_for_another_start_is_forgotten_by_that_start(tmp_path: 
     again = Restarts.read(restarts.path)
     assert again.requeued
     again.start("")
+    again.write()
     assert not Restarts.read(restarts.path).requeued

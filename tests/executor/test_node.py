@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from snakemake_executor_plugin_submitit import processes
-from snakemake_executor_plugin_submitit.command import Command
-from snakemake_executor_plugin_submitit.sbatch import paths
-from snakemake_executor_plugin_submitit.verdict import Result, read_result
+from snakemake_executor_plugin_submitit.jobs import paths
+from snakemake_executor_plugin_submitit.node import Command
+from snakemake_executor_plugin_submitit.progress import descendants, handles
+from snakemake_executor_plugin_submitit.verdict import Ended, read_result
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ class Node:
             time.sleep(0.05)
 
     @property
-    def result(self) -> Result | None:
+    def result(self) -> Ended | None:
         return read_result(paths(self.folder, "7"))
 
     @property
@@ -102,14 +102,26 @@ def node(tmp_path: Path) -> Node:
 
 def test_success(node: Node) -> None:
     assert node.run("echo hello") == 0
-    assert node.result == Result(True)
+    assert node.result is not None
+    assert node.result.success
+    assert node.result.used["seconds"] > 0
+    assert node.result.used["mem_mb"] > 1
     assert "hello" in node.log
+
+
+def test_what_had_succeeded_when_its_node_was_lost_is_not_done_again(node: Node) -> None:
+    """Its outputs may be in use by now."""
+    assert node.run("echo once >> done") == 0
+    (node.folder / "7_submitted.pkl").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "snakemake_executor_plugin_submitit.node", str(node.folder)]
+    assert subprocess.run(command, cwd=node.folder, env=node.environment, check=False).returncode == 0
+    assert (node.folder / "done").read_text() == "once\n"
 
 
 def test_failure_has_the_rules_own_status(node: Node) -> None:
     assert node.run("echo \"Command 'x' returned non-zero exit status 3.\"; exit 1") != 0
-    assert node.result == Result(False, "its command ended with status 3")
-    assert "Traceback" not in node.log.replace("submitit ERROR", "").split("Submitted job")[0]
+    assert node.result == Ended(False, "its command ended with status 3")
+    assert "Traceback" not in node.log
     assert not node.requeued
 
 
@@ -133,7 +145,7 @@ def test_status_75_of_an_earlier_start_does_not_count(node: Node) -> None:
     node.run("echo \"Command 'x' returned non-zero exit status 75.\"; exit 1")
     node.run("exit 1")
     assert node.requeued == 1
-    assert node.result == Result(False, "its command ended with status 1")
+    assert node.result == Ended(False, "its command ended with status 1")
 
 
 def test_a_result_of_an_earlier_start_is_removed(node: Node) -> None:
@@ -175,7 +187,7 @@ def test_when_slurm_ends_the_job_it_says_nothing(node: Node) -> None:
     """Whether it starts again is SLURM's to say: no result, no request, and no process left."""
     process = node.start(SAYS)
     node.wait_for("ready")
-    below = processes.descendants(process.pid)
+    below = [one.pid for one in descendants(process.pid)]
     for pid in (process.pid, *below):
         os.kill(pid, signal.SIGTERM)
     assert process.wait(60) != 0
@@ -188,7 +200,7 @@ def test_a_node_that_shuts_down_does_not_fail_the_job(node: Node) -> None:
     (node.folder / "squeue").write_text("#!/bin/bash\necho RUNNING\n")
     process = node.start("touch ready; exec sleep 300")
     node.wait_for("ready")
-    for pid in (process.pid, *processes.descendants(process.pid)):
+    for pid in (process.pid, *(one.pid for one in descendants(process.pid))):
         os.kill(pid, signal.SIGTERM)
     process.wait(60)
     assert node.requeued == 1
@@ -210,14 +222,14 @@ def test_processes_that_handle_a_signal_are_told_from_those_that_die_of_it(
     node: Node, tmp_path: Path
 ) -> None:
     ready = "open('ready', 'w').close(); time.sleep(60)"
-    handles = f"import signal, time; signal.signal(signal.SIGUSR2, lambda *_: None); {ready}"
-    for code, expected in ((handles, True), (f"import time; {ready}", False)):
+    handler = f"import signal, time; signal.signal(signal.SIGUSR2, lambda *_: None); {ready}"
+    for code, expected in ((handler, True), (f"import time; {ready}", False)):
         (tmp_path / "ready").unlink(missing_ok=True)
         child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
         try:
             node.wait_for("ready")
-            assert processes.handles(child.pid, signal.SIGUSR2) is expected
-            assert child.pid in processes.descendants(os.getpid())
+            assert handles(child.pid, signal.SIGUSR2) is expected
+            assert child.pid in [one.pid for one in descendants()]
         finally:
             child.kill()
             child.wait()

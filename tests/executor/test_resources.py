@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snakemake_executor_plugin_submitit.parameters import Request, ResourceError, request
+from snakemake_executor_plugin_submitit.resources import Partitions, Request, ResourceError, minutes, request
 
 
 def asked(threads: int = 1, **resources: Any) -> Request:
-    return request(resources, threads, "train")
+    return request(resources, threads)
 
 
 def of(parameter: str, threads: int = 1, **resources: Any) -> Any:
@@ -108,7 +109,7 @@ def test_extra_options_go_to_sbatch_as_they_are() -> None:
         ({"slurm_extra": "-olog"}, "--output"),
         ({"slurm_extra": "--signal USR1"}, "--signal"),
         ({"slurm_extra": "--exclude='node"}, "slurm_extra"),
-        ({"clusters": "a,b"}, "clusters"),
+        ({"clusters": "a,b"}, "one cluster"),
         ({"gpu": 1, "gres": "gpu:1"}, "not both"),
         ({"gpu_model": "a100"}, "needs 'gpu'"),
         ({"mem_mb": "plenty"}, "mem_mb"),
@@ -131,3 +132,56 @@ def test_a_short_job_is_not_asked_to_stop_when_it_has_hardly_begun() -> None:
     assert asked(runtime=600).stop_seconds(180) == 180
     assert asked(runtime=4).stop_seconds(180) == 60
     assert asked().stop_seconds(180) == 180
+
+
+def test_a_cluster_is_none_of_sbatchs_parameters() -> None:
+    for name in ("slurm_cluster", "cluster", "clusters"):
+        assert asked(**{name: "north"}).cluster == "north"
+    assert asked(clusters="north").key != asked().key
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("00:05:00", 5), ("1-00:00:00", 1440), ("2-12", 3600), ("90", 90), (90, 90), ("1:30", 1.5)],
+)
+def test_times_as_slurm_writes_them(limit: Any, expected: float) -> None:
+    assert minutes(limit) == expected
+    assert minutes("UNLIMITED") == float("inf")
+
+
+PARTITIONS = """
+partitions:
+  short: {max_runtime: "01:00:00", max_mem_mb: 64000}
+  long: {max_runtime: 7-00:00:00, max_mem_mb: 64000}
+  gpu: {max_runtime: 2-00:00:00, max_gpu: 4, max_mem_mb: 64000, available_gpu_models: [a100]}
+  north: {cluster: n}
+"""
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"runtime": 30, "mem_mb": 1000}, "short"),
+        ({"runtime": 600, "mem_mb": 1000}, "long"),
+        ({"runtime": 30, "gpu": 1}, "gpu"),
+        ({"runtime": 30, "gpu": 1, "gpu_model": "a100"}, "gpu"),
+        ({"runtime": 30, "cluster": "n"}, "north"),
+        ({"runtime": 30, "gpu": 8}, None),
+        ({"runtime": 30, "gpu": 1, "gpu_model": "h100"}, None),
+        ({"runtime": 30, "mem_mb": 100_000}, None),
+    ],
+)
+def test_a_partition_from_a_file_of_limits(tmp_path: Path, resources: Any, expected: str | None) -> None:
+    (tmp_path / "partitions.yaml").write_text(PARTITIONS)
+    partitions = Partitions(tmp_path / "partitions.yaml")
+    if expected is None:
+        with pytest.raises(ResourceError, match="no partition of short, long, gpu, north has room"):
+            partitions.best(resources, 1)
+    else:
+        assert partitions.best(resources, 1) == expected
+
+
+def test_a_file_of_limits_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "partitions.yaml").write_text("- short")
+    with pytest.raises(ResourceError, match=r"partitions.yaml does not describe partitions"):
+        Partitions(tmp_path / "partitions.yaml")

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from plugin_doubles import FakeCluster, Recorder, submitted
 
-from snakemake_executor_plugin_submitit.batch import Submitted
-from snakemake_executor_plugin_submitit.judge import Ended, judge
+from snakemake_executor_plugin_submitit.jobs import State, Submitted
 from snakemake_executor_plugin_submitit.progress import Restarts
-from snakemake_executor_plugin_submitit.queue import Seen
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.verdict import LAG
+from snakemake_executor_plugin_submitit.verdict import LAG, PATIENCE, Ended, News, verdict
 
 
 class Case:
@@ -27,8 +25,8 @@ class Case:
 
     def look(self, state: str | None, reason: str = "", after: float = 0.0) -> Ended | None:
         self.now += after
-        view = {} if state is None else {"7": Seen(state, reason, "node1")}
-        return judge(self.one, view, self.cluster, self.settings, self.log)
+        view = {} if state is None else {"7": State(state, reason, "node1")}
+        return verdict(self.one, view, self.cluster, self.settings, self.log)
 
     def result(self, kind: str, value: str = "done") -> None:
         (self.folder / "7_0_result.pkl").write_bytes(pickle.dumps((kind, value)))
@@ -57,17 +55,14 @@ def test_a_failure_counts_only_when_slurm_is_done_with_the_job(case: Case) -> No
 
 
 def test_a_result_may_be_late_on_a_shared_disk(case: Case) -> None:
-    assert case.look("COMPLETED") is None
-    assert case.look("COMPLETED", after=LAG - 1) is None
+    assert case.look(None) is None
+    assert case.look(None, after=LAG - 1) is None
     case.result("success")
+    assert case.look(None) == Ended(True)
+
+
+def test_what_slurm_calls_completed_has_succeeded_even_if_no_disk_could_take_its_result(case: Case) -> None:
     assert case.look("COMPLETED") == Ended(True)
-
-
-def test_no_result_at_all(case: Case) -> None:
-    case.look("COMPLETED")
-    ended = case.look("COMPLETED", after=LAG + 1)
-    assert ended is not None
-    assert "shared disk" in ended.reason
 
 
 def test_a_job_that_nobody_knows_any_more(case: Case) -> None:
@@ -81,7 +76,7 @@ def test_a_job_that_nobody_knows_any_more(case: Case) -> None:
 
 def test_without_a_queue_only_success_is_certain(case: Case) -> None:
     def blind(one: Submitted) -> Ended | None:
-        return judge(one, None, case.cluster, case.settings, case.log)
+        return verdict(one, None, case.cluster, case.settings, case.log)
 
     case.result("error", "CommandFailed: no")
     assert blind(case.one) is None
@@ -146,8 +141,51 @@ def test_a_job_whose_own_request_did_not_get_through(case: Case) -> None:
     assert case.cluster.restarted == ["7"]
 
 
-def test_a_job_that_will_wait_for_ever_is_told_of_once(case: Case) -> None:
+def wait(case: Case, reason: str, seconds: float = PATIENCE, **resources: object) -> str:
+    """Let a job wait for a reason and return what is said."""
+    case.one = submitted(case.folder, **resources)
+    waiting = News(case.cluster, case.log)
+    view = {"7": State("PENDING", reason, start="2030-01-01T10:00:00")}
     for _ in range(3):
-        assert case.look("PENDING", "launch failed requeued held") is None
-    (words,) = case.log.said
-    assert "scontrol release 7" in words
+        assert not waiting.look([case.one], view)
+        case.now += seconds
+    return "\n".join(case.log.said)
+
+
+def test_a_reason_is_told_once_it_has_lasted_a_minute(case: Case) -> None:
+    assert wait(case, "Resources", seconds=20) == ""
+    assert wait(case, "Resources").count("the nodes that fit are busy") == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("launch failed requeued held", "scontrol release 7"),
+        ("JobHeldUser", "scontrol release 7"),
+        ("BeginTime", "not start before 2030-01-01T10:00:00"),
+        ("Dependency", "whose place it takes has ended"),
+        ("Licenses", "licenses"),
+        ("Reservation", "scontrol show reservation"),
+        ("ReqNodeNotAvail, UnavailableNodes:node[1-4]", "sinfo -R"),
+        ("Nodes required for job are DOWN, DRAINED or reserved", "sinfo -R"),
+        ("QOSMaxGRESPerJob", "more than one job may have"),
+        ("QOSMaxJobsPerUserLimit", "others have to end first"),
+        ("AssocGrpGRES", "others have to end first"),
+        ("Priority", "expected to start at 2030-01-01T10:00:00"),
+        ("SomethingNew", "scontrol show job"),
+    ],
+)
+def test_why_a_job_waits_and_what_helps(case: Case, reason: str, said: str) -> None:
+    words = wait(case, reason)
+    assert f"({reason}; 7, train a)" in words
+    assert said in words
+
+
+def test_a_job_that_would_wait_for_ever_fails_with_what_to_change(case: Case) -> None:
+    waiting = News(case.cluster, case.log)
+    view = {"7": State("PENDING", "PartitionTimeLimit")}
+    assert not waiting.look([case.one], view)
+    case.now += PATIENCE
+    ((one, why),) = waiting.look([case.one], view)
+    assert one is case.one
+    assert "--set-resources train:runtime=MINUTES" in why

@@ -1,0 +1,74 @@
+"""What jobs asked for and used."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+
+from plugin_doubles import FakeCluster, submitted
+
+from snakemake_executor_plugin_submitit.report import Report, error_message, remove_old, tidy
+from snakemake_executor_plugin_submitit.verdict import Ended
+
+
+class Accounted(FakeCluster):
+    """Its accounting knows job 7 better than the job itself."""
+
+    def used(self, job_ids: object) -> dict[str, dict[str, float]]:
+        return {"7": {"seconds": 100, "cpu_seconds": 50, "mem_mb": 3900, "gpu_percent": 35}}
+
+
+def test_a_table_and_a_file(tmp_path: Path) -> None:
+    report = Report()
+    used = {"seconds": 1800.0, "cpu_seconds": 1710.0, "mem_mb": 1000.0, "starts": 2}
+    report.add(submitted(tmp_path), Ended(True, used=used))
+    report.add(submitted(tmp_path, "8"), Ended(False, "no", "NODE_FAIL", "node1"))
+    path = tmp_path / "report" / "efficiency_report_run.csv"
+    table = report.finish(Accounted(), path, 0.8)
+    assert "train" in table
+    assert "30 / 60" in table
+    assert "3900 / 4000" in table
+    assert "95%" in table
+    assert "asks for too much" not in table
+    first, second = csv.DictReader(path.open())
+    assert (first["name"], first["asked_mem_mb"], first["used_minutes"]) == ("train a", "4000", "30.0")
+    assert (first["starts"], first["used_gpu_percent"], first["state"]) == ("2", "35", "COMPLETED")
+    assert (second["state"], second["nodes"], second["used_minutes"]) == ("NODE_FAIL", "node1", "")
+
+
+def test_what_asks_for_too_much_is_marked(tmp_path: Path) -> None:
+    report = Report()
+    report.add(submitted(tmp_path), Ended(True, used={"seconds": 100.0, "cpu_seconds": 10.0, "mem_mb": 50.0}))
+    table = report.finish(FakeCluster(), tmp_path / "report.csv", 0.8)
+    assert "asks for too much: CPUs, memory" in table
+
+
+def test_a_failure_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    silent, rule = tmp_path / "silent.log", tmp_path / "rule.log"
+    silent.touch()
+    rule.write_text("".join(f"line {number}\n" for number in range(100)))
+    message = error_message("train a: it failed", [silent, rule, tmp_path / "slurm.log"]).splitlines()
+    assert message[0].endswith("Error: train a: it failed.")
+    assert message[-2].strip() == "| line 99"
+    assert f"  log: {silent}" in message
+    assert len(message) < 20
+
+
+def test_of_jobs_that_succeeded_nothing_is_left_and_of_others_not_for_ever(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    names = [f"{job}_{end}" for job in (7, 8, 9) for end in ("0_log.out", "0_result.pkl", "restarts.json")]
+    for name in [*names, "token_0.pkl"]:
+        (folder / name).touch()
+    tidy(submitted(folder, "7"), keep_log=False)
+    for file in folder.glob("[8t]*"):
+        os.utime(file, (time.time() - 11 * 86400,) * 2)
+    remove_old(tmp_path, 0)
+    assert (folder / "8_0_log.out").exists()
+    remove_old(tmp_path, 10)
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"9_0_log.out", "9_0_result.pkl", "9_restarts.json", "token_0.pkl"}  # which may wait
+    tidy(submitted(folder, "9"), keep_log=True)
+    assert (folder / "9_0_log.out").exists()
