@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 from snakemake.api import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
 from snakemake.settings.types import Quietness
 
@@ -26,6 +27,7 @@ from workflow.lib.rules import Rules
 
 SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 MEASURED = "measured here"
+REPORTS = Path(".snakemake/submitit")  # of what the jobs of a workflow used
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ class Measured:
                     return replace(need, hours=hours, known=MEASURED)
         elif rule == "evaluate_run" and (seconds := self._evaluating.get((setting, on_gpu))):
             return replace(need, hours=statistics.mean(seconds) / HOUR, known=MEASURED)
+        elif minutes := self._on_a_cluster.get(" ".join(dict.fromkeys([rule, *names.values()]))):
+            return replace(need, hours=statistics.mean(minutes) / 60, known=MEASURED)
         return need
 
     @cached_property
@@ -206,6 +210,18 @@ class Measured:
             with contextlib.suppress(KeyError, TypeError):
                 on_gpu = not str(facts["provenance"]["device"]).startswith("CPU")
                 found[path.parts[-4], on_gpu].append(facts["seconds"])
+        return found
+
+    @cached_property
+    def _on_a_cluster(self) -> dict[str, list[float]]:
+        """Minutes that jobs took, by rule and wildcards, as the executor reported of each."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for path in sorted(REPORTS.glob("efficiency_report_*.csv")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                table = pd.read_csv(path)
+                done = table[(table["state"] == "COMPLETED") & (table["used_minutes"] > 0)]
+                for name, minutes in zip(done["name"], done["used_minutes"], strict=True):
+                    found[name].append(float(minutes))
         return found
 
 
