@@ -47,7 +47,7 @@ def _environment_is_put_back() -> Iterator[None]:
         yield
 
 
-DEMO = ("workflow/test_demo.py", "workflow/test_by_name.py", "workflow/test_killed.py")
+DEMO = tuple(f"workflow/test_{name}.py" for name in ("demo", "by_name", "killed", "workstation"))
 SPECIAL = {"workflow", "slurm", "browser", "gpu", "network", "slow", "thorough"}
 LATER = pytest.mark.skip(reason="takes minutes; GDD_ALL=1 runs it")
 

@@ -170,6 +170,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]
         return folder, [fid(folder, seed, "cpu") for seed in SEEDS]
 
 
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=[pytest.mark.slow, pytest.mark.thorough]), CUDA], indirect=True
+)
 def test_a_run_lands_within_the_spread_of_those_on_the_cpu(
     project: tuple[Path, list[float]], device: torch.device
 ) -> None:

@@ -90,12 +90,13 @@ def write_cifar(path: Path, images: np.ndarray) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def write_teacher(path: Path, monkeypatch: pytest.MonkeyPatch, class_name: str = "EDMPrecond") -> None:
-    maker = Foreign(monkeypatch, False)
+def write_teacher(path: Path, class_name: str = "EDMPrecond") -> None:
     with seeded_weights(0):
         denoiser = Denoiser(parse(Architecture, ARCH, "here"))
     buffers = {name for name, _ in denoiser.named_buffers()}
-    maker.write(path, maker.network(ARCH, denoiser.state_dict(), buffers, class_name=class_name))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        maker = Foreign(monkeypatch, False)
+        maker.write(path, maker.network(ARCH, denoiser.state_dict(), buffers, class_name=class_name))
 
 
 def write_inception(path: Path) -> None:

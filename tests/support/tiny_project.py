@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 
 from gdd.cli import cli
 
-BATCH, STEPS = 16, 80
+BATCH, STEPS = 16, 48
 IMAGES = STEPS * BATCH
 RECORDS: dict[str, Any] = {
     "config": {"seeds": [3], "targets": {"all": {"title": "T", "page": "index", "tables": ["small"]}}},
@@ -118,11 +119,16 @@ def logged(path: Path) -> list[int]:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all that it started, at once: none sees another one end and writes once more."""
-    doomed = [*psutil.Process(process.pid).children(recursive=True), process]
-    for one in doomed:
-        one.kill()
-    for one in doomed:
+    for one in signal_all(process, signal.SIGKILL):
         one.wait()
+
+
+def signal_all(process: subprocess.Popen[bytes], number: int) -> list[Any]:
+    """Send a signal to a process and all that it started, and return them."""
+    every = [*psutil.Process(process.pid).children(recursive=True), process]
+    for one in every:
+        one.send_signal(number)
+    return every
 
 
 def half_written(folder: Path) -> list[str]:

@@ -30,6 +30,7 @@ from served_files import (
 
 from gdd.config.record import read_yaml
 from gdd.files import sha256
+from gdd.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,6 +77,22 @@ class Project:
         block = r"^(?:local)?rule (\S+):\n(?:    .*\n)*?    output: (\S+?)(?:,|\n)"
         jobs = re.findall(block, printed, flags=re.MULTILINE)
         return {f"{rule}: {output}" for rule, output in jobs}
+
+    def lines(self, *targets: str) -> list[str]:
+        """Return the shell lines of a dry run."""
+        printed = self.snakemake("--dry-run", "--printshellcmds", *targets)
+        return list(dict.fromkeys(re.findall(r"^Shell command: (gdd .+)$", printed, re.MULTILINE)))
+
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Type a line into a shell."""
+        return subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def edit(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
         """Change a file of the configuration."""
@@ -155,12 +172,38 @@ def project(tmp_path: Path) -> Project:
     return cut_down(tmp_path / "project")
 
 
+@dataclass(frozen=True)
+class ByHand:
+    """What was typed to make a table from nothing, and what Snakemake plans for it afterwards."""
+
+    project: Project
+    lines: list[str]
+    planned: set[str]
+
+
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    """A project with one of the demo's tables, made without Snakemake."""
+    project = cut_down(tmp_path_factory.mktemp("demo") / "project")
+    order = list(STAGES)
+    kind = re.compile(r"\b(evaluate (?:run|teacher)|" + "|".join(order) + r") ")
+
+    def place(line: str) -> int:
+        return order.index(kind.search(line)[1].replace(" ", "_"))  # type: ignore[index]
+
+    table = "results/tables/demo-objectives.md"
+    lines = sorted(project.lines("--cores", "2", table), key=place)
+    for line in lines:
+        done = project.shell(line)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return ByHand(project, lines, project.planned(table))
+
+
+@pytest.fixture(scope="session")
+def demo(by_hand: ByHand) -> Project:
     """A project whose demo has been made; tests that change it put back what they changed."""
-    made = cut_down(tmp_path_factory.mktemp("demo") / "project")
-    made.snakemake("--cores", "2", "demo")
-    return made
+    by_hand.project.snakemake("--cores", "2", "demo")
+    return by_hand.project
 
 
 @pytest.fixture
@@ -171,17 +214,17 @@ def made(demo: Project, project: Project) -> Project:
     return project
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "served").mkdir()
-    served = Server(tmp_path / "served")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    served = Server(tmp_path_factory.mktemp("served"))
     yield served
     served.server.shutdown()
 
 
-@pytest.fixture
-def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Project:
     """The cut-down project with the paper's first setting alone, and what it fetches."""
+    project = cut_down(tmp_path_factory.mktemp("published") / "project")
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
     sources = read_yaml(project.folder / "config/sources.yaml")["sources"]
     cifar, teacher, inception, statistics = (
@@ -189,7 +232,7 @@ def published(project: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
         for name in ("cifar10", TEACHER, "inception", "edm-fid-ref-cifar10-32x32")
     )
     write_cifar(cifar, images)
-    write_teacher(teacher, monkeypatch)
+    write_teacher(teacher)
     write_inception(inception)
     write_statistics(statistics, images, inception)
 

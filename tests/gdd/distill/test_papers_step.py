@@ -189,7 +189,7 @@ def assert_equal(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
         assert (one - other).abs().max() <= 1e-10 * other.abs().max() + 1e-12
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("GDD-I", marks=pytest.mark.thorough), *list(CASES)[1:]])
 def test_an_iteration_is_the_releases(
     case: str, papers: Experiments, tmp_path: Path, narrow: None, updates: list[list[Tensor]]
 ) -> None:

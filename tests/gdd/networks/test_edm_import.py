@@ -27,10 +27,10 @@ Maker = Callable[[bool], Foreign]
 @pytest.mark.parametrize(
     ("name", "old", "protocol"),
     [
-        ("ddpmpp-cond-16", False, 4),
         ("ddpmpp-cond-16", True, 2),
-        ("ncsnpp-uncond-16", True, 3),
-        ("adm-cond-16", False, 5),
+        pytest.param("ddpmpp-cond-16", False, 4, marks=pytest.mark.slow),
+        pytest.param("ncsnpp-uncond-16", True, 3, marks=pytest.mark.slow),
+        pytest.param("adm-cond-16", False, 5, marks=pytest.mark.slow),
     ],
 )
 def test_reference_networks_survive(
