@@ -60,6 +60,7 @@ class Candidate(NamedTuple):
     recipe: Mapping[str, Any] = {}
     tf32: bool = False
     other_layout: bool = False
+    cuda_graphs: bool = False
 
 
 def candidates(gpu: bool) -> dict[str, Candidate]:
@@ -71,7 +72,9 @@ def candidates(gpu: bool) -> dict[str, Candidate]:
     }
     if not gpu:
         return {f"{OURS}, {name}": of for name, of in alone.items()}
+    alone["CUDA graphs"] = Candidate(cuda_graphs=True)
     alone["TF32"] = Candidate(tf32=True)
+    alone["TF32, CUDA graphs"] = Candidate(tf32=True, cuda_graphs=True)
     alone["TF32, reused fakes"] = Candidate({"reuse_fakes": True}, tf32=True)
     alone["TF32, float32 U-Net"] = Candidate({"precision": "float32"}, tf32=True)
     return {f"{OURS}, {name}": of for name, of in alone.items()}
@@ -106,7 +109,12 @@ def of_plain(trainer: PlainTrainer, batch: Any) -> Contender:
 
 
 def of_student(run: RandomRun, batch: int, world: World, candidate: Candidate) -> Contender:
-    student = run.student(batch, world, **{"reuse_fakes": False, **candidate.recipe})
+    choices = {"reuse_fakes": False, **candidate.recipe}
+    student = run.student(batch, world, graphs=candidate.cuda_graphs, **choices)
+    if student.graphs:  # they are recorded once all has run
+        with products(tf32=candidate.tf32):
+            ordinary_step(student)
+            r1_step(student)
     return Contender(lambda: ordinary_step(student), lambda: r1_step(student), False, candidate.tf32)
 
 

@@ -258,12 +258,13 @@ class TeacherEncoder(Backbone):
     def __init__(self, teacher: Denoiser) -> None:
         arch, model = teacher.arch, copy.deepcopy(teacher.model)
         super().__init__(model, arch.widths, img_channels=arch.img_channels, resolution=arch.img_resolution)
-        self.sigma = torch.tensor(TEACHER_SIGMA)
+        self.register_buffer("sigma", torch.tensor(TEACHER_SIGMA), persistent=False)
+        self.sigma: Tensor
         self.label_dim = arch.label_dim
 
     def taps(self, prepared: Tensor) -> list[Tensor]:
         """Return the encoder's features, one a resolution."""
-        coefficients = denoiser_coefficients(self.sigma.to(prepared.device))
+        coefficients = denoiser_coefficients(self.sigma)
         labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
         unet = cast(UNet, self.frozen)
         return unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)

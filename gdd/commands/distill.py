@@ -11,6 +11,7 @@ import click
 
 from gdd import paths
 from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here, refuse_freeze
+from gdd.config.probed import probe_of
 from gdd.config.recipe import Recipe
 from gdd.stages.inputs import reference_dataset, stated_sha256
 from gdd.stages.stage import Stage
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 @DEVICE
 @click.option("--images-at-once", type=click.IntRange(1), help="Per device; found out where a GPU is used.")
 @click.option("--tf32", is_flag=True, help="Let a GPU round the factors of float32 products to 10 bits.")
+@click.option(
+    "--cuda-graphs/--no-cuda-graphs",
+    default=None,
+    help="Let a GPU not wait for the CPU, or let it; without it, what `gdd probe` found to be faster.",
+)
 @click.option("--patience", type=click.IntRange(1), help="Steps without a finite loss that end the run.")
 @EXPECT
 @pass_here
@@ -47,6 +53,7 @@ def distill(
     device: Literal["auto", "cpu", "cuda"],
     images_at_once: int | None,
     tf32: bool,
+    cuda_graphs: bool | None,
     patience: int | None,
     expect: str | None,
 ) -> None:
@@ -74,7 +81,11 @@ def distill(
         lpips=stage.find("lpips"),
         class_embedding=stage.find("embedding"),
     )
-    execution = Execution(device=device, images_at_once=images_at_once, tf32=tf32 or local.tf32)
+    tf32 = tf32 or local.tf32
+    graphs = local.cuda_graphs if cuda_graphs is None else cuda_graphs
+    if graphs is None:
+        graphs = device != "cpu" and _graphs_pay(here, setting, tf32=tf32)
+    execution = Execution(device=device, images_at_once=images_at_once, tf32=tf32, cuda_graphs=graphs)
     if patience:
         execution = replace(execution, patience=patience)
     train(
@@ -86,6 +97,13 @@ def distill(
         execution=execution,
         monitor=_monitor(here, setting, stage),
     )
+
+
+def _graphs_pay(here: Here, setting: str, *, tf32: bool) -> bool:
+    """Return whether `gdd probe` found CUDA graphs to be faster on this machine's card."""
+    probe = probe_of(here.config.local.card)
+    of = probe.of(setting, here.config.settings[setting].like) if probe else None
+    return of is not None and of.graphs_pay(tf32=tf32)
 
 
 def _monitor(here: Here, setting: str, stage: Stage) -> FidMonitor | None:

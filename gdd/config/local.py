@@ -59,6 +59,9 @@ class Local(Record):
     card: Card | None = None  # None is the one that was probed last, or one of 80 GB
     longest_job: Positive = 24.0  # hours; what takes longer goes on in the next job
     tf32: bool = False  # let GPUs round the factors of float32 products to 10 bits in training
+    cuda_graphs: bool | None = (
+        None  # let GPUs train without waiting for the CPU; None is what `gdd probe` found
+    )
     partition: Word | None = None  # for jobs with a GPU, and for all others where no `cpu_partition` is given
     cpu_partition: Word | None = None
     account: Word | None = None

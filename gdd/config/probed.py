@@ -21,6 +21,7 @@ class ProbedSetting(Record):
     training: dict[Products, dict[str, Positive]]  # images, by how many go through the networks at once
     generating: Positive  # images
     evaluating: Positive  # images
+    cuda_graphs: tuple[Products, ...] = ()  # the products with which these are worth it
     speeds: tuple[dict[str, Any], ...]  # of every step that was timed
     errors: dict[str, Any]  # by precision: ours and plain eager's
 
@@ -36,6 +37,10 @@ class ProbedSetting(Record):
         """Return the most images at once that were seen to fit."""
         return max(map(int, self._of(tf32)), default=0)
 
+    def graphs_pay(self, *, tf32: bool) -> bool:
+        """Return whether a step in CUDA graphs was seen to be faster."""
+        return ("tf32" if tf32 else "float32") in self.cuda_graphs
+
     def _of(self, tf32: bool) -> Mapping[str, float]:
         return self.training.get("tf32" if tf32 else "float32", {})
 
@@ -46,6 +51,10 @@ class Probe(Record):
     card: str
     gb: NotNegative  # 0 is no GPU
     settings: dict[str, ProbedSetting]
+
+    def of(self, setting: str, like: str | None) -> ProbedSetting | None:
+        """Return what is known of a setting, or of the one it is like."""
+        return self.settings.get(setting) or self.settings.get(like or "")
 
 
 def probe_file(card: str) -> Path:
@@ -65,6 +74,22 @@ def read_probe(card: str) -> Probe | None:
         return parse(Probe, read_json(path), path)
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; delete it and run `gdd probe` again.") from None
+
+
+def probe_of(card: int | str | None) -> Probe | None:
+    """Return what was measured on the card of local.yaml, by its name or its memory, or on the newest one.
+
+    Raises:
+        UserError: local.yaml names a card that was not probed.
+    """
+    name = card if isinstance(card, str) else newest_card(card)
+    probe = read_probe(name) if name else None
+    if probe is None and isinstance(card, str):
+        raise UserError(
+            f"local.yaml: 'card' is {card}, but there is no {probe_file(card)}; run `gdd probe` on a machine "
+            "that has this card, or give its memory in GB."
+        )
+    return probe
 
 
 def newest_card(gb: int | None = None) -> str | None:

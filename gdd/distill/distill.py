@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from gdd.config.freeze import frozen_names
 from gdd.config.recipe import Recipe
 from gdd.data.image_array import ImageArray
 from gdd.distill.at_once import images_at_once
+from gdd.distill.generate import HASHES
+from gdd.distill.graphs import Graphs
 from gdd.distill.instance import TWO_TIMES, build_instance_loss
-from gdd.distill.student import HASHES, Student
+from gdd.distill.student import Student
 from gdd.errors import UserError
 from gdd.files import read_json, sha256, write_json
 from gdd.networks.checkpoint import load_denoiser
@@ -32,6 +34,8 @@ from gdd.training.log import peak_memory
 from gdd.training.loop import Monitor, Trained, train
 from gdd.training.run_directory import own_run
 from gdd.training.world import ALONE, PLAIN, Execution, World, join
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def distill(
         run = stack.enter_context(own_run(folder, fingerprint)) if world.main else None
         if not world.broadcast(bool(run and run.finished)):
             session = world.describe()
+            if world.device.type == "cuda":
+                session["cuda_graphs"] = execution.cuda_graphs
             if run and monitor:
                 session["monitor"] = monitor.open(data, world.device)
             sessions = _note_session(run.state / "sessions.json", session) if run else []
@@ -147,7 +153,12 @@ def _note_session(path: Path, execution: dict[str, Any]) -> list[dict[str, Any]]
 
 def _of_average(monitor: GeneratorMonitor, student: Student) -> Monitor:
     """Return what measures a student's average while it is trained."""
-    measure = functools.partial(monitor.measure, student.average)
+
+    def measure(interrupted: Callable[[], bool]) -> dict[str, float] | None:
+        if student.graphs:
+            student.graphs.release()
+        return monitor.measure(student.average, interrupted)
+
     return Monitor(monitor.every or student.recipe.snapshot_every, measure)
 
 
@@ -208,7 +219,24 @@ def prepare(
     )
     student = Student(recipe, generator, discriminator, instance, data, seed, state, world=world)
     student.images_at_once = images_at_once(student, execution.images_at_once)
+    if execution.cuda_graphs:
+        student.graphs = _graphs(student)
     return student
+
+
+def _graphs(student: Student) -> Graphs | None:
+    """Return graphs for a student's passes; None where they hold more than a GPU computes by itself."""
+    obstacles = {
+        "there is no GPU": student.world.device.type != "cuda",
+        "there is no discriminator": student.discriminator is None,
+        "an instance-based objective draws on the CPU": student.instance is not None,
+        "augmentation draws on the CPU": student.augmentation is not None,
+        "processes share groups of images": student.layout.span > 1,
+    }
+    for obstacle in (name for name, there in obstacles.items() if there):
+        log.info("The step does without CUDA graphs: %s.", obstacle)
+        return None
+    return Graphs(["generator", "discriminator", *["R1"] * bool(student.recipe.r1.gamma)])
 
 
 def _kind(recipe: Recipe) -> type[OneStepGenerator]:

@@ -1,4 +1,4 @@
-"""A generator's images by their indices, and which snapshots of a run stay."""
+"""A generator's images by their indices, its snapshots, and which of them stay."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gdd.config.recipe import Recipe
 from gdd.config.records import EVALUATION_SEED
+from gdd.data.image_array import quantise
+from gdd.files import read_json, write_json, write_npz
+from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import labels, latents
 
+HASHES = "snapshots.json"  # of the snapshots by name, in the run's state
 SAMPLES = 64  # images from fixed latents kept with every snapshot
 
 
@@ -40,6 +45,24 @@ def generate(
             indices = torch.full_like(indices, only_class)
         one_hot = functional.one_hot(indices.to(device), classes).float()
     return generator(z.to(device), one_hot)
+
+
+def save_snapshot(folder: Path, average: OneStepGenerator, images: int, recipe: Recipe, seed: int) -> None:
+    """Write an average's weights, their hash for `distill`, and images from fixed latents."""
+    digest = save_network(
+        folder / "snapshots" / f"{images:09d}.safetensors",
+        average,
+        images=images,
+        dataset=recipe.dataset,
+        recipe_hash=recipe.fingerprint(),
+        seed=seed,
+    )
+    hashes = folder / HASHES
+    known = read_json(hashes, dict) if hashes.exists() else {}
+    write_json(hashes, known | {f"{images:09d}": digest})
+    # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
+    samples = quantise(generate(average, 0, SAMPLES).nan_to_num())
+    write_npz(folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
 
 
 def keep_only(folder: Path, images: Collection[int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Part:
     class_labels: Tensor | None
     position: int  # of the first image in the endless stream of images
     batch: int  # images in the whole batch
+    z: Tensor | None = None  # unit noise for as many generated images
 
     @property
     def weight(self) -> float:
@@ -39,6 +40,11 @@ class Part:
     def index(self) -> int:
         """Which group of the run the part is, if it is one."""
         return self.position // len(self.images)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what of it lies on the device, by name."""
+        of = {"images": self.images, "class_labels": self.class_labels, "z": self.z}
+        return {name: tensor for name, tensor in of.items() if tensor is not None}
 
     def split(self, size: int) -> list[Part]:
         """Return its parts of `size` images each."""
@@ -99,6 +105,10 @@ class Shares:
             future = self._thread.submit(self._noise, purpose, following, count, shape)
             self._drawn[place] = following, future
         return unit.to(self.device, non_blocking=True)
+
+    def with_noise(self, purpose: str, parts: list[Part], shape: tuple[int, ...]) -> list[Part]:
+        """Return the parts, each with its `noise`."""
+        return [replace(part, z=self.noise(purpose, part, shape)) for part in parts]
 
     def _noise(self, purpose: str, position: int, count: int, shape: tuple[int, ...]) -> Tensor:
         size = (self.layout.group, *shape)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,17 @@ from gdd.adversary.losses import LOSSES
 from gdd.adversary.r1 import r1_backward
 from gdd.adversary.spectral_norm import PowerIterations
 from gdd.config.recipe import Recipe
-from gdd.data.image_array import ImageArray, quantise
-from gdd.distill.generate import SAMPLES, generate
+from gdd.data.image_array import ImageArray
+from gdd.distill.generate import save_snapshot
+from gdd.distill.graphs import Graphs, Passes
 from gdd.distill.instance import InstanceLoss
 from gdd.distill.shares import Part, Shares
-from gdd.files import read_json, write_json, write_npz
-from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.training.gradients import Gradients
 from gdd.training.layout import lay_out
 from gdd.training.scalars import Scalars
-from gdd.training.update import (
-    averaged_copy,
-    ema_decay,
-    load_optimizer,
-    update_average,
-)
+from gdd.training.update import averaged_copy, ema_decay, load_optimizer, update_average
 from gdd.training.world import ALONE, World
-
-HASHES = "snapshots.json"  # of the snapshots by name, in the run's state
 
 Sums = defaultdict[str, Any]  # what is logged: this process's part of the batch's means and sums
 
@@ -56,6 +48,7 @@ class Student:
     """
 
     discriminator_optimizer: torch.optim.Adam  # where there is a discriminator
+    graphs: Graphs | None = None  # that take the place of the passes
 
     def __init__(
         self,
@@ -84,8 +77,8 @@ class Student:
         self.images_at_once = self.layout.piece
         classes = generator.arch.label_dim
         self.shares = Shares(data, seed, self.layout, world, classes=classes, flip=recipe.flip)
-        if self.layout.span > 1:
-            self._span_groups()
+        if self.discriminator and self.layout.span > 1:  # more processes than groups
+            span_processes(self.discriminator, world.subgroup(self.layout.span), self.layout.span)
         trainable = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         betas = (recipe.adam.beta1, recipe.adam.beta2)
         self.optimizer = torch.optim.Adam(trainable, recipe.lr.generator, betas, fused=True)
@@ -130,9 +123,16 @@ class Student:
         Returns the features of its images, by part, if they are to be used again, and how many entries of the
         gradients were not finite.
         """
-        kept: list[Features] = []
         if self.discriminator:
             self.discriminator.heads.requires_grad_(False)
+            parts = self.shares.with_noise("generator noise", parts, self.generator.latent_shape)
+        means, kept = self._run("generator", self._generator_passes, parts, self.optimizer)
+        scalars |= means
+        return kept, self._update(self.optimizer, self.gradients)
+
+    def _generator_passes(self, parts: list[Part]) -> tuple[Sums, list[Features]]:
+        scalars, kept = Sums(float), []
+        if self.discriminator:
             self.iterations.begin()
         self.optimizer.zero_grad(set_to_none=True)
         for part, complete in self._until_complete(parts, self.gradients):
@@ -153,12 +153,21 @@ class Student:
                 _add_means(scalars, part, loss_instance=instance)
             with complete:
                 (loss.mean() * part.weight).backward()
-        return kept, self._update(self.optimizer, self.gradients)
+        return scalars, kept
 
     def discriminator_step(self, parts: list[Part], fakes: list[Features], scalars: Sums) -> Tensor:
         """Update the discriminator on the same real images, with fresh fakes unless they are used again."""
         assert self.discriminator
         self.discriminator.heads.requires_grad_(True)
+        if not fakes:
+            parts = self.shares.with_noise("discriminator noise", parts, self.generator.latent_shape)
+        passes = partial(self._discriminator_passes, fakes)
+        scalars |= self._run("discriminator", passes, parts, self.discriminator_optimizer)
+        return self._update(self.discriminator_optimizer, self.discriminator_gradients)
+
+    def _discriminator_passes(self, fakes: list[Features], parts: list[Part]) -> Sums:
+        assert self.discriminator
+        scalars = Sums(float)
         self.iterations.begin()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         for index, (part, complete) in enumerate(self._until_complete(parts, self.discriminator_gradients)):
@@ -178,10 +187,14 @@ class Student:
             if self.augmentation:  # whole numbers, so that no split of the batch changes their sums
                 scalars["real_signs"] += real.detach().sign().sum()
                 scalars["real_logits"] += real.new_tensor(real.numel())
-        return self._update(self.discriminator_optimizer, self.discriminator_gradients)
+        return scalars
 
     def r1_step(self, parts: list[Part]) -> Tensor:
         """Lazy R1 as an update of its own: every * gamma / 2 * ||grad D(x)||^2 (StyleGAN2, App. B)."""
+        self._run("R1", self._r1_passes, parts, self.discriminator_optimizer)
+        return self._update(self.discriminator_optimizer, self.discriminator_gradients)
+
+    def _r1_passes(self, parts: list[Part]) -> None:
         assert self.discriminator
         weight = self.recipe.r1.every * self.recipe.r1.gamma / 2
         self.iterations.begin()
@@ -191,12 +204,18 @@ class Student:
                 images = part.images.contiguous(memory_format=self.memory_format)
                 groups = self.shares.groups(part)
                 r1_backward(self.discriminator, images, part.class_labels, weight * part.weight, groups)
-        return self._update(self.discriminator_optimizer, self.discriminator_gradients)
+
+    def _run(self, name: str, passes: Passes, parts: list[Part], optimizer: torch.optim.Adam) -> Any:
+        """Go through the networks, or let a graph, which has its random projections by the first group."""
+        if not self.graphs:
+            return passes(parts)
+        first = self.shares.groups(parts[0])[0] % self.recipe.heads.projections
+        return self.graphs.run(name, passes, parts, optimizer.param_groups[0]["params"], first)
 
     def _features_of_fakes(self, part: Part, network: str) -> Features:
         """Return the features of images that are generated for a part."""
-        z = self.shares.noise(f"{network} noise", part, self.generator.latent_shape)
-        fakes = self.generator(z, part.class_labels)
+        assert part.z is not None
+        fakes = self.generator(part.z, part.class_labels)
         return self.extract(self._augmented(fakes, part, f"{network} augmentation"), part)
 
     def _augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
@@ -211,13 +230,9 @@ class Student:
         images = images.contiguous(memory_format=self.memory_format)
         return self.discriminator.extract(images, self.shares.groups(part))
 
-    def _until_complete(
-        self, parts: list[Part], gradients: Gradients
-    ) -> Iterator[tuple[Part, contextlib.AbstractContextManager[None]]]:
-        """Yield every part and what its backward pass is to enter: the last one completes the gradients."""
-        for part in parts[:-1]:
-            yield part, contextlib.nullcontext()
-        yield parts[-1], gradients.last_backward(self.world)
+    def _until_complete(self, parts: list[Part], gradients: Gradients) -> Iterable[tuple[Part, Any]]:
+        # No graph holds sums over processes: they begin after it.
+        return gradients.until_complete(parts, None if self.graphs else self.world)
 
     def _update(self, optimizer: torch.optim.Adam, gradients: Gradients) -> Tensor:
         """Make a step with the whole batch's gradients; return how many of their entries were not finite."""
@@ -239,29 +254,13 @@ class Student:
             network = network.to(memory_format=torch.channels_last)
         return network
 
-    def _span_groups(self) -> None:
-        """Let several processes normalise over one group, because there are more of them than groups."""
-        if self.discriminator:
-            span_processes(self.discriminator, self.world.subgroup(self.layout.span), self.layout.span)
-
     # --- what is kept ---------------------------------------------------------------------------------
 
     def snapshot(self, images: int) -> None:
         """Write the average's weights, their hash for `distill`, and images from fixed latents."""
-        digest = save_network(
-            self.folder / "snapshots" / f"{images:09d}.safetensors",
-            self.average,
-            images=images,
-            dataset=self.recipe.dataset,
-            recipe_hash=self.recipe.fingerprint(),
-            seed=self.seed,
-        )
-        hashes = self.folder / HASHES
-        known = read_json(hashes, dict) if hashes.exists() else {}
-        write_json(hashes, known | {f"{images:09d}": digest})
-        # A diverged network still leaves its snapshot; that it diverged is the evaluation's to say.
-        samples = quantise(generate(self.average, 0, SAMPLES).nan_to_num())
-        write_npz(self.folder / "samples" / f"{images:09d}.npz", images=samples.cpu().numpy())
+        if self.graphs:
+            self.graphs.release()
+        save_snapshot(self.folder, self.average, images, self.recipe, self.seed)
 
     def state(self) -> dict[str, Any]:
         """Return everything that changes in training; the backbones come from their own files."""

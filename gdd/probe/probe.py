@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from gdd.config.config import Config
 from gdd.config.local import CPU
-from gdd.config.probed import Probe, ProbedSetting, probe_file, read_probe
+from gdd.config.probed import Probe, ProbedSetting, Products, probe_file, read_probe
 from gdd.config.recipe import Recipe
 from gdd.errors import UserError
 from gdd.experiments import Experiments
@@ -27,6 +28,7 @@ from gdd.training.world import World
 
 METHOD = "gdd"  # which trains all of the generator: GDD-I is no slower
 TURN = 3.0  # seconds that a rate is measured over
+FASTER = 1.03  # times as fast is worth a choice
 FULL = 0.92  # of a GPU's memory, as `gdd.distill.at_once`
 
 Say = Callable[[str], None]
@@ -61,11 +63,13 @@ def probe(experiments: Experiments, setting: str, device: torch.device, say: Say
         generating, evaluating = images_per_second(source, extractor, device, TURN)
     say(f"\ngenerating  {generating:10,.0f} images/s, {source.batch} at once in float32")
     say(f"evaluating  {evaluating:10,.0f} images/s, by {what}")
+    graphs = _graphs_pay(speeds)
     measured = ProbedSetting(
         provenance=provenance,
-        training=_rates(speeds),
+        training=_rates(speeds, graphs),
         generating=generating,
         evaluating=evaluating,
+        cuda_graphs=graphs,
         speeds=tuple({**of._asdict(), "images_per_second": of.images_per_second} for of in speeds),
         errors=errors,
     )
@@ -125,22 +129,27 @@ def _say_speeds(
     """Time steps with a group of images at once, twice as many, and so on; fewer, where that does not fit."""
     gpu, end, measured = device.type == "cuda", time.monotonic() + seconds, 0
     world, other = World(device=device), OtherLayout(device=device)
-    say("\nimages at once  products  memory format       start      step        R1  images/s   peak GiB")
+    say(
+        "\nimages at once  products  memory format             start      step        R1  images/s   peak GiB"
+    )
     if gpu:
         torch.cuda.set_per_process_memory_fraction(FULL, device)
 
-    def timed(count: int, world: World, *, tf32: bool) -> Speed | None:
+    def timed(count: int, world: World, *, tf32: bool, graphs: bool = False) -> Speed | None:
         nonlocal measured
-        layout = str(world.memory_format).removeprefix("torch.")
-        lead = f"{count:14}  {'tf32' if tf32 else 'float32':8}  {layout:17}"
+        layout = str(world.memory_format).removeprefix("torch.") + graphs * ", graphs"
+        lead = f"{count:14}  {'tf32' if tf32 else 'float32':8}  {layout:23}"
         if measured and time.monotonic() > end:
             say(f"{lead}  not measured: the time is over")
             return None
-        found = speed(run, world, count, tf32=tf32, seconds=turn)
+        found = speed(run, world, count, tf32=tf32, seconds=turn, graphs=graphs)
         if found is None:
             say(f"{lead}  out of memory")
             return None
         measured += 1
+        if graphs and not found.cuda_graphs:
+            say(f"{lead}  could not be recorded")
+            return None
         say(
             f"{lead} {found.start_seconds:6.1f} s {found.step:6,.0f} ms {found.r1:6,.0f} ms"
             f" {found.images_per_second:9,.1f} {found.peak_gib:10.1f}"
@@ -158,8 +167,12 @@ def _say_speeds(
         yield found
         if gpu and (faster := timed(count, world, tf32=True)):
             yield faster
-        if count <= run.recipe.heads.norm_group and (turned := timed(count, other, tf32=False)):
-            yield turned
+        if count <= run.recipe.heads.norm_group:
+            for tf32 in (False, True) if gpu else ():
+                if graphed := timed(count, world, tf32=tf32, graphs=True):
+                    yield graphed
+            if turned := timed(count, other, tf32=False):
+                yield turned
         if smaller:
             break
         count *= 2
@@ -167,12 +180,23 @@ def _say_speeds(
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def _rates(speeds: list[Speed]) -> dict[Any, dict[str, float]]:
-    """Return images a second in the device's own memory format, by products and images at once."""
+def _graphs_pay(speeds: list[Speed]) -> tuple[Products, ...]:
+    """Return the products with which CUDA graphs make a step faster, by more than it varies."""
+    usual = [of for of in speeds if of.memory_format == speeds[0].memory_format]
+    rates = {(of.products, of.images_at_once, of.cuda_graphs): of.images_per_second for of in usual}
+    return tuple(
+        products
+        for (products, count, graphs), rate in rates.items()
+        if graphs and rate > FASTER * rates.get((products, count, False), math.inf)
+    )
+
+
+def _rates(speeds: list[Speed], graphs: Collection[Products]) -> dict[Any, dict[str, float]]:
+    """Return images a second as a run has them here, by products and images at once."""
     usual = speeds[0].memory_format
     rates: dict[Any, dict[str, float]] = {}
     for of in speeds:
-        if of.memory_format == usual:
+        if of.memory_format == usual and (of.products in graphs or not of.cuda_graphs):
             rates.setdefault(of.products, {})[str(of.images_at_once)] = of.images_per_second
     return rates
 
@@ -193,6 +217,10 @@ def _say_advice(config: Config, setting: str, recipe: Recipe, card: str, of: Pro
     group, fits = recipe.heads.norm_group, of.at_once(tf32=False)
     if fits < group:
         say(f"A group of {group} images does not fit; {group // fits} GPUs or more have to share it.")
+    if of.cuda_graphs:
+        say(
+            f"CUDA graphs are faster with {' and '.join(of.cuda_graphs)}; runs take them there if left to it."
+        )
     say("Lines for config/local.yaml:")
     say(f"  card: {card}")
     say(f"  gpus: {most_processes(recipe, max(torch.cuda.device_count(), len(machine.cards())))}")

@@ -36,19 +36,24 @@ class RandomRun(NamedTuple):
     data: ImageArray
     backbones: Mapping[str, Backbone]
 
-    def student(self, batch: int, world: World, *, plain: bool = False, **choices: Any) -> Student:
+    def student(
+        self, batch: int, world: World, *, plain: bool = False, graphs: bool = False, **choices: Any
+    ) -> Student:
         """Return a student before its first step, all `batch` images of which go through at once.
 
-        With `plain` it has one set of random projections and fresh fakes, as `PlainTrainer` computes.
+        With `plain` it has one set of random projections and fresh fakes, as `PlainTrainer` computes; else a
+        set for each group, as a process with so many has in every batch.
         """
         group = min(self.recipe.heads.norm_group, batch)
-        heads = {"norm_group": group, **({"projections": 1} if plain else {})}
+        sets = 1 if plain else min(self.recipe.heads.projections, batch // group)
+        heads = {"norm_group": group, "projections": sets}
         changes = {"batch": batch, "backbone_statistics": "published", **choices}
         if plain:
             changes["reuse_fakes"] = False
         changes["heads"] = self.recipe.heads.model_copy(update=heads)
         recipe = self.recipe.model_copy(update=changes)
-        execution, state = Execution(images_at_once=batch), self.inputs.data.parent / "state"
+        execution = Execution(images_at_once=batch, cuda_graphs=graphs)
+        state = self.inputs.data.parent / "state"
         return prepare(recipe, 0, self.inputs, self.data, state, world=world, execution=execution)
 
 

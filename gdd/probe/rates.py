@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gdd.config.config import Config
+from gdd.config.probed import Products
 from gdd.distill.at_once import memory_is_full
 from gdd.distill.student import Student
 from gdd.metrics.extractors import ClassifierExtractor, PublishedNetwork
@@ -33,8 +34,9 @@ class Speed(NamedTuple):
     """A step with so many images at once; `step` and `r1` in milliseconds, the latter's beside a step's."""
 
     images_at_once: int
-    products: str
+    products: Products
     memory_format: str
+    cuda_graphs: bool
     start_seconds: float  # from the networks in the device's memory to the end of the first step and its R1
     step: float
     r1: float
@@ -70,12 +72,14 @@ def release(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def speed(run: RandomRun, world: World, count: int, *, tf32: bool, seconds: float) -> Speed | None:
+def speed(
+    run: RandomRun, world: World, count: int, *, tf32: bool, seconds: float, graphs: bool = False
+) -> Speed | None:
     """Return how fast the recipe's step is with `count` images at once; None where memory is not enough."""
     release(world.device)
     try:
         with products(tf32=tf32):
-            return _speed(run.student(count, world), world, tf32, seconds)
+            return _speed(run.student(count, world, graphs=graphs), world, tf32, seconds)
     except RuntimeError as error:
         if not memory_is_full(error):
             raise
@@ -90,12 +94,15 @@ def _speed(student: Student, world: World, tf32: bool, seconds: float) -> Speed:
     student.step()
     r1_step(student)
     start = now(device) - begin
+    if student.graphs:
+        r1_step(student)  # in which they are recorded
     step = seconds_of(lambda: ordinary_step(student), device, seconds)
     with_r1 = min(_once(lambda: r1_step(student), device) for _ in range(2))
     return Speed(
         images_at_once=student.images_at_once,
         products="tf32" if tf32 else "float32",
         memory_format=str(world.memory_format).removeprefix("torch."),
+        cuda_graphs=bool(student.graphs and student.graphs.recorded),
         start_seconds=start,
         step=1e3 * step,
         r1=1e3 * max(with_r1 - step, 0.0),

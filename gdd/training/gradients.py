@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,8 @@ from gdd.training.world import World
 
 LARGEST = 1e5  # what infinite entries become, as in the released GDD code
 BUCKET = 25 * 2**18  # numbers that are summed in one message: 25 MiB, as in DistributedDataParallel
+
+PartT = TypeVar("PartT")
 
 
 class _Begun(NamedTuple):
@@ -57,6 +59,17 @@ class Gradients:
             yield
         finally:
             self._world = None
+
+    def until_complete(
+        self, parts: Sequence[PartT], world: World | None
+    ) -> Iterator[tuple[PartT, contextlib.AbstractContextManager[None]]]:
+        """Yield every part and what its backward pass is to enter: the last one completes the gradients.
+
+        Without `world` nothing is summed meanwhile.
+        """
+        for part in parts[:-1]:
+            yield part, contextlib.nullcontext()
+        yield parts[-1], self.last_backward(world) if world else contextlib.nullcontext()
 
     @torch.no_grad()
     def finish(self, world: World) -> Tensor:

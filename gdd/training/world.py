@@ -40,12 +40,14 @@ class Execution:
             batch norm group; the rest of a device's share follows. None finds the most that fit into a GPU's
             memory, and is one group on a CPU.
         tf32: let a GPU round the factors of float32 products to 10 bits. The papers' runs do not.
+        cuda_graphs: let a GPU run passes without waiting for the CPU, where that can be recorded.
         patience: steps in a row with a NaN or infinite loss after which a run ends.
     """
 
     device: str = "auto"
     images_at_once: int | None = None
     tf32: bool = False
+    cuda_graphs: bool = False
     patience: int = 500
 
 

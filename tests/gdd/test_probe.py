@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from gdd.adversary.discriminator import ProjectedDiscriminator
 from gdd.cli import cli
+from gdd.commands.distill import _graphs_pay
 from gdd.config.probed import newest_card, probe_file, read_probe
 from gdd.errors import UserError
 from gdd.experiments import Experiments
@@ -94,12 +96,15 @@ def test_images_at_once_double_until_the_memory_ends(
 ) -> None:
     tried: list[tuple[int, bool]] = []
 
-    def speed(_: Any, world: World, count: int, *, tf32: bool, seconds: float) -> rates.Speed | None:
+    def speed(
+        _: Any, world: World, count: int, *, tf32: bool, seconds: float, graphs: bool
+    ) -> rates.Speed | None:
         tried.append((count, tf32))
         if count > fits:
             return None
         form = str(world.memory_format).removeprefix("torch.")
-        return rates.Speed(count, "tf32" if tf32 else "float32", form, 1.0, 2.0, 3.0, 16, 4.0)
+        step = 1.0 if graphs and tf32 else 2.0  # the CPU is what waits with these products alone
+        return rates.Speed(count, "tf32" if tf32 else "float32", form, graphs, 1.0, step, 3.0, 16, 4.0)
 
     monkeypatch.setattr(probe, "speed", speed)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *_: None)
@@ -112,11 +117,34 @@ def test_images_at_once_double_until_the_memory_ends(
         [str(count), "float32"] for count in counts if count > fits
     ]
     if found:
-        assert set(probe._rates(found)) == {"float32", "tf32"}
+        assert probe._graphs_pay(found) == ("tf32",)
+        assert set(probe._rates(found, ["tf32"])) == {"float32", "tf32"}
+        first = str(found[0].images_at_once)
+        with_graphs, without = (probe._rates(found, products)["tf32"] for products in (["tf32"], []))
+        assert with_graphs[first] > without[first]
         assert found[0].memory_format == "channels_last"
     late: list[str] = []
     assert list(probe._say_speeds(run, torch.device("cuda", 0), -1.0, 0.0, late.append)) == found[:1]
     assert not found or late[-1].endswith("not measured: the time is over")
+
+
+def test_runs_take_graphs_where_they_were_faster(
+    papers: Experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here: Any = SimpleNamespace(config=papers.config)
+    assert not _graphs_pay(here, "cifar10-uncond", tf32=True)  # nothing was probed
+    of = {"provenance": {}, "training": {}, "generating": 1.0, "evaluating": 1.0, "speeds": [], "errors": {}}
+    measured = {"old": of, "new": of | {"cuda_graphs": ["tf32"]}}
+    file = probe_file("card")
+    file.parent.mkdir(parents=True)
+    for setting, expected in (("old", False), ("new", True)):
+        content = {"card": "card", "gb": 80, "settings": {"cifar10-uncond": measured[setting]}}
+        file.write_text(json.dumps(content))
+        for name in ("cifar10-uncond", "cifar10-quick"):  # which is like it
+            assert _graphs_pay(here, name, tf32=True) == expected
+            assert not _graphs_pay(here, name, tf32=False)
+    assert not _graphs_pay(here, "ffhq", tf32=True)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +162,7 @@ def test_memory_that_is_not_enough_is_given_back(
     monkeypatch.setattr(rates, "release", released.append)
 
     class Full:
-        def student(self, *_: Any) -> None:
+        def student(self, *_: Any, **__: Any) -> None:
             raise error
 
     run: Any = Full()

@@ -85,6 +85,29 @@ def test_a_resumed_run_continues_with_the_same_losses(
     assert found == expected if device.type == "cpu" else close(found, expected)
 
 
+@pytest.mark.parametrize("at_once", [small_run.BATCH, small_run.GROUP])
+def test_graphs_go_on_as_the_ordinary_step(
+    run: RandomRun, device: torch.device, tmp_path: Path, at_once: int
+) -> None:
+    """From the fourth step on, R1 from the fifth on; and after the state of an earlier step is put back."""
+    world, found = World(device=device), {}
+    for graphs in (False, True):
+        student = run.student(small_run.BATCH, world, graphs=graphs)
+        student.images_at_once = at_once
+        lines = small_run.losses(student, 3)
+        torch.save(student.state(), tmp_path / "state.pt")
+        lines += small_run.losses(student, 4)
+        student.load(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
+        again = small_run.losses(student, 4)
+        assert close(again, lines[3:])
+        found[graphs] = lines
+        if device.type == "cuda" and graphs:
+            assert student.graphs
+            assert {name for name, *_ in student.graphs.recorded} == {"generator", "discriminator", "R1"}
+    print(f"graphs' losses are the ordinary step's to the bit: {found[True] == found[False]}")
+    assert close(found[True], found[False])
+
+
 def test_two_processes_on_one_device_equal_one(run: RandomRun, device: torch.device, tmp_path: Path) -> None:
     search = os.pathsep.join([str(small_run.ROOT), os.environ.get("PYTHONPATH", "")])
     processes = [

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from gdd.config.config import Config
 from gdd.config.local import CPU, USUAL_GB
-from gdd.config.probed import Probe, newest_card, probe_file, read_probe
+from gdd.config.probed import Probe, probe_of, read_probe
 from gdd.config.records import Rate
-from gdd.errors import UserError
 
 UNKNOWN = "unknown"
 PROBED = "probed here"
@@ -31,30 +30,13 @@ def known_rate(config: Config, setting: str, *, gpu: bool, share: int | None = N
     Raises:
         UserError: local.yaml names a card that was not probed.
     """
-    probe = probe_of(config) if gpu else read_probe(CPU)
+    probe = probe_of(config.local.card) if gpu else read_probe(CPU)
     return _as_probed(config, probe, setting, share) or _as_written(config, probe, setting, gpu=gpu)
 
 
-def probe_of(config: Config) -> Probe | None:
-    """Return what was measured on the card of local.yaml, by its name or its memory, or on the newest one.
-
-    Raises:
-        UserError: local.yaml names a card that was not probed.
-    """
-    card = config.local.card
-    name = card if isinstance(card, str) else newest_card(card)
-    probe = read_probe(name) if name else None
-    if probe is None and isinstance(card, str):
-        raise UserError(
-            f"local.yaml: 'card' is {card}, but there is no {probe_file(card)}; run `gdd probe` on a machine "
-            "that has this card, or give its memory in GB."
-        )
-    return probe
-
-
 def _as_probed(config: Config, probe: Probe | None, setting: str, share: int | None) -> Known | None:
-    settings, tf32 = probe.settings if probe else {}, config.local.tf32
-    of = settings.get(setting) or settings.get(config.settings[setting].like or "")
+    tf32 = config.local.tf32
+    of = probe.of(setting, config.settings[setting].like) if probe else None
     training = of.training_rate(share, tf32=tf32 and bool(probe and probe.gb)) if of else None
     if of is None or training is None or probe is None:
         return None

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from gdd.config.config import load_config
+from gdd.config.probed import probe_of
 from gdd.errors import UserError, did_you_mean
 from gdd.experiments import Experiments
 from gdd.stages import STAGES
 from gdd.stages.showing import ablation_files
 from gdd.stages.stage import Stage
 from workflow.lib.needs import Need, Needs
-from workflow.lib.rates import probe_of
 
 SLACK, SPARE = 1.5, 30  # of a time limit over the estimate: a factor, and minutes
 
@@ -62,7 +62,7 @@ class Rules:
         self.experiments = Experiments(load_config(folder, extra))
         self.config = self.experiments.config
         self.needs = Needs(self.experiments)
-        probe_of(self.config)  # refuses a card that was not probed, before any job asks
+        probe_of(self.config.local.card)  # refuses a card that was not probed, before any job asks
 
     def stage(self, name: str, wildcards: Any) -> Stage:
         return STAGES[name](self.experiments, **dict(wildcards.items()))

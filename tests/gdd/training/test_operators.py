@@ -63,6 +63,7 @@ class Recorder(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
         self.waiting: list[str] = []
         self.slow: list[str] = []
+        self.elsewhere: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -71,6 +72,8 @@ class Recorder(TorchDispatchMode):
         devices = {value.device.type for value in (*_flat(args), *_flat((result,)))}
         if "meta" in devices and name not in FREE:
             self.counts[name] += 1
+        if "cpu" in devices:
+            self.elsewhere.append(name)
         if devices == {"meta", "cpu"} and name in ("copy_", "_to_copy") and not kwargs.get("non_blocking"):
             self.waiting.append(f"{name} of {[tuple(value.shape) for value in _flat(args)]}")
         if name == "convolution" and args[6] and args[8] > 1:
@@ -131,3 +134,17 @@ def test_a_step_is_few_operators_and_waits_for_none(student: Student) -> None:
     assert recorder.waiting == []
     assert recorder.slow == []
     assert sum(recorder.counts.values()) < MOST
+
+
+def test_passes_stay_on_the_device(student: Student) -> None:
+    """What is recorded as a graph, R1 included, knows of the CPU only what does not change."""
+    (part,) = student.shares.parts(0, student.images_at_once)
+    parts = student.shares.with_noise("generator noise", [part], student.generator.latent_shape)
+    assert student.discriminator
+    with Recorder() as recorder:
+        student._generator_passes(parts)
+        student.discriminator.heads.requires_grad_(True)
+        student._discriminator_passes([], parts)
+        student._r1_passes(parts)
+    assert all(parameter.grad is not None for parameter in student.discriminator.heads.parameters())
+    assert recorder.elsewhere == []
