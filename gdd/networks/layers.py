@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
-from gdd.networks.casting import Weighted, cast_at_once
+from gdd.networks.casting import Weighted
 
 Initializer = Callable[[Tensor, Tensor | None], object]
 
@@ -55,6 +55,23 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
+def one_by_one(device: torch.device) -> bool:
+    """Whether layers that could multiply together do so by themselves, to the same bits as PyTorch's.
+
+    They do on a CPU, which many operators do not slow down.
+    """
+    return device.type == "cpu"
+
+
+def apply_all(layers: Sequence[Linear], x: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+    """Return what each layer makes of x, in a dtype."""
+    if one_by_one(x.device) or not layers:
+        return [layer(x).to(dtype) for layer in layers]
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    outputs = functional.linear(x, weight, bias).to(dtype)
+    return outputs.split([len(layer.weight) for layer in layers], dim=1)
 
 
 class GroupNorm(Weighted):
@@ -261,14 +278,10 @@ class UNetBlock(nn.Module):
             self.qkv = Convolution(outputs, outputs * 3, 1, family.attention)
             self.proj = Convolution(outputs, outputs, 1, family.last)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x [B, inputs, H, W] and emb [B, emb_channels] -> [B, outputs, H', W']."""
-        with cast_at_once([layer for layer in self.children() if isinstance(layer, Weighted)], x.dtype):
-            return self._forward(x, emb)
-
-    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, params: Tensor) -> Tensor:
+        """x [B, inputs, H, W] and what `affine` makes of the embedding [B, ...] -> [B, outputs, H', W']."""
         h = self.conv0(functional.silu(self.norm0(x)))
-        params = self.affine(emb)[:, :, None, None].to(x.dtype)
+        params = params[:, :, None, None]
         if self.family.scale_and_shift:
             scale, shift = params.chunk(2, dim=1)
             h = functional.silu(shift + self.norm1(h) * (scale + 1))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
+from gdd.networks.casting import cast_at_once
 from gdd.networks.layers import (
     FAMILIES,
     Convolution,
@@ -22,6 +23,7 @@ from gdd.networks.layers import (
     Linear,
     ResidualInput,
     UNetBlock,
+    apply_all,
     positional_features,
     zeros,
 )
@@ -62,12 +64,14 @@ class UNet(nn.Module):
         """
         emb = self.embed(noise_labels, class_labels, augment_labels, target_labels)
         x, skips = self._encode(x, emb)
-        for name, module in self.dec.items():
-            if "_block" in name:  # `in` and `up` blocks take no skip
-                x = torch.cat([x, skips.pop()], dim=1)
-            if isinstance(module, UNetBlock):
-                x = module(x, emb)
-        return self.output(x)
+        params = _params_of_blocks(self.dec, emb, x.dtype)
+        with cast_at_once(self.dec, x.dtype):
+            for name, module in self.dec.items():
+                if "_block" in name:  # `in` and `up` blocks take no skip
+                    x = torch.cat([x, skips.pop()], dim=1)
+                if isinstance(module, UNetBlock):
+                    x = module(x, params[name])
+            return self.output(x)
 
     def encoder_features(
         self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None
@@ -106,13 +110,15 @@ class UNet(nn.Module):
         """Return the coarsest features and every encoder output, finest first."""
         skips: list[Tensor] = []
         residual_input = x
-        for module in self.enc.values():
-            if isinstance(module, ResidualInput):
-                x = (x + module(residual_input)) * math.sqrt(0.5)
-                residual_input = skips[-1] = x
-                continue
-            x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
-            skips.append(x)
+        params = _params_of_blocks(self.enc, emb, x.dtype)
+        with cast_at_once(self.enc, x.dtype):
+            for name, module in self.enc.items():
+                if isinstance(module, ResidualInput):
+                    x = (x + module(residual_input)) * math.sqrt(0.5)
+                    residual_input = skips[-1] = x
+                    continue
+                x = module(x, params[name]) if isinstance(module, UNetBlock) else module(x)
+                skips.append(x)
         return x, skips
 
     def _drop_labels(self, class_labels: Tensor | None) -> Tensor:
@@ -121,6 +127,12 @@ class UNet(nn.Module):
         if self.training and self.arch.label_dropout:
             labels = labels * (torch.rand(len(labels), 1, device=labels.device) >= self.arch.label_dropout)
         return labels
+
+
+def _params_of_blocks(modules: nn.ModuleDict, emb: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return what each block's affine layer makes of the embedding, by the block's name."""
+    layers = {name: module.affine for name, module in modules.items() if isinstance(module, UNetBlock)}
+    return dict(zip(layers, apply_all(list(layers.values()), emb, dtype), strict=True))
 
 
 class SongUNet(UNet):
