@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from gdd.config.architecture import Architecture
 from gdd.networks.casting import cast_at_once
+from gdd.networks.group_norm import GroupNorm
 from gdd.networks.layers import (
     FAMILIES,
     Convolution,
     FourierFeatures,
-    GroupNorm,
     Linear,
     ResidualInput,
     UNetBlock,
@@ -153,7 +153,7 @@ class SongUNet(UNet):
         self.enc, skip_channels = _encoder(arch, first=arch.model_channels)
         self.dec = _decoder(arch, skip_channels)
         self.last = f"{arch.img_resolution}x{arch.img_resolution}_aux"
-        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], family.eps)
+        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], family.eps, silu=True)
         self.dec[f"{self.last}_conv"] = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class SongUNet(UNet):
 
     def output(self, x: Tensor) -> Tensor:
         norm, conv = self.dec[f"{self.last}_norm"], self.dec[f"{self.last}_conv"]
-        return conv(functional.silu(norm(x)))
+        return conv(norm(x))
 
 
 class DhariwalUNet(UNet):
@@ -192,7 +192,7 @@ class DhariwalUNet(UNet):
         self.map_target = TargetLevel(arch) if two_times else None
         self.enc, skip_channels = _encoder(arch, first=arch.widths[0])
         self.dec = _decoder(arch, skip_channels)
-        self.out_norm = GroupNorm(arch.widths[0], family.eps)
+        self.out_norm = GroupNorm(arch.widths[0], family.eps, silu=True)
         self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class DhariwalUNet(UNet):
         return emb
 
     def output(self, x: Tensor) -> Tensor:
-        return self.out_conv(functional.silu(self.out_norm(x)))
+        return self.out_conv(self.out_norm(x))
 
 
 class TargetLevel(nn.Module):
