@@ -27,6 +27,7 @@ import torch
 from gdd.config.config import load_config
 from gdd.distill.at_once import memory_is_full
 from gdd.experiments import Experiments
+from gdd.networks.group_norm import GroupNorm, fused_group_norms
 from gdd.probe.errors import Exact, explained, products, step_batch
 from gdd.probe.plain import PlainTrainer
 from gdd.probe.random_run import RandomRun, random_run, recipe_of
@@ -44,6 +45,12 @@ class Contender(NamedTuple):
     r1: Callable[[], object]
     r1_alone: bool  # whether `r1` has no ordinary step in it
     tf32: bool = False
+    fused: bool = False
+
+    @contextmanager
+    def choices(self) -> Iterator[None]:
+        with products(tf32=self.tf32), fused_group_norms(self.fused):
+            yield
 
 
 class Times(NamedTuple):
@@ -61,6 +68,7 @@ class Candidate(NamedTuple):
     tf32: bool = False
     other_layout: bool = False
     cuda_graphs: bool = False
+    fused: bool = False  # group norm and SiLU by our own kernels
 
 
 def candidates(gpu: bool) -> dict[str, Candidate]:
@@ -70,14 +78,26 @@ def candidates(gpu: bool) -> dict[str, Candidate]:
         "reused fakes": Candidate({"reuse_fakes": True}),
         "other memory format": Candidate(other_layout=True),
     }
-    if not gpu:
-        return {f"{OURS}, {name}": of for name, of in alone.items()}
-    alone["CUDA graphs"] = Candidate(cuda_graphs=True)
-    alone["TF32"] = Candidate(tf32=True)
-    alone["TF32, CUDA graphs"] = Candidate(tf32=True, cuda_graphs=True)
-    alone["TF32, reused fakes"] = Candidate({"reuse_fakes": True}, tf32=True)
-    alone["TF32, float32 U-Net"] = Candidate({"precision": "float32"}, tf32=True)
+    if gpu:
+        alone["CUDA graphs"] = Candidate(cuda_graphs=True)
+        if kernels_run():
+            alone["our group norm"] = Candidate(fused=True)
+            alone["our group norm, CUDA graphs"] = Candidate(fused=True, cuda_graphs=True)
+        together = {name: of._replace(tf32=True) for name, of in alone.items() if not of.other_layout}
+        alone |= {"TF32": Candidate(tf32=True)} | {f"TF32, {name}": of for name, of in together.items()}
     return {f"{OURS}, {name}": of for name, of in alone.items()}
+
+
+def kernels_run() -> bool:
+    """Whether Triton compiles our kernels of group norm here, for which it wants a C compiler."""
+    x = torch.zeros(1, 8, 4, 4, device="cuda").contiguous(memory_format=torch.channels_last)
+    try:
+        with fused_group_norms(True):
+            GroupNorm(8, 1e-6, silu=True).cuda()(x)
+    except Exception as error:  # whatever it is, the rest can be measured
+        say(f"our kernels of group norm do not run here: {error}")
+        return False
+    return True
 
 
 def contenders(run: RandomRun, batch: int, device: torch.device) -> Iterator[tuple[str, Contender]]:
@@ -111,15 +131,17 @@ def of_plain(trainer: PlainTrainer, batch: Any) -> Contender:
 def of_student(run: RandomRun, batch: int, world: World, candidate: Candidate) -> Contender:
     choices = {"reuse_fakes": False, **candidate.recipe}
     student = run.student(batch, world, graphs=candidate.cuda_graphs, **choices)
+    step, r1 = lambda: ordinary_step(student), lambda: r1_step(student)
+    contender = Contender(step, r1, False, candidate.tf32, candidate.fused)
     if student.graphs:  # they are recorded once all has run
-        with products(tf32=candidate.tf32):
-            ordinary_step(student)
-            r1_step(student)
-    return Contender(lambda: ordinary_step(student), lambda: r1_step(student), False, candidate.tf32)
+        with contender.choices():
+            step()
+            r1()
+    return contender
 
 
 def take_turn(of: Contender, device: torch.device) -> Times:
-    with products(tf32=of.tf32):
+    with of.choices():
         start, count = now(device), 0
         while not count or now(device) - start < TURN:
             of.step()
@@ -166,7 +188,7 @@ def measure(
         name, of = found
         release(device)
         held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        with unless_memory_ends(name, device), products(tf32=of.tf32):
+        with unless_memory_ends(name, device), of.choices():
             of.step()
             of.r1()
             ready[name] = of
@@ -208,11 +230,14 @@ def print_table(
 def check(run: RandomRun, device: torch.device) -> None:
     """Refuse to measure where ours is further from float64 than plain eager's rounding explains."""
     world, exact = World(device=device), Exact(run)
-    kinds = [("float32", "float32", False), ("bfloat16", "bfloat16", False)]
+    kinds = [("float32", "float32", False, False), ("bfloat16", "bfloat16", False, False)]
     if device.type == "cuda":
-        kinds.append(("tf32", "float32", True))
-    for title, precision, tf32 in kinds:
-        ours, plain = exact.errors(world, precision, tf32=tf32)
+        kinds.append(("tf32", "float32", True, False))
+        if kernels_run():
+            kinds.append(("bfloat16 with our group norm", "bfloat16", False, True))
+    for title, precision, tf32, fused in kinds:
+        with fused_group_norms(fused):
+            ours, plain = exact.errors(world, precision, tf32=tf32)
         say(f"{title}, relative difference from float64: {PLAIN}, {OURS}")
         for name, error in ours.items():
             say(f"  {name}: {plain[name]:.1e}, {error:.1e}")

@@ -23,7 +23,7 @@ from gdd.config.names import BACKBONES, TEACHER_ENCODER
 from gdd.config.recipe import BackboneStatistics
 from gdd.errors import UserError
 from gdd.networks.classifier import SmallClassifier, load_classifier
-from gdd.networks.preconditioning import Denoiser, denoiser_coefficients
+from gdd.networks.preconditioning import Denoiser, as_labels, denoiser_coefficients
 from gdd.networks.unet import UNet
 from gdd.randomness import derived_seed
 
@@ -267,7 +267,8 @@ class TeacherEncoder(Backbone):
         coefficients = denoiser_coefficients(self.sigma)
         labels = prepared.new_zeros(len(prepared), self.label_dim) if self.label_dim else None
         unet = cast(UNet, self.frozen)
-        return unet.encoder_features(coefficients.in_ * prepared, coefficients.noise.reshape(1), labels)
+        noise_labels = as_labels(coefficients.noise, prepared)
+        return unet.encoder_features(coefficients.in_ * prepared, noise_labels, labels)
 
 
 @torch.no_grad()
@@ -292,4 +293,7 @@ def fold_batch_norms(net: nn.Module) -> nn.Module:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 parent.add_module(before, fuse_conv_bn_eval(conv.eval(), norm.eval()))
                 parent.add_module(name, getattr(norm, "act", nn.Identity()))
+    for module in net.modules():
+        if isinstance(module, nn.ReLU6):  # in place it copies what its backward pass needs
+            module.inplace = False
     return net

@@ -133,7 +133,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     How many images a discriminator is normalised over is part of the recipe (64 in GDD's release, one GPU's
     share). A training pass over several groups is, to the bit, one pass per group, the running statistics
     included; so the number of devices does not matter. Where `span_processes` has been called, a group is
-    spread over several processes, each of which passes an equal piece of it.
+    spread over several processes, each of which passes an equal piece of it. Batches are not counted: only
+    running statistics without momentum would ask for that.
     """
 
     def __init__(self, channels: int, group: int) -> None:
@@ -147,9 +148,16 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if self.training and self.span > 1:
             return self._over_processes(x)
         if not self.training or len(x) == self.group:
-            return super().forward(x)
+            return self._normalise(x)
         assert len(x) % self.group == 0
-        return torch.cat([super(GroupedBatchNorm2d, self).forward(part) for part in x.split(self.group)])
+        return torch.cat([self._normalise(part) for part in x.split(self.group)])
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        assert self.momentum is not None
+        statistics = self.running_mean, self.running_var
+        return functional.batch_norm(
+            x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
 
     def _over_processes(self, x: Tensor) -> Tensor:
         """Normalise by sums that can be differentiated twice, as R1 needs; torch's `SyncBatchNorm` cannot."""
@@ -168,7 +176,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         assert self.momentum is not None
         self.get_buffer("running_mean").lerp_(mean, self.momentum)
         self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), self.momentum)
-        self.get_buffer("num_batches_tracked").add_(1)
 
 
 def span_processes(network: nn.Module, processes: dist.ProcessGroup | None, span: int) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gdd.networks.layers import one_by_one
+
 EPS = 1e-12
 
 
@@ -33,15 +35,8 @@ def spectral_norm(layer: nn.Conv2d) -> nn.Conv2d:
 def _by_itself(layer: Any, _: object) -> None:
     if not layer.prepared:
         alike = _Alike([layer])
-        alike.prepare(alike.iterate() if layer.training else alike.vectors())
-
-
-def one_by_one(device: torch.device) -> bool:
-    """Whether each layer multiplies by itself: on a CPU, which many operators do not slow down.
-
-    They are PyTorch's then, to the same bits.
-    """
-    return device.type == "cpu"
+        matrices = alike.matrices()
+        alike.prepare(matrices, alike.iterate(matrices) if layer.training else (alike.u(), alike.v()))
 
 
 class PowerIterations:
@@ -67,11 +62,13 @@ class PowerIterations:
     @contextlib.contextmanager
     def of_pass(self, name: str) -> Iterator[None]:
         """Enter the next part of the pass `name`."""
+        matrices = [alike.matrices() for alike in self.groups]
         if name not in self._vectors:
-            self._vectors[name] = [alike.iterate() for alike in self.groups]
+            pairs = zip(self.groups, matrices, strict=True)
+            self._vectors[name] = [alike.iterate(of_alike) for alike, of_alike in pairs]
         layers = [layer for alike in self.groups for layer in alike.layers]
-        for alike, vectors in zip(self.groups, self._vectors[name], strict=True):
-            alike.prepare(vectors)
+        for alike, of_alike, vectors in zip(self.groups, matrices, self._vectors[name], strict=True):
+            alike.prepare(of_alike, vectors)
         for layer in layers:
             layer.prepared = True
         try:
@@ -98,27 +95,28 @@ class _Alike:
         matrices = [layer.weight_orig.permute(self.to).flatten(1) for layer in self.layers]
         return matrices[0][None] if len(matrices) == 1 else torch.stack(matrices)
 
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the singular vectors at present, [k, rows] and [k, columns]."""
-        u = torch.stack([layer.weight_u for layer in self.layers])
+    def u(self) -> Tensor:
+        """Return the left singular vectors at present, [k, rows]."""
+        return torch.stack([layer.weight_u for layer in self.layers])
+
+    def v(self) -> Tensor:
+        """Return the right ones, [k, columns]."""
         v = torch.stack([layer.weight_v for layer in self.layers])
-        given = self.layers[0].weight_orig.shape[1:]
-        return u, v.view(-1, *given).permute(self.to).flatten(1)
+        return v.view(-1, *self.layers[0].weight_orig.shape[1:]).permute(self.to).flatten(1)
 
     @torch.no_grad()
-    def iterate(self) -> tuple[Tensor, Tensor]:
+    def iterate(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """Make a power iteration; return the singular vectors, which later ones do not change."""
-        matrices, (u, _) = self.matrices(), self.vectors()
-        v = functional.normalize(_times(matrices.mT, u), dim=1, eps=EPS)
+        v = functional.normalize(_times(matrices.mT, self.u()), dim=1, eps=EPS)
         u = functional.normalize(_times(matrices, v), dim=1, eps=EPS)
         in_order = v.view(-1, *self.shape[1:]).permute(self.back).flatten(1)
         kept = [layer.weight_u for layer in self.layers] + [layer.weight_v for layer in self.layers]
         torch._foreach_copy_(kept, [*u.unbind(), *in_order.unbind()])
         return u, v
 
-    def prepare(self, vectors: tuple[Tensor, Tensor]) -> None:
+    def prepare(self, matrices: Tensor, vectors: tuple[Tensor, Tensor]) -> None:
         """Give every layer its weight over the singular value that goes with the vectors."""
-        matrices, (u, v) = self.matrices(), vectors
+        u, v = vectors
         product = _times(matrices, v)
         if len(self.layers) == 1:  # in PyTorch's order, backwards too
             self.layers[0].weight = self.layers[0].weight_orig / torch.dot(u[0], product[0])
@@ -132,4 +130,4 @@ def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
     """Return the product of each of the matrices [k, m, n] with its vector [n]."""
     if len(matrices) == 1:
         return torch.mv(matrices[0], vectors[0])[None]
-    return torch.bmm(matrices, vectors[:, :, None])[:, :, 0]
+    return torch.bmm(matrices, vectors[:, :, None]).squeeze(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,29 @@ class Weighted(nn.Module):
         return self.cast or (self.weight.to(dtype), self.bias.to(dtype))
 
 
+class _Cast(torch.autograd.Function):
+    """Copies of tensors in another dtype, by one operation; their gradients come back by another."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtype = tensors[0].dtype
+        return _copies(tensors, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_copies(gradients, ctx.dtype)
+
+
+def _copies(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
+    torch._foreach_copy_(copies, list(tensors))
+    return copies
+
+
 @contextlib.contextmanager
-def cast_at_once(layers: Sequence[Weighted], dtype: torch.dtype) -> Iterator[None]:
-    """Cast the weights of several layers by one operation, instead of one each; frozen ones by another."""
+def cast_at_once(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Cast the weights of all layers of a network by one operation; frozen ones by another."""
+    layers = [module for module in network.modules() if isinstance(module, Weighted)]
     cast: dict[nn.Parameter | None, Tensor] = {}
     for trained in (True, False):
         weights = [
@@ -35,14 +56,7 @@ def cast_at_once(layers: Sequence[Weighted], dtype: torch.dtype) -> Iterator[Non
             if weight is not None and weight.dtype != dtype and weight.requires_grad == trained
         ]
         if weights:
-            # In the order in which they lie in memory: channels last, or as usual.
-            lying = [weight if weight.is_contiguous() else weight.permute(0, 2, 3, 1) for weight in weights]
-            flat = torch.cat([weight.flatten() for weight in lying]).to(dtype)
-            for weight, like, piece in zip(
-                weights, lying, flat.split([one.numel() for one in lying]), strict=True
-            ):
-                shaped = piece.view(like.shape)
-                cast[weight] = shaped if like is weight else shaped.permute(0, 3, 1, 2)
+            cast |= zip(weights, _Cast.apply(dtype, *weights), strict=True)
     for layer in layers:
         layer.cast = (cast[layer.weight], cast[layer.bias]) if layer.weight in cast else None
     try:

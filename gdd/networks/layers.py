@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
-from gdd.networks.casting import Weighted, cast_at_once
+from gdd.networks.casting import Weighted
+from gdd.networks.group_norm import GroupNorm
 
 Initializer = Callable[[Tensor, Tensor | None], object]
 
@@ -57,21 +58,21 @@ class Linear(nn.Module):
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
 
-class GroupNorm(Weighted):
-    """Group normalisation into groups of at least 4 channels, at most 32 groups.
+def one_by_one(device: torch.device) -> bool:
+    """Whether layers that could multiply together do so by themselves, to the same bits as PyTorch's.
 
-    PyTorch's kernels take mean and variance in float32 whatever the dtype of the activations.
+    They do on a CPU, which many operators do not slow down.
     """
+    return device.type == "cpu"
 
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.groups = min(32, channels // 4)
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.group_norm(x, self.groups, *self.weights(x.dtype), self.eps)
+def apply_all(layers: Sequence[Linear], x: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+    """Return what each layer makes of x, in a dtype."""
+    if one_by_one(x.device) or not layers:
+        return [layer(x).to(dtype) for layer in layers]
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    outputs = functional.linear(x, weight, bias).to(dtype)
+    return outputs.split([len(layer.weight) for layer in layers], dim=1)
 
 
 def separable_filter(taps: Sequence[int]) -> Tensor:
@@ -246,10 +247,10 @@ class UNetBlock(nn.Module):
         self.family = family = FAMILIES[arch.model_type]
         self.dropout = arch.dropout
         taps = arch.resample_filter
-        self.norm0 = GroupNorm(inputs, family.eps)
+        self.norm0 = GroupNorm(inputs, family.eps, silu=True)
         self.conv0 = Convolution(inputs, outputs, 3, family.init, resample, taps)
         self.affine = Linear(arch.emb_channels, outputs * (2 if family.scale_and_shift else 1), family.init)
-        self.norm1 = GroupNorm(outputs, family.eps)
+        self.norm1 = GroupNorm(outputs, family.eps, silu=not family.scale_and_shift)
         self.conv1 = Convolution(outputs, outputs, 3, family.last)
         self.skip: Convolution | None = None
         if inputs != outputs or resample:
@@ -261,19 +262,15 @@ class UNetBlock(nn.Module):
             self.qkv = Convolution(outputs, outputs * 3, 1, family.attention)
             self.proj = Convolution(outputs, outputs, 1, family.last)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x [B, inputs, H, W] and emb [B, emb_channels] -> [B, outputs, H', W']."""
-        with cast_at_once([layer for layer in self.children() if isinstance(layer, Weighted)], x.dtype):
-            return self._forward(x, emb)
-
-    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv0(functional.silu(self.norm0(x)))
-        params = self.affine(emb)[:, :, None, None].to(x.dtype)
+    def forward(self, x: Tensor, params: Tensor) -> Tensor:
+        """x [B, inputs, H, W] and what `affine` makes of the embedding [B, ...] -> [B, outputs, H', W']."""
+        h = self.conv0(self.norm0(x))
+        params = params[:, :, None, None]
         if self.family.scale_and_shift:
             scale, shift = params.chunk(2, dim=1)
             h = functional.silu(shift + self.norm1(h) * (scale + 1))
         else:
-            h = functional.silu(self.norm1(h + params))
+            h = self.norm1(h + params)
         h = self.conv1(functional.dropout(h, self.dropout, self.training))
         x = (h + (x if self.skip is None else self.skip(x))) * self.family.residual_scale
         if self.heads:

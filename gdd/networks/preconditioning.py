@@ -56,10 +56,17 @@ def noise_levels(intervals: int, first: float = SIGMA_MAX, last: float = SIGMA_M
 
 
 def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Return sigma in float32 on the device of x; a number is written there, not copied, which would wait."""
+    """Return sigma in float32 on the device of x; a number stays on the CPU, from where it can multiply x."""
     if isinstance(sigma, Tensor):
         return sigma.to(x.device, torch.float32)
-    return torch.full((), sigma, dtype=torch.float32, device=x.device)
+    return torch.tensor(sigma, dtype=torch.float32)
+
+
+def as_labels(noise: Tensor, x: Tensor) -> Tensor:
+    """Return c_noise [B] or [1] on the device of x; one is written there, not copied, which would wait."""
+    if noise.device == x.device:
+        return noise.reshape(-1)
+    return torch.full((1,), noise.item(), device=x.device)
 
 
 class _Preconditioned(nn.Module):
@@ -77,8 +84,8 @@ class _Preconditioned(nn.Module):
         self, x: Tensor, coefficients: Coefficients, class_labels: Tensor | None, **labels: Tensor | None
     ) -> Tensor:
         x = x.float()
-        skip, out, in_, _ = (value.reshape(-1, 1, 1, 1) for value in coefficients)
-        noise_labels = coefficients.noise.reshape(-1)
+        skip, out, in_ = (value.view(-1, 1, 1, 1) if value.ndim else value for value in coefficients[:3])
+        noise_labels = as_labels(coefficients.noise, x)
         inner = self.model((in_ * x).to(self.dtype), noise_labels, class_labels, **labels)
         return skip * x + out * inner.float()
 
@@ -211,7 +218,7 @@ class TwoTimeGenerator(OneStepGenerator):
 
         `target` is the level to reach from sigma, from 0.002 to sigma, [B] or one.
         """
-        target_labels = denoiser_coefficients(as_sigma(target, x)).noise.reshape(-1)
+        target_labels = as_labels(denoiser_coefficients(as_sigma(target, x)).noise, x)
         coefficients = boundary_coefficients(as_sigma(sigma, x))
         return self._apply_model(x, coefficients, class_labels, target_labels=target_labels)
 

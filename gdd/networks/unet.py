@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdd.config.architecture import Architecture
+from gdd.networks.casting import cast_at_once
+from gdd.networks.group_norm import GroupNorm
 from gdd.networks.layers import (
     FAMILIES,
     Convolution,
     FourierFeatures,
-    GroupNorm,
     Linear,
     ResidualInput,
     UNetBlock,
+    apply_all,
     positional_features,
     zeros,
 )
@@ -62,12 +64,14 @@ class UNet(nn.Module):
         """
         emb = self.embed(noise_labels, class_labels, augment_labels, target_labels)
         x, skips = self._encode(x, emb)
-        for name, module in self.dec.items():
-            if "_block" in name:  # `in` and `up` blocks take no skip
-                x = torch.cat([x, skips.pop()], dim=1)
-            if isinstance(module, UNetBlock):
-                x = module(x, emb)
-        return self.output(x)
+        params = _params_of_blocks(self.dec, emb, x.dtype)
+        with cast_at_once(self.dec, x.dtype):
+            for name, module in self.dec.items():
+                if "_block" in name:  # `in` and `up` blocks take no skip
+                    x = torch.cat([x, skips.pop()], dim=1)
+                if isinstance(module, UNetBlock):
+                    x = module(x, params[name])
+            return self.output(x)
 
     def encoder_features(
         self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None
@@ -106,13 +110,15 @@ class UNet(nn.Module):
         """Return the coarsest features and every encoder output, finest first."""
         skips: list[Tensor] = []
         residual_input = x
-        for module in self.enc.values():
-            if isinstance(module, ResidualInput):
-                x = (x + module(residual_input)) * math.sqrt(0.5)
-                residual_input = skips[-1] = x
-                continue
-            x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
-            skips.append(x)
+        params = _params_of_blocks(self.enc, emb, x.dtype)
+        with cast_at_once(self.enc, x.dtype):
+            for name, module in self.enc.items():
+                if isinstance(module, ResidualInput):
+                    x = (x + module(residual_input)) * math.sqrt(0.5)
+                    residual_input = skips[-1] = x
+                    continue
+                x = module(x, params[name]) if isinstance(module, UNetBlock) else module(x)
+                skips.append(x)
         return x, skips
 
     def _drop_labels(self, class_labels: Tensor | None) -> Tensor:
@@ -121,6 +127,12 @@ class UNet(nn.Module):
         if self.training and self.arch.label_dropout:
             labels = labels * (torch.rand(len(labels), 1, device=labels.device) >= self.arch.label_dropout)
         return labels
+
+
+def _params_of_blocks(modules: nn.ModuleDict, emb: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return what each block's affine layer makes of the embedding, by the block's name."""
+    layers = {name: module.affine for name, module in modules.items() if isinstance(module, UNetBlock)}
+    return dict(zip(layers, apply_all(list(layers.values()), emb, dtype), strict=True))
 
 
 class SongUNet(UNet):
@@ -141,7 +153,7 @@ class SongUNet(UNet):
         self.enc, skip_channels = _encoder(arch, first=arch.model_channels)
         self.dec = _decoder(arch, skip_channels)
         self.last = f"{arch.img_resolution}x{arch.img_resolution}_aux"
-        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], family.eps)
+        self.dec[f"{self.last}_norm"] = GroupNorm(arch.widths[0], family.eps, silu=True)
         self.dec[f"{self.last}_conv"] = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
@@ -161,7 +173,7 @@ class SongUNet(UNet):
 
     def output(self, x: Tensor) -> Tensor:
         norm, conv = self.dec[f"{self.last}_norm"], self.dec[f"{self.last}_conv"]
-        return conv(functional.silu(norm(x)))
+        return conv(norm(x))
 
 
 class DhariwalUNet(UNet):
@@ -180,7 +192,7 @@ class DhariwalUNet(UNet):
         self.map_target = TargetLevel(arch) if two_times else None
         self.enc, skip_channels = _encoder(arch, first=arch.widths[0])
         self.dec = _decoder(arch, skip_channels)
-        self.out_norm = GroupNorm(arch.widths[0], family.eps)
+        self.out_norm = GroupNorm(arch.widths[0], family.eps, silu=True)
         self.out_conv = Convolution(arch.widths[0], arch.img_channels, 3, family.last)
 
     def noise_features(self, noise_labels: Tensor) -> Tensor:
@@ -195,7 +207,7 @@ class DhariwalUNet(UNet):
         return emb
 
     def output(self, x: Tensor) -> Tensor:
-        return self.out_conv(functional.silu(self.out_norm(x)))
+        return self.out_conv(self.out_norm(x))
 
 
 class TargetLevel(nn.Module):

@@ -27,7 +27,8 @@ from gdd.adversary.published_weights import fill
 from gdd.adversary.r1 import r1_backward
 from gdd.distill.student import Student
 from gdd.networks.classifier import SmallClassifier
-from gdd.networks.layers import Convolution, GroupNorm, ResidualInput
+from gdd.networks.group_norm import GroupNorm
+from gdd.networks.layers import Convolution, ResidualInput
 
 _upsampled = functools.partial(functional.interpolate, scale_factor=2.0, mode="bilinear", align_corners=True)
 
@@ -231,4 +232,5 @@ def _residual_input(self: Any, x: Tensor) -> Tensor:
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:
-    return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+    x = functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+    return functional.silu(x) if self.silu else x

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdd.config.architecture import Architecture
 from gdd.config.record import parse
-from gdd.networks import layers
+from gdd.networks import layers, unet
 from gdd.networks.classifier import SmallClassifier
 from gdd.networks.layers import BOXES, attend, downsample, positional_features, separable_filter, upsample
 from gdd.networks.preconditioning import Denoiser
@@ -114,7 +114,7 @@ def test_weights_that_are_cast_at_once_are_cast(
     results = []
     for at_once in (True, False):
         if not at_once:
-            monkeypatch.setattr(layers, "cast_at_once", lambda *_: contextlib.nullcontext())
+            monkeypatch.setattr(unet, "cast_at_once", lambda *_: contextlib.nullcontext())
         network.zero_grad()
         y = network(torch.linspace(-1, 1, 128).view(2, 1, 8, 8).bfloat16(), torch.zeros(2))
         y.float().square().sum().backward()
@@ -124,6 +124,19 @@ def test_weights_that_are_cast_at_once_are_cast(
         assert torch.equal(found, expected)
         # Else the optimizer would go through memory twice.
         assert found.ndim < 4 or found.is_contiguous(memory_format=layout)
+
+
+def test_layers_that_multiply_together_do_what_each_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = [layers.Linear(5, outputs, layers.fan_in).double() for outputs in (3, 4, 2)]
+    linear[1].requires_grad_(False)
+    x, results = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), []
+    for alone in (True, False):
+        monkeypatch.setattr(layers, "one_by_one", lambda _, alone=alone: alone)
+        outputs = layers.apply_all(linear, x, torch.float64)
+        trained = [parameter for layer in (linear[0], linear[2]) for parameter in layer.parameters()]
+        gradients = torch.autograd.grad(sum(y.pow(3).sum() for y in outputs), [x, *trained])  # type: ignore[arg-type]
+        results.append([*outputs, *gradients])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
 
 
 def test_dropout_and_label_dropout_act_in_training_only() -> None:

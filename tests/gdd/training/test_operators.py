@@ -27,7 +27,7 @@ from gdd.training.world import World
 pytestmark = pytest.mark.slow
 
 META = torch.device("meta")
-MOST = 3600  # operators of a step without R1
+MOST = 2950  # operators of a step without R1
 # These start nothing on a device: they look at the same memory, or take some.
 FREE = [
     "alias",
