@@ -47,6 +47,12 @@ def device(request: Any) -> torch.device:
     return own_device(request.param)
 
 
+# The CPU shows that the test itself runs, and little more.
+on_a_gpu = pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=[pytest.mark.slow, pytest.mark.thorough]), CUDA], indirect=True
+)
+
+
 def close(found: list[dict[str, float]], expected: list[dict[str, float]]) -> bool:
     """Whether two runs log the same, but for what Adam makes of another rounding in a few steps."""
     assert [line.keys() for line in found] == [line.keys() for line in expected]
@@ -88,6 +94,7 @@ def test_a_resumed_run_continues_with_the_same_losses(
     assert found == expected if device.type == "cpu" else close(found, expected)
 
 
+@on_a_gpu
 @pytest.mark.parametrize("at_once", [small_run.BATCH, small_run.GROUP])
 def test_graphs_go_on_as_the_ordinary_step(
     run: RandomRun, device: torch.device, tmp_path: Path, at_once: int
@@ -196,9 +203,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]
         return folder, [fid(folder, seed, "cpu") for seed in SEEDS]
 
 
-@pytest.mark.parametrize(
-    "device", [pytest.param("cpu", marks=[pytest.mark.slow, pytest.mark.thorough]), CUDA], indirect=True
-)
+@on_a_gpu
 def test_a_run_lands_within_the_spread_of_those_on_the_cpu(
     project: tuple[Path, list[float]], device: torch.device
 ) -> None:

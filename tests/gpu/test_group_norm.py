@@ -107,6 +107,7 @@ def test_kernels_compute_the_formulas(device: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_kernels_compile_for_a_gpu_where_there_is_none(tmp_path: Path) -> None:
     start(tmp_path, "compile")
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("_forward", "_backward"))
