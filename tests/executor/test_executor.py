@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from snakemake_executor_plugin_submitit.jobs import LONGEST, SOONEST, pause
+from snakemake_executor_plugin_submitit.clusters import LONGEST, SOONEST, Cluster
 from snakemake_executor_plugin_submitit.report import duration
 
 
@@ -20,7 +20,9 @@ from snakemake_executor_plugin_submitit.report import duration
     ],
 )
 def test_pause(quiet: float, answer_took: float, expected: float) -> None:
-    assert pause(quiet, 30, answer_took) == expected
+    cluster = Cluster()
+    cluster.seconds = answer_took
+    assert cluster.pause(quiet, 30) == expected
 
 
 def test_durations() -> None:

@@ -88,8 +88,8 @@ def test_submitits_batch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "srun").write_text("")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    parameters: dict[str, Any] = {"time": None, "job_name": "a b", "additional_parameters": {"requeue": True}}
-    text = private.batch_script(tmp_path, "FOLDER TOKEN", 3, parameters)
+    options: dict[str, Any] = {"job_name": "a b", "requeue": True}
+    text = private.batch_script(tmp_path, "FOLDER TOKEN", 3, options)
     assert "#SBATCH --array=0-2%3" in text
     assert "--job-name='a b'" in text
     assert "wckey" not in text

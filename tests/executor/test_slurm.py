@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_plugin_submitit.jobs import State
+from snakemake_executor_plugin_submitit.clusters import State
 from snakemake_executor_plugin_submitit.resources import request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.slurm import Slurm, parse_squeue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import re
 import shlex
 import sys
@@ -132,7 +133,7 @@ def _plain(value: object) -> str:
     return _ADDRESS.sub("", repr(value) if not isinstance(value, str) else value)
 
 
-def batch_script(folder: Path, arguments: str, jobs: int, parameters: dict[str, Any]) -> str:
+def batch_script(folder: Path, arguments: str, jobs: int, options: dict[str, Any]) -> str:
     """Return the text of submitit's batch file.
 
     Its `submit` names an array's pickles only after sbatch (a job whose submitter died must find its own) and
@@ -142,20 +143,31 @@ def batch_script(folder: Path, arguments: str, jobs: int, parameters: dict[str, 
 
     python = f"exec {shlex.quote(sys.executable)}"
     executor = SlurmExecutor(folder, python=python)
-    executor.update_parameters(use_srun=False, stderr_to_stdout=True, wckey=None, **parameters)
+    executor.update_parameters(
+        use_srun=False, stderr_to_stdout=True, wckey=None, time=None, additional_parameters=options
+    )
     if jobs > 1:
         executor.parameters.update(map_count=jobs, array_parallelism=jobs)
     return str(executor._make_submission_file_text(f"{python} -u -m {MODULE}.node {arguments}", ""))
 
 
 def local_executor(folder: Path) -> Any:
-    """Return submitit's executor of local processes, with this plugin's command and no pause between jobs."""
+    """Return submitit's executor of local processes, with this plugin's command and no pause between jobs.
+
+    submitit gives every job the first GPUs; which are free is for others to say.
+    """
     from submitit.local.local import LocalExecutor
 
     class Executor(LocalExecutor):
         @property
         def _submitit_command_str(self) -> str:
-            return f"{self.python} -u -m {MODULE}.node {shlex.quote(str(self.folder))}"
+            devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = (
+                "-u CUDA_VISIBLE_DEVICES"
+                if devices is None
+                else f"CUDA_VISIBLE_DEVICES={shlex.quote(devices)}"
+            )
+            return f"env {gpus} {self.python} -u -m {MODULE}.node {shlex.quote(str(self.folder))}"
 
     executor = Executor(folder)
     executor._throttling = 0

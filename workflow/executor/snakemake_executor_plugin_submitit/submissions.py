@@ -1,0 +1,300 @@
+"""Submitting jobs, in spite of limits and failures; and finding them again when Snakemake was killed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from snakemake_executor_plugin_submitit.clusters import Cluster, State, SubmissionError, array_of, task
+from snakemake_executor_plugin_submitit.jobs import Batch, Job, paths
+from snakemake_executor_plugin_submitit.progress import write
+from snakemake_executor_plugin_submitit.verdict import read_result
+
+LONGEST_WAIT = 60.0  # seconds between two tries of a failed sbatch
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass
+class Entry:
+    """A job that was, or was about to be, submitted."""
+
+    key: str
+    work: str
+    asked: str
+    label: str
+    workflow: str  # of which it is a job
+    folder: str
+    token: str  # the submission's unique name, which the queue shows in the comment
+    index: int | None  # in the job array
+    at: float  # when it was submitted
+    submission: str = ""  # its id; "": Snakemake ended before it was known
+
+    def job_id(self, view: Mapping[str, State]) -> str:
+        """Return the job's id, if need be by its comment in the queue; '' if it cannot be found."""
+        found = self.submission
+        if not found:
+            found = next((array_of(id_) for id_, state in view.items() if self.token in state.comment), "")
+        return found and task(found, self.index)
+
+
+class Registry:
+    """A folder with a file for each submission: a JSON list of those of its jobs that have not ended.
+
+    It is written before sbatch is called, so there is no moment at which a job is in the queue and unknown
+    here. Workflows that run in one folder at a time never write the same file.
+    """
+
+    def __init__(self, folder: Path, workflow: str, warn: Callable[[str], Any] = print) -> None:
+        """Read what is in `folder`; `workflow` is what tells this workflow from others."""
+        self._folder, self._workflow, self._warn = folder, workflow, warn
+        self._lock = threading.Lock()  # jobs are submitted from two threads
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = [entry for file in folder.glob("*.json") for entry in _read(file)]
+        self._entries = {entry.key: entry for entry in sorted(entries, key=lambda entry: entry.at)}
+
+    def find(self, key: str) -> Entry | None:
+        """Return the newest submission of the job `key` that is not known to have ended."""
+        return self._entries.get(key)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all jobs that are not known to have ended."""
+        with self._lock:
+            return [entry.job_id({}) for entry in self._entries.values() if entry.submission]
+
+    def of_this_workflow(self) -> list[Entry]:
+        with self._lock:
+            return [entry for entry in self._entries.values() if entry.workflow == self._workflow]
+
+    def intend(self, batch: Batch) -> None:
+        """Note that jobs are about to be submitted, as an array if there are several.
+
+        Raises:
+            OSError: this cannot be written.
+        """
+        several, now = len(batch.jobs) > 1, time.time()
+        with self._lock:
+            older = {self._entries[job.key].token for job in batch.jobs if job.key in self._entries}
+            for index, job in enumerate(batch.jobs):
+                names = (job.key, job.work, job.asked, job.label, self._workflow, str(job.folder))
+                self._entries[job.key] = Entry(*names, batch.token, index if several else None, now)
+            try:
+                self._write(batch.token)
+            except OSError:
+                self._forget([job.key for job in batch.jobs])
+                raise
+            self._write_if_possible(older - {batch.token})
+
+    def submitted(self, token: str, job_id: str) -> None:
+        """Note the id that the submission `token` got."""
+        with self._lock:
+            for entry in self._entries.values():
+                if entry.token == token:
+                    entry.submission = job_id
+            self._write_if_possible([token])
+
+    def ended(self, keys: Iterable[str]) -> None:
+        """Forget jobs whose end Snakemake is told."""
+        with self._lock:
+            self._write_if_possible(self._forget(keys))
+
+    def _forget(self, keys: Iterable[str]) -> set[str]:
+        return {self._entries.pop(key).token for key in keys if key in self._entries}
+
+    def _write_if_possible(self, tokens: Iterable[str]) -> None:
+        """What is not written is no loss: the queue knows ids by comments, and what has ended."""
+        for token in tokens:
+            try:
+                self._write(token)
+            except OSError as error:
+                self._warn(f"{self._folder} cannot be written ({error}); jobs go on")
+
+    def _write(self, token: str) -> None:
+        file = self._folder / f"{token}.json"
+        entries = [asdict(entry) for entry in self._entries.values() if entry.token == token]
+        if entries:
+            write(file, json.dumps(entries).encode())
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> list[Entry]:
+    try:
+        return [Entry(**one) for one in json.loads(file.read_text())]
+    except (OSError, ValueError, TypeError):  # removed by another workflow, or of another version
+        return []
+
+
+class Found(NamedTuple):
+    """What became of an earlier submission of a job: it goes on, or has to go for some `difference`."""
+
+    job_id: str
+    state: str
+    difference: str = ""
+
+
+def find(job: Job, entry: Entry, view: Mapping[str, State], started: float) -> Found | None:
+    """Look in the queue for `entry`, an earlier submission of the same job; None if it has ended.
+
+    What ended well after this Snakemake began (`started`, seconds since the epoch) counts as going on. What
+    had ended before is no answer: Snakemake has looked at its outputs and wants the job to run.
+    """
+    job_id = entry.job_id(view)
+    state = view.get(job_id)
+    if not job_id:
+        return None
+    if state is None or state.ended:
+        place = paths(Path(entry.folder), job_id)
+        result = read_result(place)
+        late = result is not None and result.success and Path(place.result_pickle).stat().st_mtime > started
+        return Found(job_id, "ended") if late and job.work == entry.work else None
+    if job.work != entry.work:
+        return Found(job_id, state.name, "command, parameters or inputs")
+    other = job.asked != entry.asked and state.name == "PENDING"
+    return Found(job_id, state.name, "resources" if other else "")
+
+
+def cancel_unwanted(
+    registry: Registry,
+    cluster: Cluster,
+    live: Container[str],
+    jobs: set[str],
+    needed: set[str],
+    tell: Callable[[str], Any],
+) -> bool:
+    """End what an earlier start of this workflow submitted and this one has no use for.
+
+    A job that waits has to be `needed`; one that runs only has to be among the workflow's `jobs`: it may be
+    finishing what Snakemake has just found done. What ended and is not needed any more is forgotten. Return
+    whether the queue could be read.
+    """
+    entries = [entry for entry in registry.of_this_workflow() if entry.job_id({}) not in live]
+    view = cluster.look([entry.job_id({}) for entry in entries if entry.submission])
+    if view is None:
+        return False
+    cancelled, over = [], []
+    for entry in entries:
+        job_id = entry.job_id(view)
+        state = view.get(job_id)
+        name = "" if state is None or state.ended else state.name
+        if not set(entry.key.split()) & (needed if name in ("", "PENDING") else jobs):
+            over.append(entry.key)
+            if name:
+                cancelled.append(job_id)
+                tell(f"Cancelled, as it is not wanted any more: {entry.label}, {cluster.title} job {job_id}")
+    cluster.cancel(cancelled)
+    registry.ended(over)
+    return True
+
+
+class Submitter:
+    """Sends batches; what the cluster does not take is sent again later, and nothing else waits for it.
+
+    A policy (MaxSubmitJobs and its kin) holds batches back for as long as it takes: halved until some of it
+    fits, and again whenever a job has ended. Other failures are tried again so many times.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        registry: Registry,
+        run: str,
+        retries: int,
+        logger: Any,
+        submitted: Callable[[Batch, str], None],
+        refused: Callable[[Job, str], None],
+    ) -> None:
+        """Send to `cluster` for the Snakemake named `run`, and say what became of a batch, or why not."""
+        self._cluster, self._registry, self._run, self._retries = cluster, registry, run, retries
+        self._logger, self._submitted, self._refused = logger, submitted, refused
+        self._lock = threading.Lock()  # of what follows
+        self._queue: list[Batch] = []
+        self._limits: dict[object, float] = {}  # places where a limit was met, and when to look again
+        self._said: set[str] = set()
+        self._stopped = False
+
+    def submit(self, batches: list[Batch]) -> None:
+        with self._lock:
+            self._queue += batches
+        self.send_due()
+
+    def send_due(self) -> None:
+        """Send what is due, in order; nothing passes others that wait for the same limit."""
+        with self._lock:
+            queue, self._queue = self._queue, []
+            while queue and not self._stopped:
+                batch = queue.pop(0)
+                limited = self._limits.get(batch.jobs[0].request.place, 0.0)
+                if max(batch.due, limited) > time.monotonic():
+                    self._queue.append(batch)
+                else:
+                    queue[:0] = self._send(batch)
+
+    def places_free(self) -> None:
+        """Note that a job ended: where a limit was met there may be room."""
+        with self._lock:
+            self._limits.clear()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _send(self, batch: Batch) -> list[Batch]:
+        """Send a batch; return its parts if they shall be sent at once."""
+        batch.tries += 1
+        try:
+            self._registry.intend(batch)
+            # sbatch may have reported a failure although the controller took it, or was about to.
+            job_id = (batch.tries > 1 and self._find(batch.token)) or self._cluster.send(batch, self._run)
+        except SubmissionError as refusal:
+            job_id = "" if refusal.never or refusal.limit else self._find(batch.token)
+            if not job_id:
+                return self._failed(batch, refusal)
+        except OSError as problem:
+            return self._failed(batch, SubmissionError(str(problem), limit=problem.errno in FULL))
+        except Exception as problem:
+            return self._failed(batch, SubmissionError(f"{type(problem).__name__}: {problem}", never=True))
+        self._registry.submitted(batch.token, job_id)
+        self._submitted(batch, job_id)
+        return []
+
+    def _failed(self, batch: Batch, error: SubmissionError) -> list[Batch]:
+        """Put a batch off or give it up; return its halves if smaller ones may pass."""
+        first, several = batch.jobs[0], len(batch.jobs) > 1
+        waits = error.limit or (error.smaller and several)
+        given_up = not waits and (error.never or batch.tries > self._retries)
+        if waits or given_up:
+            self._registry.ended([one.key for one in batch.jobs])
+        if given_up:
+            times = "" if batch.tries == 1 else f" {batch.tries} times"
+            for one in batch.jobs:
+                self._refused(one, f"{self._cluster.title} did not take it{times}: {error}")
+        elif waits:
+            batch.tries -= 1
+            if several:
+                half = (len(batch.jobs) + 1) // 2
+                return [Batch(part, batch.tries) for part in (batch.jobs[:half], batch.jobs[half:])]
+            self._limits[first.request.place] = time.monotonic() + LONGEST_WAIT
+            self._queue.append(batch)
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                self._logger.warning(
+                    f"{self._cluster.title} takes no more jobs for now ({error}); the others wait for room"
+                )
+        else:
+            pause = min(LONGEST_WAIT, 2.0**batch.tries)
+            self._logger.warning(
+                f"Submitting {len(batch.jobs)} of {first.rule} failed ({error}); "
+                f"try {batch.tries + 1} of {self._retries + 1} in {pause:.0f} s"
+            )
+            batch.due = time.monotonic() + pause
+            self._queue.append(batch)
+        return []
+
+    def _find(self, token: str) -> str:
+        view = self._cluster.look([]) or {}
+        return next((array_of(id_) for id_, state in view.items() if token in state.comment), "")
