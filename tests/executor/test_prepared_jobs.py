@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from plugin_doubles import Recorder
 
-from snakemake_executor_plugin_submitit.jobs import Job, Preparation, shows_progress
+from snakemake_executor_plugin_submitit.jobs import Job, Preparation
 from snakemake_executor_plugin_submitit.resources import ResourceError
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
@@ -39,11 +39,11 @@ def test_a_label_is_the_rule_with_its_wildcards(tmp_path: Path) -> None:
     assert one.folder == tmp_path / "train"
 
 
-def test_what_shows_progress_has_no_wildcards_left() -> None:
-    assert shows_progress("results/runs/a/state", "train") == "results/runs/a/state"
-    assert shows_progress(None, "train") is None
+def test_what_shows_progress_has_no_wildcards_left(tmp_path: Path) -> None:
+    assert Bench(tmp_path)(progress="results/runs/a/state").command.progress == "results/runs/a/state"
+    assert Bench(tmp_path)().command.progress == ""
     with pytest.raises(ResourceError, match=r"rule 'train' has progress=.state/{name}., .* function"):
-        shows_progress("state/{name}", "train")
+        Bench(tmp_path)(progress="state/{name}")
 
 
 def test_a_job_that_goes_on_after_its_limit_asks_for_what_its_partition_allows(tmp_path: Path) -> None:

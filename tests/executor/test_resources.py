@@ -74,7 +74,7 @@ def test_memory_per_processor_comes_before_memory() -> None:
     both = asked(mem_mb=4000, mem_mb_per_cpu=500)
     assert both.options["mem_per_cpu"] == "500M"
     assert "mem" not in both.options
-    assert both.memory == "mem_mb_per_cpu=500"
+    assert both.mem_mb == 500
 
 
 def test_gpus_of_a_model_are_spread_over_the_nodes() -> None:
@@ -99,8 +99,8 @@ def test_extra_options_go_to_sbatch_as_they_are() -> None:
     ("resources", "said"),
     [
         ({"slurm_extra": "--array=1-3"}, "--array"),
-        ({"slurm_extra": "-o log"}, "--output"),
-        ({"slurm_extra": "-olog"}, "--output"),
+        ({"slurm_extra": "-o log"}, "-o,"),
+        ({"slurm_extra": "-olog"}, "-o,"),
         ({"slurm_extra": "--signal USR1"}, "--signal"),
         ({"slurm_extra": "--exclude='node"}, "slurm_extra"),
         ({"clusters": "a,b"}, "one cluster"),

@@ -122,7 +122,12 @@ class Preparation:
             resources["slurm_partition"] = best_partition(self._partitions, resources, job.threads)
         wanted = request(resources, job.threads)
         asked = private.digest([wanted.key])
-        progress = shows_progress(resources.get("progress"), rule)
+        progress = str(resources.get("progress") or "")
+        if "{" in progress:  # it would be looked for in vain
+            raise ResourceError(
+                f"The rule '{rule}' has progress=\"{progress}\", but Snakemake fills wildcards into a "
+                "resource only where it is a function; write it as `lambda wildcards: ...`."
+            )
         if progress and not settings.no_requeue:
             wanted = self._within_limit(wanted, rule)
         nodes = {*settings.exclude_failed_nodes.split(","), *self._bad_nodes.get(key, ())} - {""}
@@ -162,20 +167,6 @@ class Preparation:
                 "its jobs go on in further starts"
             )
         return wanted.but(time=int(limit))
-
-
-def shows_progress(value: Any, rule: str) -> str | None:
-    """Return the file or folder that shows how far a job got; its name has no wildcards left.
-
-    Raises:
-        ResourceError: it has, so that it would be looked for in vain.
-    """
-    if value and "{" in str(value):
-        raise ResourceError(
-            f"The rule '{rule}' has progress=\"{value}\", but Snakemake fills wildcards into a resource only "
-            "where it is a function; write it as `lambda wildcards: ...`."
-        )
-    return str(value) if value else None
 
 
 def wait_for_inputs(job: Any, folder: Path) -> str:

@@ -72,7 +72,7 @@ class Command:
     label: str = ""  # rule and wildcards, the job's name in SLURM
     stop_seconds: int = 120  # from the signal to the time limit, at least
     stop_variables: tuple[str, ...] = ()
-    progress: str | None = None  # a file or folder that shows how far the command got
+    progress: str = ""  # a file or folder that shows how far the command got
     stalled_restarts: int = 5  # so many in a row are too many; 0: never
     requeue: bool = True
     minutes: int | None = None  # the time limit

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,21 @@ def key(job: Any) -> str:
 
 
 def work(job: Any) -> str:
-    """Return a hash of what a single job does: code, parameters and inputs."""
-    return digest(_work(job))
+    """Return a hash of what a single job does: code, parameters and inputs.
+
+    The interface shows no code of a job: `rule` and `shellcmd` are Snakemake's own.
+    """
+    rule, parameters = job.rule, job.params
+    named = dict(parameters.items()) if hasattr(parameters, "items") else parameters
+    parts = [_identity(job), job.shellcmd, rule.script, rule.notebook, rule.wrapper, rule.cwl]
+    parts += [getattr(rule, "run_func_src", None), named, list(parameters)]  # the first not yet in 9.10
+    script = rule.script or rule.notebook or ""
+    for place in (Path(str(script)), Path(str(rule.basedir)) / str(script)):
+        if place.is_file():
+            parts.append(place.read_bytes())
+    for file in job.input:
+        parts.append((str(file), None if getattr(file, "is_ancient", False) else _state(Path(file))))
+    return digest(_ADDRESS.sub("", repr(part)) for part in parts)
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -103,34 +116,13 @@ def _identity(job: Any) -> str:
     return repr((job.rule.name, outputs or sorted(job.wildcards_dict.items())))
 
 
-def _work(job: Any) -> Iterator[str]:
-    """The interface shows no code of a job: `rule` and `shellcmd` are Snakemake's own."""
-    yield _identity(job)
-    rule = job.rule
-    yield from map(_plain, (job.shellcmd, rule.script, rule.notebook, rule.wrapper, rule.cwl))
-    yield _plain(getattr(rule, "run_func_src", None))  # not yet in 9.10
-    script = rule.script or rule.notebook
-    if script is not None:
-        for place in (Path(str(script)), Path(str(rule.basedir)) / str(script)):
-            if place.is_file():
-                yield hashlib.sha256(place.read_bytes()).hexdigest()
-    yield _plain(dict(job.params.items()) if hasattr(job.params, "items") else job.params)
-    yield _plain(list(job.params))
-    for file in job.input:
-        yield f"{file} {'' if getattr(file, 'is_ancient', False) else _state(str(file))}"
-
-
-def _state(file: str) -> str:
+def _state(file: Path) -> tuple[int, ...]:
     """Return what changes when a file is written again: another input is other work."""
     try:
-        stat = Path(file).stat()
+        stat = file.stat()
     except OSError:
-        return "absent"
-    return str(stat.st_mtime_ns) if Path(file).is_dir() else f"{stat.st_mtime_ns} {stat.st_size}"
-
-
-def _plain(value: object) -> str:
-    return _ADDRESS.sub("", repr(value) if not isinstance(value, str) else value)
+        return ()
+    return (stat.st_mtime_ns,) if file.is_dir() else (stat.st_mtime_ns, stat.st_size)
 
 
 def batch_script(folder: Path, arguments: str, jobs: int, options: dict[str, Any]) -> str:

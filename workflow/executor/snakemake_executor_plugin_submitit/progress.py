@@ -71,7 +71,7 @@ class Restarts:
         }
 
 
-def mark(path: str | None) -> str:
+def mark(path: str) -> str:
     """Return something that changes when the job behind `path` gets further, '' if nothing is there.
 
     A file counts by its content, a folder by the names and sizes of the files in it. Time stamps do not

@@ -26,10 +26,20 @@ TEXTS = {
     "gres": "gres",
 }
 # Options of sbatch that the plugin needs for itself.
-RESERVED = {"-a": "--array", "-e": "--error", "-o": "--output", "-M": "--clusters", "-W": "--wait"}
-RESERVED |= {name: name for name in ("--array", "--clusters", "--error", "--no-requeue", "--open-mode")}
-RESERVED |= {name: name for name in ("--output", "--parsable", "--signal", "--test-only", "--wait", "--wrap")}
-RESERVED |= {"--cluster": "--clusters"}
+RESERVED = {
+    "-a",
+    "--array",
+    "-M",
+    "--cluster",
+    "--clusters",
+    "-e",
+    "--error",
+    "-o",
+    "--output",
+    "-W",
+    "--wait",
+}
+RESERVED |= {"--no-requeue", "--open-mode", "--parsable", "--signal", "--test-only", "--wrap"}
 
 
 class ResourceError(WorkflowError):
@@ -42,7 +52,6 @@ class Request:
 
     options: Mapping[str, Any]  # of sbatch, with underscores; None: not given
     extra: tuple[str, ...] = ()  # what the rule has for sbatch's command line
-    memory: str = ""  # in words, for messages
     mem_mb: int = 0  # of the whole job
     cpus: int = 1
     gpus: int = 0
@@ -96,17 +105,18 @@ def request(resources: Mapping[str, Any], threads: int) -> Request:
         cpus = options["cpus_per_gpu"] * gpus
     elif cpus := _count(given, "cpus_per_task", max(1, threads)):  # 0: whatever the partition gives
         options["cpus_per_task"] = cpus
-    memory, mem_mb = "", 0
+    mem_mb = 0
     if "mem_mb_per_cpu" in given:
-        each = _count(given, "mem_mb_per_cpu", 0)
-        options["mem_per_cpu"], memory, mem_mb = f"{each}M", f"mem_mb_per_cpu={each}", each * max(1, cpus)
+        mem_mb = _count(given, "mem_mb_per_cpu", 0)
+        options["mem_per_cpu"] = f"{mem_mb}M"
+        mem_mb *= max(1, cpus)
     elif "mem_mb" in given:
         mem_mb = _count(given, "mem_mb", 0)
-        options["mem"], memory = f"{mem_mb}M", f"mem_mb={mem_mb}"
+        options["mem"] = f"{mem_mb}M"
     cluster = cluster_of(given)
     if "," in cluster:
         raise ResourceError(f"one job goes to one cluster, not to {cluster!r}")
-    return Request(options, _extra(given), memory, mem_mb, max(1, cpus), gpus, cluster)
+    return Request(options, _extra(given), mem_mb, max(1, cpus), gpus, cluster)
 
 
 def cluster_of(given: Mapping[str, Any]) -> str:
@@ -158,7 +168,7 @@ def _extra(given: Mapping[str, Any]) -> tuple[str, ...]:
         name = option.split("=", 1)[0]
         name = name if name in RESERVED or name.startswith("--") else name[:2]
         if name in RESERVED:
-            raise ResourceError(f"'slurm_extra' may not hold {RESERVED[name]}, which the plugin sets itself")
+            raise ResourceError(f"'slurm_extra' may not hold {name}, which the plugin sets itself")
     return options
 
 

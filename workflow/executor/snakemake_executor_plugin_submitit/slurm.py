@@ -194,8 +194,9 @@ class Slurm(Cluster):
 
     def _ask(self, *command: str) -> str | None:
         """Return what a command printed, None if it failed; then `trouble` says why."""
-        answer, self.trouble = ask(*command)
-        return None if self.trouble else answer
+        answer, failure = ask(*command)
+        self.trouble = failure
+        return None if failure else answer
 
 
 def parse_squeue(text: str, cluster: str = "") -> dict[str, State]:
@@ -205,9 +206,8 @@ def parse_squeue(text: str, cluster: str = "") -> dict[str, State]:
         fields = line.strip().split("|", 5)
         if len(fields) == 6:
             id_, name, nodes, reason, start, said = fields
-            start = "" if start == "N/A" else start
-            id_ = f"{id_}@{cluster}" if cluster else id_
-            found[id_] = State(name, "" if reason == "None" else reason, nodes, said, start)
+            reason, start = reason.replace("None", ""), start.replace("N/A", "")
+            found[f"{id_}@{cluster}".rstrip("@")] = State(name, reason, nodes, said, start)
     return found
 
 

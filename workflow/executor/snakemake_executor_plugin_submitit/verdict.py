@@ -173,13 +173,13 @@ def failure(job: Job, state: State | None, result: Ended | None) -> str:
 
 def out_of_memory(rule: str, request: Request) -> str:
     """Return what is said of a job that needed more memory than it had asked for."""
-    name, _, value = request.memory.partition("=")
-    if not value.isdigit() or not int(value):
+    name, each = ("mem_mb_per_cpu", " a processor") if "mem_per_cpu" in request.options else ("mem_mb", "")
+    asked = int(request.options.get("mem_per_cpu", request.options.get("mem", "0M")).removesuffix("M"))
+    if not asked:
         return f"it exceeded its memory. Ask for more: --set-resources {rule}:mem_mb=MEGABYTES"
-    each = " a processor" if name == "mem_mb_per_cpu" else ""
     return (
-        f"it exceeded its memory, {value} MB{each} ({request.memory}). "
-        f"Raise it, for example by --set-resources {rule}:{name}={2 * int(value)}"
+        f"it exceeded its memory, {asked} MB{each} ({name}={asked}). "
+        f"Raise it, for example by --set-resources {rule}:{name}={2 * asked}"
     )
 
 
