@@ -6,6 +6,7 @@ import pytest
 
 from snakemake_executor_plugin_submitit.clusters import LONGEST, SOONEST, Cluster
 from snakemake_executor_plugin_submitit.report import duration
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from snakemake_executor_plugin_submitit.report import duration
     ],
 )
 def test_pause(quiet: float, answer_took: float, expected: float) -> None:
-    cluster = Cluster()
+    cluster = Cluster(ExecutorSettings())
     cluster.seconds = answer_took
     assert cluster.pause(quiet, 30) == expected
 

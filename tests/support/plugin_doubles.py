@@ -13,6 +13,7 @@ from snakemake_executor_plugin_submitit.clusters import Cluster, State
 from snakemake_executor_plugin_submitit.jobs import Batch, Job
 from snakemake_executor_plugin_submitit.node import Command
 from snakemake_executor_plugin_submitit.resources import request
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
 
 class Recorder:
@@ -34,6 +35,7 @@ class FakeCluster(Cluster):
     arrays = 100
 
     def __init__(self, send: Callable[[Batch], str] | None = None) -> None:
+        super().__init__(ExecutorSettings())
         self.queue: dict[str, State] | None = {}
         self.sent: list[int] = []  # sizes of what was sent
         self.restarted: list[str] = []

@@ -63,6 +63,9 @@ class Cluster:
     trouble = ""  # why the last question was not answered
     seconds = 0.0  # that the last answer took
 
+    def __init__(self, settings: ExecutorSettings) -> None:
+        self._settings = settings
+
     def send(self, batch: Batch, run: str) -> str:
         """Submit jobs for the Snakemake named `run` and return the id of the job or array.
 
@@ -126,7 +129,7 @@ class Local(Cluster):
     title = "local"
 
     def __init__(self, settings: ExecutorSettings) -> None:
-        self._stop_seconds = settings.stop_seconds
+        super().__init__(settings)
         self._jobs: dict[str, Any] = {}
 
     def send(self, batch: Batch, run: str) -> str:  # noqa: ARG002
@@ -134,7 +137,7 @@ class Local(Cluster):
         executor = private.local_executor(one.folder)
         executor.update_parameters(
             timeout_min=one.request.minutes or FOREVER,
-            signal_delay_s=one.request.stop_seconds(self._stop_seconds),
+            signal_delay_s=one.request.stop_seconds(self._settings.stop_seconds),
             stderr_to_stdout=True,
         )
         job = executor.submit(one.command)
@@ -168,7 +171,8 @@ class Debug(Cluster):
 
     title = "debug"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ExecutorSettings) -> None:
+        super().__init__(settings)
         self._states: dict[str, State] = {}
 
     def send(self, batch: Batch, run: str) -> str:  # noqa: ARG002

@@ -35,6 +35,8 @@ from snakemake_executor_plugin_submitit.submissions import (
 )
 from snakemake_executor_plugin_submitit.verdict import Ended, News, verdict
 
+CLUSTERS: dict[str, type[Cluster]] = {"slurm": Slurm, "local": Local, "debug": Debug}
+
 
 class Executor(RemoteExecutor):
     """Submits jobs and follows them.
@@ -52,7 +54,12 @@ class Executor(RemoteExecutor):
             raise WorkflowError("--immediate-submit leaves nobody who follows the jobs; this plugin does.")
         self.settings: ExecutorSettings = self.workflow.executor_settings
         self.folder = Path(self.settings.folder).absolute()
-        self.cluster = choose(self.settings)
+        if self.settings.cluster == "slurm" and shutil.which("sbatch") is None:
+            raise WorkflowError(
+                "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
+                "--submitit-cluster local."
+            )
+        self.cluster = CLUSTERS[self.settings.cluster](self.settings)
         name = private.digest([private.targets_of(self.workflow)])
         self.registry = Registry(self.folder / "submissions", name, self.logger.warning)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
@@ -280,21 +287,3 @@ class Executor(RemoteExecutor):
                 self.cluster.cancel(job_ids, {array_of(one) for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")
-
-
-def choose(settings: ExecutorSettings) -> Cluster:
-    """Return the cluster that the settings name.
-
-    Raises:
-        WorkflowError: it is SLURM, and there is none here.
-    """
-    if settings.cluster == "local":
-        return Local(settings)
-    if settings.cluster == "debug":
-        return Debug()
-    if shutil.which("sbatch") is None:
-        raise WorkflowError(
-            "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
-            "--submitit-cluster local."
-        )
-    return Slurm(settings)

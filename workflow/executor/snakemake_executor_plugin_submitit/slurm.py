@@ -56,7 +56,7 @@ class Slurm(Cluster):
     title = "SLURM"
 
     def __init__(self, settings: ExecutorSettings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._clusters = {""}
         self._account = ""  # the one that was guessed
 

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,6 +192,7 @@ def cancel_unwanted(
     return True
 
 
+@dataclass
 class Submitter:
     """Sends batches; what the cluster does not take is sent again later, and nothing else waits for it.
 
@@ -199,24 +200,18 @@ class Submitter:
     fits, and again whenever a job has ended. Other failures are tried again so many times.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        registry: Registry,
-        run: str,
-        retries: int,
-        logger: Any,
-        submitted: Callable[[Batch, str], None],
-        refused: Callable[[Job, str], None],
-    ) -> None:
-        """Send to `cluster` for the Snakemake named `run`, and say what became of a batch, or why not."""
-        self._cluster, self._registry, self._run, self._retries = cluster, registry, run, retries
-        self._logger, self._submitted, self._refused = logger, submitted, refused
-        self._lock = threading.Lock()  # of what follows
-        self._queue: list[Batch] = []
-        self._limits: dict[object, float] = {}  # places where a limit was met, and when to look again
-        self._said: set[str] = set()
-        self._stopped = False
+    cluster: Cluster
+    registry: Registry
+    run: str  # the name of this Snakemake
+    retries: int
+    logger: Any
+    submitted: Callable[[Batch, str], None]  # is told the id of a batch
+    refused: Callable[[Job, str], None]  # is told why a job was given up
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # of what follows
+    _queue: list[Batch] = field(default_factory=list)
+    _limits: dict[object, float] = field(default_factory=dict)  # where one was met, and when to look again
+    _said: set[str] = field(default_factory=set)
+    _stopped: bool = False
 
     def submit(self, batches: list[Batch]) -> None:
         with self._lock:
@@ -247,9 +242,9 @@ class Submitter:
         """Send a batch; return its parts if they shall be sent at once."""
         batch.tries += 1
         try:
-            self._registry.intend(batch)
+            self.registry.intend(batch)
             # sbatch may have reported a failure although the controller took it, or was about to.
-            job_id = (batch.tries > 1 and self._find(batch.token)) or self._cluster.send(batch, self._run)
+            job_id = (batch.tries > 1 and self._find(batch.token)) or self.cluster.send(batch, self.run)
         except SubmissionError as refusal:
             job_id = "" if refusal.never or refusal.limit else self._find(batch.token)
             if not job_id:
@@ -258,21 +253,21 @@ class Submitter:
             return self._failed(batch, SubmissionError(str(problem), limit=problem.errno in FULL))
         except Exception as problem:
             return self._failed(batch, SubmissionError(f"{type(problem).__name__}: {problem}", never=True))
-        self._registry.submitted(batch.token, job_id)
-        self._submitted(batch, job_id)
+        self.registry.submitted(batch.token, job_id)
+        self.submitted(batch, job_id)
         return []
 
     def _failed(self, batch: Batch, error: SubmissionError) -> list[Batch]:
         """Put a batch off or give it up; return its halves if smaller ones may pass."""
         first, several = batch.jobs[0], len(batch.jobs) > 1
         waits = error.limit or (error.smaller and several)
-        given_up = not waits and (error.never or batch.tries > self._retries)
+        given_up = not waits and (error.never or batch.tries > self.retries)
         if waits or given_up:
-            self._registry.ended([one.key for one in batch.jobs])
+            self.registry.ended([one.key for one in batch.jobs])
         if given_up:
             times = "" if batch.tries == 1 else f" {batch.tries} times"
             for one in batch.jobs:
-                self._refused(one, f"{self._cluster.title} did not take it{times}: {error}")
+                self.refused(one, f"{self.cluster.title} did not take it{times}: {error}")
         elif waits:
             batch.tries -= 1
             if several:
@@ -282,19 +277,19 @@ class Submitter:
             self._queue.append(batch)
             if str(error) not in self._said:
                 self._said.add(str(error))
-                self._logger.warning(
-                    f"{self._cluster.title} takes no more jobs for now ({error}); the others wait for room"
+                self.logger.warning(
+                    f"{self.cluster.title} takes no more jobs for now ({error}); the others wait for room"
                 )
         else:
             pause = min(LONGEST_WAIT, 2.0**batch.tries)
-            self._logger.warning(
+            self.logger.warning(
                 f"Submitting {len(batch.jobs)} of {first.rule} failed ({error}); "
-                f"try {batch.tries + 1} of {self._retries + 1} in {pause:.0f} s"
+                f"try {batch.tries + 1} of {self.retries + 1} in {pause:.0f} s"
             )
             batch.due = time.monotonic() + pause
             self._queue.append(batch)
         return []
 
     def _find(self, token: str) -> str:
-        view = self._cluster.look([]) or {}
+        view = self.cluster.look([]) or {}
         return next((array_of(id_) for id_, state in view.items() if token in state.comment), "")
