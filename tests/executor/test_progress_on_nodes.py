@@ -50,11 +50,7 @@ def test_a_note_that_cannot_be_read_is_a_first_start(tmp_path: Path) -> None:
     assert Restarts.read(tmp_path / "restarts.json").starts == 0
 
 
-def test_why_a_job_asked_for_another_start_is_forgotten_by_that_start(tmp_path: Path) -> None:
-    path = tmp_path / "restarts.json"
-    Restarts(requeued="the time limit is near").write(path)
-    again = Restarts.read(path)
-    assert again.requeued
-    again.start("")
-    again.write(path)
-    assert not Restarts.read(path).requeued
+def test_why_a_job_asked_for_another_start_is_forgotten_by_that_start() -> None:
+    restarts = Restarts(requeued="the time limit is near")
+    restarts.start("")
+    assert not restarts.requeued

@@ -140,72 +140,48 @@ def test_nodes_are_left_out_as_long_as_others_are_there(tools: Path) -> None:
     assert "--exclude" not in send(tools, 1, exclude="node1,node2")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "sbatch: error: Batch job submission failed: Invalid partition name specified",
-        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
-        "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-        "sbatch: error: Batch job submission failed: Invalid qos specification",
-        "sbatch: error: Batch job submission failed: Invalid generic resource (gres) specification",
-        "sbatch: error: Memory specification can not be satisfied",
-        "sbatch: unrecognized option '--exclud=node1'",
-        "sbatch: error: Batch job submission failed: Invalid node name specified",
-        "sbatch: error: Batch job submission failed: Requested reservation is invalid",
-        "sbatch: error: Batch job submission failed: Invalid feature specification",
-        "sbatch: error: Batch job submission failed: Node count specification invalid",
-        "sbatch: error: Batch job submission failed: Invalid license specification",
-        "sbatch: error: No cluster 'north' known by database.",
-        f"sbatch: error: QOSMaxGRESPerJob {POLICY}",
-        f"sbatch: error: QOSMaxWallDurationPerJobLimit {POLICY}",
-    ],
-)
-def test_what_will_never_be_taken(words: str) -> None:
-    assert refusal(words).never
+FAILED = "sbatch: error: Batch job submission failed:"
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("kind", "words"),
     [
-        f"sbatch: error: AssocMaxSubmitJobLimit {POLICY}",
-        f"sbatch: error: QOSMaxSubmitJobPerUserLimit {POLICY}",
-        POLICY,
-        "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+        ("never", f"{FAILED} Invalid partition name specified"),
+        ("never", f"{FAILED} Invalid account or account/partition combination specified"),
+        ("never", f"{FAILED} Requested node configuration is not available"),
+        ("never", f"{FAILED} Invalid qos specification"),
+        ("never", f"{FAILED} Invalid generic resource (gres) specification"),
+        ("never", "sbatch: error: Memory specification can not be satisfied"),
+        ("never", "sbatch: unrecognized option '--exclud=node1'"),
+        ("never", f"{FAILED} Invalid node name specified"),
+        ("never", f"{FAILED} Requested reservation is invalid"),
+        ("never", f"{FAILED} Invalid feature specification"),
+        ("never", f"{FAILED} Node count specification invalid"),
+        ("never", f"{FAILED} Invalid license specification"),
+        ("never", "sbatch: error: No cluster 'north' known by database."),
+        ("never", f"sbatch: error: QOSMaxGRESPerJob {POLICY}"),
+        ("never", f"sbatch: error: QOSMaxWallDurationPerJobLimit {POLICY}"),
+        ("limit", f"sbatch: error: AssocMaxSubmitJobLimit {POLICY}"),
+        ("limit", f"sbatch: error: QOSMaxSubmitJobPerUserLimit {POLICY}"),
+        ("limit", POLICY),
+        ("limit", "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"),
+        ("smaller", f"{FAILED} Invalid job array specification"),
+        ("", f"{FAILED} Unable to contact slurm controller (connect failure)"),
+        ("", f"{FAILED} Socket timed out on send/recv operation"),
     ],
 )
-def test_what_waits_until_others_have_ended(words: str) -> None:
-    assert refusal(words).limit
-    assert not refusal(words).never
+def test_what_a_refusal_means(kind: str, words: str) -> None:
+    """It will never pass, waits until others have ended, may pass in part, or is tried again."""
+    error = refusal(words)
+    assert [name for name in ("never", "limit", "smaller") if getattr(error, name)] == [kind][: bool(kind)]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
-        "sbatch: error: Batch job submission failed: Invalid job array specification",
-    ],
-)
-def test_what_is_tried_again(words: str) -> None:
-    assert not refusal(words).never
-    assert not refusal(words).limit
-    assert refusal(words).smaller == ("array" in words)
-
-
-def test_what_a_rule_asks_for_comes_before_the_environment() -> None:
-    environment = {"SBATCH_PARTITION": "short", "SBATCH_ACCOUNT": "lab", "PATH": "/bin"}
-    assert unwanted(environment, {"partition": "long", "time": 5}) == ["SBATCH_PARTITION"]
-    assert unwanted(environment, {}) == []  # defaults for rules that say nothing
-
-
-def test_what_the_plugin_sets_is_not_for_the_environment_to_say() -> None:
-    assert unwanted({"SBATCH_ARRAY_INX": "1-9", "SBATCH_NO_REQUEUE": "1"}, {}) == [
-        "SBATCH_ARRAY_INX",
-        "SBATCH_NO_REQUEUE",
-    ]
-
-
-def test_of_an_enclosing_job_only_the_way_to_slurm_is_kept() -> None:
+def test_variables_that_sbatch_shall_not_see() -> None:
+    defaults = {"SBATCH_PARTITION": "short", "SBATCH_ACCOUNT": "lab", "PATH": "/bin"}
+    assert unwanted(defaults, {"partition": "long", "time": 5}) == ["SBATCH_PARTITION"]
+    assert unwanted(defaults, {}) == []  # of use to rules that say nothing
+    own = {"SBATCH_ARRAY_INX": "1-9", "SBATCH_NO_REQUEUE": "1"}  # the plugin's to say
+    assert unwanted(own, {}) == list(own)
     inside = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_CONF": "/etc/slurm.conf"}
-    assert unwanted(inside, {}) == ["SLURM_JOB_ID", "SLURM_NTASKS"]
+    assert unwanted(inside, {}) == ["SLURM_JOB_ID", "SLURM_NTASKS"]  # those of another job
     assert unwanted({"SLURM_TIME_FORMAT": "%s"}, {}) == []  # outside a job somebody meant it
