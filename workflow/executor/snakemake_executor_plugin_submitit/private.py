@@ -35,9 +35,33 @@ def start_snakemake() -> None:
     ReportPluginRegistry.collect_plugins = lambda self: setattr(self, "plugins", {})
     from snakemake.cli import main
 
+    record_what_is_made()
     gc.freeze()
     gc.enable()
     main(sys.argv[1:])
+
+
+def record_what_is_made() -> None:
+    """Let the node, too, record by which code and parameters an output was made.
+
+    Otherwise the workflow's main process does that when it hears of a job's end; if it was killed meanwhile,
+    nobody does, and later changes of the rule go unnoticed. Snakemake does it on the node only with
+    --immediate-submit, which changes more than this.
+    """
+    from snakemake import persistence
+
+    kind: Any = getattr(persistence, "PersistenceBase", None) or persistence.Persistence  # as in 9.10
+    finished = kind.finished
+
+    async def recorded(self: Any, job: Any) -> None:
+        settings = self.dag.workflow.remote_execution_settings
+        settings.immediate_submit = True
+        try:
+            await finished(self, job)
+        finally:
+            settings.immediate_submit = False
+
+    kind.finished = recorded
 
 
 def targets_of(workflow: Any) -> str:
