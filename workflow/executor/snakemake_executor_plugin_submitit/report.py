@@ -71,7 +71,8 @@ def _use(row: dict[str, Any], used: Mapping[str, float]) -> None:
     seconds, memory = used.get("seconds", 0.0), used.get("mem_mb", 0.0)
     if seconds > 60 * (row["used_minutes"] or 0):
         row["used_minutes"] = round(seconds / 60, 2)
-        row["used_cpu_percent"] = round(100 * used["cpu_seconds"] / seconds / max(1, row["asked_cpus"]), 1)
+        percent = 100 * used.get("cpu_seconds", 0.0) / seconds
+        row["used_cpu_percent"] = round(percent / max(1, row["asked_cpus"]), 1)
     if memory > (row["used_mem_mb"] or 0):
         row["used_mem_mb"] = round(memory, 1)
     row["used_gpu_percent"] = used.get("gpu_percent") or row["used_gpu_percent"]
@@ -91,9 +92,8 @@ def _line(rule: str, rows: list[dict[str, Any]], threshold: float) -> str:
 
     cpu, memory = values("used_cpu_percent"), values("used_mem_mb")
     wasted = ["CPUs"] if cpu and mean(cpu) < 100 * threshold else []
-    wasted += (
-        ["memory"] if memory and max(memory) < threshold * max(values("asked_mem_mb"), default=0) else []
-    )
+    enough = threshold * max(values("asked_mem_mb"), default=0)
+    wasted += ["memory"] if memory and max(memory) < enough else []
     return (
         f"{rule:<24}{len(rows):>5}{most('used_minutes', 'asked_minutes'):>16}"
         f"{most('used_mem_mb', 'asked_mem_mb'):>18}{percent('used_cpu_percent'):>6}"
