@@ -110,28 +110,28 @@ def verdict(
     """
     if view is None:  # the controller is away: only success is certain
         result = read_result(job.paths)
-        return result if result is not None and result.success else None
-    state = view.get(job.job_id)
-    if state is not None and not state.ended:
+        return result if result and result.success else None
+    state = view.get(job.job_id, State(""))
+    if state.name and not state.ended:
         job.gone_since = None
         return None
 
     now = time.monotonic()
     if job.gone_since is None:
         job.gone_since = now
-    gone = now - job.gone_since
     result = read_result(job.paths)
-    if (result is not None and result.success) or (state is not None and state.name == "COMPLETED"):
-        return result if result is not None and result.success else Ended(True)
+    if state.name == "COMPLETED" and not (result and result.success):
+        result = Ended(True)
+    if result and result.success:
+        return result
     if result is None:
-        if state and _may_restart(job, state, settings) and cluster.restart(job.job_id):
+        if _may_restart(job, state, settings) and cluster.restart(job.job_id):
             job.gone_since = None
             logger.info(f"{cluster.title} job {job.job_id} ({state.name}) is started again")
             return None
-        if gone < (LAG if state is None else SOON) and (state is None or state.name != "CANCELLED"):
+        if now - job.gone_since < (SOON if state.name else LAG) and state.name != "CANCELLED":
             return None
-    reason = failure(job, state, result)
-    return Ended(False, reason, state.name if state else "", state.nodes if state else "")
+    return Ended(False, failure(job, state, result), state.name, state.nodes)
 
 
 def _may_restart(job: Job, state: State, settings: ExecutorSettings) -> bool:
@@ -147,22 +147,21 @@ def _may_restart(job: Job, state: State, settings: ExecutorSettings) -> bool:
     return state.name in LOST or (state.name in ("TIMEOUT", "FAILED") and bool(note.requeued))
 
 
-def failure(job: Job, state: State | None, result: Ended | None) -> str:
+def failure(job: Job, state: State, result: Ended | None) -> str:
     """Return why a job failed and what can be done about it."""
-    name = state.name if state else "unknown"
+    name, minutes = state.name, job.request.minutes
     killed = _KILLED_FOR_MEMORY.search(log_end(job.log, TAIL)) is not None
     if name == "OUT_OF_MEMORY" or (killed and name not in ("COMPLETED", "TIMEOUT")):
         return out_of_memory(job.rule, job.request)
     if result is not None:
         return result.reason
-    if state is None:
-        return "SLURM does not know it any more and it left no result"
-    if job.complaint:
+    if job.complaint and name:
         return job.complaint
-    why, minutes = f" ({state.reason})" if state.reason else "", job.request.minutes
+    why = f" ({state.reason})" if state.reason else ""
     limit = f" of {minutes} minutes" if minutes else ""
     example = f"--set-resources {job.rule}:runtime={2 * minutes if minutes else 'MINUTES'}"
     words = {
+        "": "SLURM does not know it any more and it left no result",
         "TIMEOUT": f"it ran into its time limit{limit}. Raise its 'runtime', for example by {example}",
         "CANCELLED": f"somebody cancelled it{why}",
         "NODE_FAIL": f"its node {state.nodes} was lost and SLURM did not start it again",
