@@ -13,11 +13,11 @@ from plugin_doubles import FakeCluster, Recorder, prepared
 
 from snakemake_executor_plugin_submitit.clusters import State
 from snakemake_executor_plugin_submitit.jobs import Batch
-from snakemake_executor_plugin_submitit.submissions import Entry, Found, Registry, cancel_unwanted, find
+from snakemake_executor_plugin_submitit.submissions import Entry, Found, Registry, find
 
 
 def registry(folder: Path, workflow: str = "flow") -> Registry:
-    return Registry(folder / "submissions", workflow)
+    return Registry(folder / "submissions", workflow, Recorder())
 
 
 def batch(folder: Path, *names: str, token: str = "token") -> Batch:
@@ -78,14 +78,16 @@ def test_two_workflows_in_one_folder_do_not_forget_each_others_jobs(tmp_path: Pa
         one.intend(batch(tmp_path, name, token=name))
         one.submitted(name, job_id)
     first.ended(["c"])
-    again = registry(tmp_path, "first")
+    again, cluster = registry(tmp_path, "first"), FakeCluster()
     assert sorted(again.ids()) == ["1", "2"]
-    assert [entry.label for entry in again.of_this_workflow()] == ["train a"]
+    cluster.queue = {"1": State("RUNNING"), "2": State("RUNNING")}
+    again.cancel_unwanted(cluster, (), set(), set())
+    assert cluster.cancelled == ["1"]
 
 
 def test_a_full_disk_loses_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    one = Registry(tmp_path / "submissions", "flow", said.append)
+    log = Recorder()
+    one = Registry(tmp_path / "submissions", "flow", log)
     one.intend(batch(tmp_path, "a"))
     write = Path.write_bytes
 
@@ -94,7 +96,7 @@ def test_a_full_disk_loses_nothing_but_time(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "write_bytes", full)
     one.submitted("token", "12")
-    assert "No space left" in said[0]
+    assert "No space left" in log.said[0]
     with pytest.raises(OSError, match="No space left"):
         one.intend(batch(tmp_path, "b", token="other"))  # before it is submitted, it has to be known
     assert one.ids() == ["12"]
@@ -105,21 +107,21 @@ def test_a_full_disk_loses_nothing_but_time(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_not_wanted_any_more(tmp_path: Path) -> None:
-    one = registry(tmp_path)
+    cluster, log = FakeCluster(), Recorder()
+    one = Registry(tmp_path / "submissions", "flow", log)
     for number, name in enumerate("abcdef"):
         one.intend(batch(tmp_path, name, token=name))
         one.submitted(name, str(number))
     states = ["PENDING", "PENDING", "RUNNING", "RUNNING", "COMPLETED", "FAILED"]
     view = {str(number): State(state) for number, state in enumerate(states)}
     # b is done otherwise, c has just been found done, a and f have to run, the others are gone from the workflow
-    cluster, said = FakeCluster(), Recorder()
     cluster.queue = None
-    assert not cancel_unwanted(one, cluster, (), {"a", "b", "c", "f"}, {"a", "f"}, said.info)
+    assert not one.cancel_unwanted(cluster, (), {"a", "b", "c", "f"}, {"a", "f"})
     cluster.queue = view
-    assert cancel_unwanted(one, cluster, (), {"a", "b", "c", "f"}, {"a", "f"}, said.info)
+    assert one.cancel_unwanted(cluster, (), {"a", "b", "c", "f"}, {"a", "f"})
     assert cluster.cancelled == ["1", "3"]
-    assert [words.split(": ")[1] for words in said.said] == ["train b, SLURM job 1", "train d, SLURM job 3"]
-    assert [entry.label for entry in one.of_this_workflow()] == ["train a", "train c", "train f"]
+    assert [words.split(": ")[1] for words in log.said] == ["train b, SLURM job 1", "train d, SLURM job 3"]
+    assert one.ids() == ["0", "2", "5"]
 
 
 def looked_for(folder: Path, state: str | None, *, job_id: str = "7", **changed: str) -> Found | None:

@@ -22,7 +22,7 @@ class Desk:
         self.folder, self.cluster, self.log = folder, cluster, Recorder()
         self.taken: list[tuple[int, str]] = []
         self.refused: list[str] = []
-        self.registry = Registry(folder / "submissions", "flow")
+        self.registry = Registry(folder / "submissions", "flow", self.log)
         self.submitter = Submitter(
             cluster,
             self.registry,

@@ -155,7 +155,6 @@ class Local(Cluster):
         return False
 
     def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:  # noqa: ARG002
-        """End each controller's job, then whatever is left."""
         controllers = []
         for job_id in filter(self._runs, job_ids):
             with suppress(psutil.NoSuchProcess):
@@ -193,4 +192,4 @@ class Debug(Cluster):
         return self._states
 
     def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:
-        """Do nothing: none runs when this is called."""
+        pass  # none runs when this is called

@@ -26,13 +26,7 @@ from snakemake_executor_plugin_submitit.report import Report, duration, error_me
 from snakemake_executor_plugin_submitit.resources import ResourceError
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.slurm import Slurm
-from snakemake_executor_plugin_submitit.submissions import (
-    LONGEST_WAIT,
-    Registry,
-    Submitter,
-    cancel_unwanted,
-    find,
-)
+from snakemake_executor_plugin_submitit.submissions import LONGEST_WAIT, Registry, Submitter, find
 from snakemake_executor_plugin_submitit.verdict import Ended, News, verdict
 
 CLUSTERS: dict[str, type[Cluster]] = {"slurm": Slurm, "local": Local, "debug": Debug}
@@ -61,7 +55,7 @@ class Executor(RemoteExecutor):
             )
         self.cluster = CLUSTERS[self.settings.cluster](self.settings)
         name = private.digest([private.targets_of(self.workflow)])
-        self.registry = Registry(self.folder / "submissions", name, self.logger.warning)
+        self.registry = Registry(self.folder / "submissions", name, self.logger)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
         self.preparation = Preparation(self.folder, self.cluster.longest, self.settings, self.logger)
         self.submitter = Submitter(
@@ -79,7 +73,7 @@ class Executor(RemoteExecutor):
         self.outage = ""
         # Here, where nobody changes the jobs of the workflow yet.
         self.done, self.total = 0, private.jobs_elsewhere(self.workflow)
-        self.wanted = private.wanted_keys(self.workflow) if self.registry.of_this_workflow() else None
+        self.wanted = private.wanted_keys(self.workflow)
         self.ready.set()
 
     def printjob(self, job: Any) -> None:
@@ -149,7 +143,6 @@ class Executor(RemoteExecutor):
         return "--scheduler greedy"
 
     def _submitted(self, batch: Batch, job_id: str) -> None:
-        """Follow the jobs of a batch that the cluster took."""
         array = len(batch.jobs) > 1
         if array:
             self.arrays.add(job_id)
@@ -184,9 +177,7 @@ class Executor(RemoteExecutor):
 
     def _look(self) -> dict[str, Ended]:
         """Return how jobs ended, those that did."""
-        if self.wanted and cancel_unwanted(
-            self.registry, self.cluster, self.live, *self.wanted, self.logger.info
-        ):
+        if self.wanted and self.registry.cancel_unwanted(self.cluster, self.live, *self.wanted):
             self.wanted = None
         self.submitter.send_due()
         mine = list(self.live.values())
@@ -222,7 +213,6 @@ class Executor(RemoteExecutor):
         return {**self.cluster.remembered([job.job_id for job in mine if job.job_id not in view]), **view}
 
     def _report(self, job: Job, ended: Ended) -> None:
-        """Tell Snakemake and the user that a job ended."""
         self.changed = time.monotonic()
         self.submitter.places_free()
         self.report.add(job, ended)

@@ -51,25 +51,20 @@ class Job:
 
     @property
     def job_id(self) -> str:
-        """Its id, '' as long as it has none."""
         return self.info.external_jobid or ""
 
     @property
     def paths(self) -> JobPaths:
-        """Where submitit keeps its files."""
         return paths(self.folder, self.job_id)
 
     @property
     def log(self) -> Path:
-        """What it printed."""
         return Path(self.paths.stdout)
 
     def asking(self, **parameters: Any) -> Job:
-        """Return the same job with parameters of its request changed."""
         return replace(self, request=self.request.but(**parameters))
 
     def line(self, words: str) -> str:
-        """Return what is said of it, with the time."""
         return f"{time.strftime('%H:%M:%S')} {self.label}: {words}"
 
 
@@ -186,5 +181,4 @@ def wait_for_inputs(job: Any, folder: Path) -> str:
 
 
 def paths(folder: Path, job_id: str) -> JobPaths:
-    """Return where submitit keeps a job's files."""
     return JobPaths(folder, job_id=job_id.partition("@")[0], task_id=0)

@@ -100,7 +100,6 @@ def single_jobs(job: Any) -> list[Any]:
 
 
 def label(job: Any) -> str:
-    """Return a job's rule and wildcards for people to read."""
     parts = single_jobs(job)
     words = [str(part.rule.name) for part in parts]
     words += [str(value) for value in parts[0].wildcards_dict.values()]

@@ -43,7 +43,6 @@ class Restarts:
         write(path, json.dumps(asdict(self)).encode())
 
     def start(self, state: str) -> None:
-        """Note a start that finds `state`."""
         if self.starts:
             self.stalled = self.stalled + 1 if state == self.seen else 0
         self.starts += 1
@@ -59,7 +58,6 @@ class Restarts:
         self.used["mem_mb"] = max(self.used.get("mem_mb", 0.0), total / 2**20)
 
     def account(self) -> None:
-        """Add what this start took."""
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         before = self.used
         seconds = time.time() - psutil.Process().create_time()
@@ -137,14 +135,12 @@ def handles(pid: int, number: signal.Signals) -> bool:
 
 
 def send(processes: list[psutil.Process], number: signal.Signals) -> None:
-    """Send a signal to each process that is still there."""
     for one in processes:
         with contextlib.suppress(psutil.Error):
             one.send_signal(number)
 
 
 def say(words: str) -> None:
-    """Print to the job's log."""
     with contextlib.suppress(OSError):  # a full disk
         print(f"snakemake-executor-plugin-submitit: {words}", flush=True)
 

@@ -33,7 +33,6 @@ class Report:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, job: Job, ended: Ended) -> None:
-        """Note a job with what its node measured."""
         row = dict.fromkeys(COLUMNS) | {
             "job_id": job.job_id,
             "rule": job.rule,
@@ -114,7 +113,6 @@ def error_message(words: str, logs: Sequence[Path]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people to read."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(math.ceil(seconds / 60), 60)

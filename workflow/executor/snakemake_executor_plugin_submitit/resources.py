@@ -59,7 +59,6 @@ class Request:
 
     @property
     def key(self) -> str:
-        """What tells it from other requests."""
         return repr((sorted(self.options.items()), self.extra, self.cluster))
 
     @property
@@ -78,7 +77,6 @@ class Request:
         return wished if self.minutes is None else min(wished, 15 * self.minutes)
 
     def but(self, **options: Any) -> Request:
-        """Return the same request with some options changed."""
         return replace(self, options={**self.options, **options})
 
 

@@ -62,14 +62,12 @@ class Slurm(Cluster):
 
     @cached_property
     def arrays(self) -> int:  # type: ignore[override]
-        """What the settings say, or SLURM allows."""
         largest = self._config.get("MaxArraySize", "")
         size = self._settings.array_size
         return max(1, min(size, int(largest)) if largest.isdigit() else size)
 
     @cached_property
     def _config(self) -> dict[str, str]:
-        """The answer of `scontrol show config`."""
         lines = (self._ask("scontrol", "show", "config") or "").splitlines()
         return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
 
@@ -232,7 +230,6 @@ def _megabytes(size: str) -> float:
 
 
 def refusal(words: str) -> SubmissionError:
-    """Return what sbatch's words mean."""
     never = _NEVER.search(words) is not None
     return SubmissionError(words, never, not never and bool(_LIMIT.search(words)), "job array" in words)
 

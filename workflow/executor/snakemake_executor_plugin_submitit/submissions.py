@@ -50,9 +50,9 @@ class Registry:
     here. Workflows that run in one folder at a time never write the same file.
     """
 
-    def __init__(self, folder: Path, workflow: str, warn: Callable[[str], Any] = print) -> None:
+    def __init__(self, folder: Path, workflow: str, logger: Any) -> None:
         """Read what is in `folder`; `workflow` is what tells this workflow from others."""
-        self._folder, self._workflow, self._warn = folder, workflow, warn
+        self._folder, self._workflow, self._logger = folder, workflow, logger
         self._lock = threading.Lock()  # jobs are submitted from two threads
         folder.mkdir(parents=True, exist_ok=True)
         entries = [entry for file in folder.glob("*.json") for entry in _read(file)]
@@ -63,13 +63,8 @@ class Registry:
         return self._entries.get(key)
 
     def ids(self) -> list[str]:
-        """Return the ids of all jobs that are not known to have ended."""
         with self._lock:
             return [entry.job_id({}) for entry in self._entries.values() if entry.submission]
-
-    def of_this_workflow(self) -> list[Entry]:
-        with self._lock:
-            return [entry for entry in self._entries.values() if entry.workflow == self._workflow]
 
     def intend(self, batch: Batch) -> None:
         """Note that jobs are about to be submitted, as an array if there are several.
@@ -91,7 +86,6 @@ class Registry:
             self._write_if_possible(older - {batch.token})
 
     def submitted(self, token: str, job_id: str) -> None:
-        """Note the id that the submission `token` got."""
         with self._lock:
             for entry in self._entries.values():
                 if entry.token == token:
@@ -103,6 +97,37 @@ class Registry:
         with self._lock:
             self._write_if_possible(self._forget(keys))
 
+    def cancel_unwanted(
+        self, cluster: Cluster, live: Container[str], jobs: set[str], needed: set[str]
+    ) -> bool:
+        """End what an earlier start of this workflow submitted and this one has no use for.
+
+        A job that waits has to be `needed`; one that runs only has to be among the workflow's `jobs`: it may
+        be finishing what Snakemake has just found done. What ended and is not needed any more is forgotten.
+        Return whether the queue could be read.
+        """
+        with self._lock:
+            mine = [one for one in self._entries.values() if one.workflow == self._workflow]
+        entries = [one for one in mine if one.job_id({}) not in live]
+        view = cluster.look([one.job_id({}) for one in entries if one.submission]) if entries else {}
+        if view is None:
+            return False
+        cancelled, over = [], []
+        for one in entries:
+            job_id = one.job_id(view)
+            state = view.get(job_id)
+            name = "" if state is None or state.ended else state.name
+            if not set(one.key.split()) & (needed if name in ("", "PENDING") else jobs):
+                over.append(one.key)
+                if name:
+                    cancelled.append(job_id)
+                    words = f"{one.label}, {cluster.title} job {job_id}"
+                    self._logger.info(f"Cancelled, as it is not wanted any more: {words}")
+        if cancelled:
+            cluster.cancel(cancelled)
+        self.ended(over)
+        return True
+
     def _forget(self, keys: Iterable[str]) -> set[str]:
         return {self._entries.pop(key).token for key in keys if key in self._entries}
 
@@ -112,7 +137,7 @@ class Registry:
             try:
                 self._write(token)
             except OSError as error:
-                self._warn(f"{self._folder} cannot be written ({error}); jobs go on")
+                self._logger.warning(f"{self._folder} cannot be written ({error}); jobs go on")
 
     def _write(self, token: str) -> None:
         file = self._folder / f"{token}.json"
@@ -157,39 +182,6 @@ def find(job: Job, entry: Entry, view: Mapping[str, State], started: float) -> F
         return Found(job_id, state.name, "command, parameters or inputs")
     other = job.asked != entry.asked and state.name == "PENDING"
     return Found(job_id, state.name, "resources" if other else "")
-
-
-def cancel_unwanted(
-    registry: Registry,
-    cluster: Cluster,
-    live: Container[str],
-    jobs: set[str],
-    needed: set[str],
-    tell: Callable[[str], Any],
-) -> bool:
-    """End what an earlier start of this workflow submitted and this one has no use for.
-
-    A job that waits has to be `needed`; one that runs only has to be among the workflow's `jobs`: it may be
-    finishing what Snakemake has just found done. What ended and is not needed any more is forgotten. Return
-    whether the queue could be read.
-    """
-    entries = [entry for entry in registry.of_this_workflow() if entry.job_id({}) not in live]
-    view = cluster.look([entry.job_id({}) for entry in entries if entry.submission])
-    if view is None:
-        return False
-    cancelled, over = [], []
-    for entry in entries:
-        job_id = entry.job_id(view)
-        state = view.get(job_id)
-        name = "" if state is None or state.ended else state.name
-        if not set(entry.key.split()) & (needed if name in ("", "PENDING") else jobs):
-            over.append(entry.key)
-            if name:
-                cancelled.append(job_id)
-                tell(f"Cancelled, as it is not wanted any more: {entry.label}, {cluster.title} job {job_id}")
-    cluster.cancel(cancelled)
-    registry.ended(over)
-    return True
 
 
 @dataclass

@@ -148,7 +148,6 @@ def _may_restart(job: Job, state: State, settings: ExecutorSettings) -> bool:
 
 
 def failure(job: Job, state: State, result: Ended | None) -> str:
-    """Return why a job failed and what can be done about it."""
     name, minutes = state.name, job.request.minutes
     killed = _KILLED_FOR_MEMORY.search(log_end(job.log, TAIL)) is not None
     if name == "OUT_OF_MEMORY" or (killed and name not in ("COMPLETED", "TIMEOUT")):
