@@ -113,9 +113,9 @@ class Preparation:
         parts = private.single_jobs(job)
         key = " ".join(map(private.key, parts))
         resources = dict(job.resources.items())
-        if self._partitions and not resources.get("slurm_partition"):
-            resources["slurm_partition"] = best_partition(self._partitions, resources, job.threads)
         wanted = request(resources, job.threads)
+        if self._partitions and "partition" not in wanted.options:
+            wanted = wanted.but(partition=best_partition(self._partitions, resources, job.threads))
         asked = private.digest([wanted.key])
         progress = str(resources.get("progress") or "")
         if "{" in progress:  # it would be looked for in vain

@@ -197,10 +197,11 @@ def best_partition(
         ResourceError: there is none.
     """
     given = {"threads": threads, "cpus_per_task": threads, **resources}
-    scores = {name: _fit(limits, given) for name, limits in partitions.items()}
-    if not any(score is not None for score in scores.values()):
+    scores = ((_fit(limits, given), name) for name, limits in partitions.items())
+    fitting = [(score, name) for score, name in scores if score is not None]
+    if not fitting:
         raise ResourceError(f"no partition of {', '.join(partitions)} has room for it")
-    return max(scores, key=lambda name: -math.inf if (score := scores[name]) is None else score)
+    return max(fitting, key=lambda pair: pair[0])[1]  # of equal ones the first
 
 
 def _fit(limits: Mapping[str, Any], given: Mapping[str, Any]) -> float | None:
