@@ -7,19 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from plugin_doubles import FakeCluster, Recorder
+from plugin_doubles import Recorder
 
-from snakemake_executor_plugin_submitit.jobs import Prepared
-from snakemake_executor_plugin_submitit.prepare import Preparation, shows_progress
-from snakemake_executor_plugin_submitit.resources import Request, ResourceError
+from snakemake_executor_plugin_submitit.jobs import Job, Preparation
+from snakemake_executor_plugin_submitit.resources import ResourceError
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-
-
-class Limited(FakeCluster):
-    """A cluster whose partition allows half an hour."""
-
-    def longest(self, request: Request) -> float:
-        return 30
 
 
 def job_of(**resources: Any) -> Any:
@@ -34,9 +26,9 @@ def job_of(**resources: Any) -> Any:
 class Bench:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.log = Recorder()
-        self.preparation = Preparation(folder, Limited(), ExecutorSettings(**settings), self.log)
+        self.preparation = Preparation(folder, lambda _: 30, ExecutorSettings(**settings), self.log)
 
-    def __call__(self, **resources: Any) -> Prepared:
+    def __call__(self, **resources: Any) -> Job:
         return self.preparation(job_of(**resources), "python -m snakemake --target-jobs x")
 
 
@@ -47,17 +39,17 @@ def test_a_label_is_the_rule_with_its_wildcards(tmp_path: Path) -> None:
     assert one.folder == tmp_path / "train"
 
 
-def test_what_shows_progress_has_no_wildcards_left() -> None:
-    assert shows_progress("results/runs/a/state", "train") == "results/runs/a/state"
-    assert shows_progress(None, "train") is None
+def test_what_shows_progress_has_no_wildcards_left(tmp_path: Path) -> None:
+    assert Bench(tmp_path)(progress="results/runs/a/state").command.progress == "results/runs/a/state"
+    assert Bench(tmp_path)().command.progress == ""
     with pytest.raises(ResourceError, match=r"rule 'train' has progress=.state/{name}., .* function"):
-        shows_progress("state/{name}", "train")
+        Bench(tmp_path)(progress="state/{name}")
 
 
 def test_a_job_that_goes_on_after_its_limit_asks_for_what_its_partition_allows(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for _ in range(2):
-        assert bench(runtime=100, progress="state").request.parameters["time"] == 30
+        assert bench(runtime=100, progress="state").request.options["time"] == 30
     assert bench(runtime=100, progress="state").command.minutes == 30
     (words,) = bench.log.said
     assert "allows 30 minutes instead of 100" in words
@@ -69,18 +61,22 @@ def test_a_job_that_goes_on_after_its_limit_asks_for_what_its_partition_allows(t
 def test_a_retry_goes_to_other_nodes(tmp_path: Path) -> None:
     bench = Bench(tmp_path, exclude_failed_nodes="node9")
     first = bench()
-    assert first.request.parameters["exclude"] == "node9"
+    assert first.request.options["exclude"] == "node9"
     bench.preparation.failed(first, "node2")
     bench.preparation.failed(first, "node[3-4]")  # nobody knows which
     second = bench()
-    assert second.request.parameters["exclude"] == "node2,node9"
-    assert second.fingerprint == first.fingerprint  # it is still the same job
+    assert second.request.options["exclude"] == "node2,node9"
+    assert (second.key, second.work, second.asked) == (
+        first.key,
+        first.work,
+        first.asked,
+    )  # it is still the same job
 
 
 def test_a_partition_from_the_file_of_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "limits.yaml").write_text("partitions: {short: {max_runtime: 60}}")
     bench = Bench(tmp_path, partition_config=str(tmp_path / "limits.yaml"))
-    assert bench(runtime=10).request.parameters["partition"] == "short"
-    assert bench(runtime=100, slurm_partition="long").request.parameters["partition"] == "long"
+    assert bench(runtime=10).request.options["partition"] == "short"
+    assert bench(runtime=100, slurm_partition="long").request.options["partition"] == "long"
     monkeypatch.setenv("SNAKEMAKE_SLURM_PARTITIONS", str(tmp_path / "limits.yaml"))
-    assert Bench(tmp_path)(runtime=10).request.parameters["partition"] == "short"
+    assert Bench(tmp_path)(runtime=10).request.options["partition"] == "short"

@@ -43,6 +43,27 @@ def test_rules_run_and_reports_are_left_out(tmp_path: Path) -> None:
     assert (tmp_path / "run").read_text() == "False\n"  # which halves the work of starting
 
 
+@pytest.mark.slow
+def test_a_node_records_by_what_an_output_was_made(tmp_path: Path) -> None:
+    """The workflow's main process may be dead by then: what changes later shall be noticed all the same."""
+    rule = 'rule a:\n    output: "out"\n    params: rate={}\n    shell: "echo {{params.rate}} > {{output}}"\n'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow" / "executor")}
+
+    def snakemake(module: str, *arguments: str) -> str:
+        command = [sys.executable, "-m", module, "--cores", "1", "--scheduler", "greedy", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout + done.stderr
+
+    (tmp_path / "Snakefile").write_text(rule.format(1))
+    snakemake(private.__name__, "--mode", "remote", "--force-use-threads", "--target-jobs", "a:")
+    assert (tmp_path / "out").read_text() == "1\n"
+    assert "Nothing to be done" in snakemake("snakemake", "--dry-run")
+    (tmp_path / "Snakefile").write_text(rule.format(2))
+    assert "Params have changed" in snakemake("snakemake", "--dry-run")
+
+
 def test_snakemakes_registry_of_reports_collects_by_a_method() -> None:
     from snakemake_interface_report_plugins.registry import ReportPluginRegistry
 
@@ -88,8 +109,8 @@ def test_submitits_batch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "srun").write_text("")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    parameters: dict[str, Any] = {"time": None, "job_name": "a b", "additional_parameters": {"requeue": True}}
-    text = private.batch_script(tmp_path, "FOLDER TOKEN", 3, parameters)
+    options: dict[str, Any] = {"job_name": "a b", "requeue": True}
+    text = private.batch_script(tmp_path, "FOLDER TOKEN", 3, options)
     assert "#SBATCH --array=0-2%3" in text
     assert "--job-name='a b'" in text
     assert "wckey" not in text

@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from plugin_doubles import prepared
+from plugin_doubles import FakeCluster, Recorder, prepared
 
-from snakemake_executor_plugin_submitit.jobs import Batch, State
-from snakemake_executor_plugin_submitit.registry import Entry, Found, Registry, find, unwanted
+from snakemake_executor_plugin_submitit.clusters import State
+from snakemake_executor_plugin_submitit.jobs import Batch
+from snakemake_executor_plugin_submitit.submissions import Entry, Found, Registry, find
 
 
 def registry(folder: Path, workflow: str = "flow") -> Registry:
-    return Registry(folder / "submissions", workflow)
+    return Registry(folder / "submissions", workflow, Recorder())
 
 
 def batch(folder: Path, *names: str, token: str = "token") -> Batch:
@@ -50,16 +51,6 @@ def test_killed_between_sbatch_and_its_answer(tmp_path: Path) -> None:
     assert entry.job_id({"12": State("PENDING", comment="train (snakemake run token)")}) == "12"
 
 
-def test_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    registry(tmp_path).intend(batch(tmp_path, "a"))
-    with (tmp_path / "submissions" / "token.jsonl").open("a") as file:
-        file.write('{"id": "1')
-    again = registry(tmp_path)
-    assert again.find("a") is not None
-    again.submitted("token", "12")
-    assert registry(tmp_path).ids() == ["12"]
-
-
 def test_what_ended_is_forgotten(tmp_path: Path) -> None:
     one = registry(tmp_path)
     one.intend(batch(tmp_path, "a", "b"))
@@ -77,8 +68,8 @@ def test_the_newest_submission_counts(tmp_path: Path) -> None:
     for token, job_id in (("old", "1"), ("new", "2")):
         one.intend(batch(tmp_path, "a", token=token))
         one.submitted(token, job_id)
-        os.utime(tmp_path / "submissions" / f"{token}.jsonl", (int(job_id),) * 2)
     assert one.ids() == registry(tmp_path).ids() == ["2"]
+    assert [file.stem for file in (tmp_path / "submissions").iterdir()] == ["new"]
 
 
 def test_two_workflows_in_one_folder_do_not_forget_each_others_jobs(tmp_path: Path) -> None:
@@ -87,95 +78,95 @@ def test_two_workflows_in_one_folder_do_not_forget_each_others_jobs(tmp_path: Pa
         one.intend(batch(tmp_path, name, token=name))
         one.submitted(name, job_id)
     first.ended(["c"])
-    again = registry(tmp_path, "first")
+    again, cluster = registry(tmp_path, "first"), FakeCluster()
     assert sorted(again.ids()) == ["1", "2"]
-    assert [entry.label for entry in again.of_this_workflow()] == ["train a"]
-
-
-def test_a_file_that_another_workflow_is_about_to_write_stays(tmp_path: Path) -> None:
-    first = registry(tmp_path, "first")
-    (tmp_path / "submissions" / "token.jsonl").touch()
-    registry(tmp_path, "second")
-    first.intend(batch(tmp_path, "a"))
-    assert registry(tmp_path).find("a") is not None
+    cluster.queue = {"1": State("RUNNING"), "2": State("RUNNING")}
+    again.cancel_unwanted(cluster, (), set(), set())
+    assert cluster.cancelled == ["1"]
 
 
 def test_a_full_disk_loses_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    one = Registry(tmp_path / "submissions", "flow", said.append)
+    log = Recorder()
+    one = Registry(tmp_path / "submissions", "flow", log)
     one.intend(batch(tmp_path, "a"))
-    opened = Path.open
+    write = Path.write_bytes
 
-    def full(self: Path, mode: str = "r") -> object:
+    def full(self: Path, content: bytes) -> object:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     one.submitted("token", "12")
-    assert "No space left" in said[0]
+    assert "No space left" in log.said[0]
     with pytest.raises(OSError, match="No space left"):
         one.intend(batch(tmp_path, "b", token="other"))  # before it is submitted, it has to be known
     assert one.ids() == ["12"]
-    monkeypatch.setattr(Path, "open", opened)
-    one.intend(batch(tmp_path, "c", token="third"))
-    assert registry(tmp_path).ids() == ["12"]
+    monkeypatch.setattr(Path, "write_bytes", write)
+    again = registry(tmp_path).find("a")
+    assert again is not None
+    assert again.job_id({"12": State("RUNNING", comment="token")}) == "12"
 
 
 def test_what_is_not_wanted_any_more(tmp_path: Path) -> None:
-    one = registry(tmp_path)
+    cluster, log = FakeCluster(), Recorder()
+    one = Registry(tmp_path / "submissions", "flow", log)
     for number, name in enumerate("abcdef"):
         one.intend(batch(tmp_path, name, token=name))
         one.submitted(name, str(number))
     states = ["PENDING", "PENDING", "RUNNING", "RUNNING", "COMPLETED", "FAILED"]
     view = {str(number): State(state) for number, state in enumerate(states)}
     # b is done otherwise, c has just been found done, a and f have to run, the others are gone from the workflow
-    cancelled, forgotten = unwanted(one.of_this_workflow(), view, {"a", "b", "c", "f"}, {"a", "f"})
-    assert [entry.label for entry in cancelled] == ["train b", "train d"]
-    assert [entry.label for entry in forgotten] == ["train e"]
+    cluster.queue = None
+    assert not one.cancel_unwanted(cluster, (), {"a", "b", "c", "f"}, {"a", "f"})
+    cluster.queue = view
+    assert one.cancel_unwanted(cluster, (), {"a", "b", "c", "f"}, {"a", "f"})
+    assert cluster.cancelled == ["1", "3"]
+    assert [words.split(": ")[1] for words in log.said] == ["train b, SLURM job 1", "train d, SLURM job 3"]
+    assert one.ids() == ["0", "2", "5"]
 
 
-def looked_for(folder: Path, state: str | None, *, job_id: str = "7", **changed: str) -> Found:
+def looked_for(folder: Path, state: str | None, *, job_id: str = "7", **changed: str) -> Found | None:
     """Look for a job that was submitted as number 2 of array 7, if SLURM has it in `state`."""
     now = prepared(folder)
-    entry = Entry(now.fingerprint._replace(**changed), now.label, "flow", "token", 2, folder, job_id)
+    old = {"key": now.key, "work": now.work, "asked": now.asked, **changed}
+    entry = Entry(**old, label="", workflow="flow", folder=str(folder), token="token", index=2, at=0.0)
+    entry.submission = job_id
     view = {} if state is None else {"7_2": State(state, comment="snakemake run token")}
     return find(now, entry, view, started=time.time() - 60)
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED"])
 def test_what_goes_on_is_followed(tmp_path: Path, state: str) -> None:
-    assert looked_for(tmp_path, state) == Found("7_2", state, same=True)
+    assert looked_for(tmp_path, state) == Found("7_2", state)
 
 
 def test_a_job_whose_id_nobody_noted_is_found_by_its_comment(tmp_path: Path) -> None:
-    assert looked_for(tmp_path, "RUNNING", job_id="") == Found("7_2", "RUNNING", same=True)
-    assert looked_for(tmp_path, None, job_id="") == Found()
+    assert looked_for(tmp_path, "RUNNING", job_id="") == Found("7_2", "RUNNING")
+    assert looked_for(tmp_path, None, job_id="") is None
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
 def test_other_work_has_to_go(tmp_path: Path, state: str) -> None:
     found = looked_for(tmp_path, state, work="old")
-    assert (found.job_id, found.same) == ("7_2", False)
-    assert "command" in found.difference
+    assert found == Found("7_2", state, "command, parameters or inputs")
 
 
 def test_other_resources_matter_only_to_a_job_that_waits(tmp_path: Path) -> None:
-    assert not looked_for(tmp_path, "PENDING", request="old").same
-    assert looked_for(tmp_path, "RUNNING", request="old").same
+    assert looked_for(tmp_path, "PENDING", asked="old") == Found("7_2", "PENDING", "resources")
+    assert looked_for(tmp_path, "RUNNING", asked="old") == Found("7_2", "RUNNING")
 
 
 @pytest.mark.parametrize("state", [None, "COMPLETED", "FAILED", "CANCELLED"])
 def test_what_ended_without_a_result_is_submitted_anew(tmp_path: Path, state: str | None) -> None:
-    assert looked_for(tmp_path, state) == Found()
+    assert looked_for(tmp_path, state) is None
 
 
 def test_what_ended_well_since_snakemake_began_is_not_done_twice(tmp_path: Path) -> None:
     result = tmp_path / "7_2_0_result.pkl"
     result.write_bytes(pickle.dumps(("success", "done")))
-    assert looked_for(tmp_path, "COMPLETED").same
-    assert looked_for(tmp_path, None).same
-    assert looked_for(tmp_path, "COMPLETED", work="old") == Found()
+    assert looked_for(tmp_path, "COMPLETED") == looked_for(tmp_path, None) == Found("7_2", "ended")
+    assert looked_for(tmp_path, "COMPLETED", work="old") is None
     result.write_bytes(pickle.dumps(("error", "no")))
-    assert looked_for(tmp_path, "FAILED") == Found()
+    assert looked_for(tmp_path, "FAILED") is None
 
 
 def test_what_had_ended_before_is_no_answer(tmp_path: Path) -> None:
@@ -183,4 +174,4 @@ def test_what_had_ended_before_is_no_answer(tmp_path: Path) -> None:
     result = tmp_path / "7_2_0_result.pkl"
     result.write_bytes(pickle.dumps(("success", "done")))
     os.utime(result, (time.time() - 3600,) * 2)
-    assert looked_for(tmp_path, "COMPLETED") == Found()
+    assert looked_for(tmp_path, "COMPLETED") is None

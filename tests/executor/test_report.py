@@ -9,7 +9,7 @@ from pathlib import Path
 
 from plugin_doubles import FakeCluster, submitted
 
-from snakemake_executor_plugin_submitit.report import Report, error_message, remove_old, tidy
+from snakemake_executor_plugin_submitit.report import Report, duration, error_message, remove_old, tidy
 from snakemake_executor_plugin_submitit.verdict import Ended
 
 
@@ -72,3 +72,7 @@ def test_of_jobs_that_succeeded_nothing_is_left_and_of_others_not_for_ever(tmp_p
     assert left == {"9_0_log.out", "9_0_result.pkl", "9_restarts.json", "token_0.pkl"}  # which may wait
     tidy(submitted(folder, "9"), keep_log=True)
     assert (folder / "9_0_log.out").exists()
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (3, 100, 600, 7260)] == ["3 s", "100 s", "10 min", "2 h 1 min"]

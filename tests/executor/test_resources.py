@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_plugin_submitit.resources import Partitions, Request, ResourceError, minutes, request
+from snakemake_executor_plugin_submitit.resources import (
+    Request,
+    ResourceError,
+    best_partition,
+    minutes,
+    read_partitions,
+    request,
+)
 
 
 def asked(threads: int = 1, **resources: Any) -> Request:
@@ -15,11 +22,7 @@ def asked(threads: int = 1, **resources: Any) -> Request:
 
 
 def of(parameter: str, threads: int = 1, **resources: Any) -> Any:
-    return asked(threads, **resources).parameters.get(parameter)
-
-
-def also(option: str, **resources: Any) -> Any:
-    return asked(**resources).parameters["additional_parameters"].get(option)
+    return asked(threads, **resources).options.get(parameter)
 
 
 @pytest.mark.parametrize(
@@ -42,24 +45,12 @@ def also(option: str, **resources: Any) -> Any:
         ("gpu", 2, "gpus_per_node", "2"),
         ("gpu", 0, "gpus_per_node", None),
         ("gres", "gpu:a100:4", "gres", "gpu:a100:4"),
+        ("tasks", 3, "ntasks", 3),
+        ("slurm_reservation", "course", "reservation", "course"),
     ],
 )
 def test_resource(resource: str, value: Any, parameter: str, expected: Any) -> None:
     assert of(parameter, **{resource: value}) == expected
-
-
-@pytest.mark.parametrize(
-    ("option", "resources", "expected"),
-    [
-        ("ntasks", {"tasks": 3}, 3),
-        ("ntasks-per-gpu", {"gpu": 2, "tasks_per_gpu": 1}, 1),
-        ("cpus-per-gpu", {"gpu": 2, "cpus_per_gpu": 6}, 6),
-        ("reservation", {"slurm_reservation": "course"}, "course"),
-        ("gpus", {"gpu": 3, "nodes": 2}, "3"),
-    ],
-)
-def test_resource_that_submitit_has_no_name_for(option: str, resources: Any, expected: Any) -> None:
-    assert also(option, **resources) == expected
 
 
 @pytest.mark.parametrize("resource", ["slurm_partition", "slurm_account", "constraint", "gpu_model"])
@@ -81,14 +72,17 @@ def test_threads_are_processors_unless_the_rule_says_otherwise() -> None:
 
 def test_memory_per_processor_comes_before_memory() -> None:
     both = asked(mem_mb=4000, mem_mb_per_cpu=500)
-    assert both.parameters["mem_per_cpu"] == "500M"
-    assert "mem" not in both.parameters
-    assert both.memory == "mem_mb_per_cpu=500"
+    assert both.options["mem_per_cpu"] == "500M"
+    assert "mem" not in both.options
+    assert both.mem_mb == 500
 
 
 def test_gpus_of_a_model_are_spread_over_the_nodes() -> None:
     assert of("gpus_per_node", gpu=8, gpu_model="a100") == "a100:8"
     assert of("gpus_per_node", gpu=8, gpu_model="a100", nodes=2) == "a100:4"
+    assert of("gpus", gpu=3, nodes=2) == "3"
+    assert of("ntasks_per_gpu", gpu=2, tasks_per_gpu=1) == 1
+    assert of("cpus_per_gpu", gpu=2, cpus_per_gpu=6) == 6
 
 
 def test_one_task_a_node_unless_asked_for() -> None:
@@ -97,7 +91,7 @@ def test_one_task_a_node_unless_asked_for() -> None:
 
 
 def test_extra_options_go_to_sbatch_as_they_are() -> None:
-    options = asked(slurm_extra="--exclude=node[3-4] --mail-user 'a b' -x node1").options
+    options = asked(slurm_extra="--exclude=node[3-4] --mail-user 'a b' -x node1").extra
     assert options == ("--exclude=node[3-4]", "--mail-user", "a b", "-x", "node1")
 
 
@@ -105,8 +99,8 @@ def test_extra_options_go_to_sbatch_as_they_are() -> None:
     ("resources", "said"),
     [
         ({"slurm_extra": "--array=1-3"}, "--array"),
-        ({"slurm_extra": "-o log"}, "--output"),
-        ({"slurm_extra": "-olog"}, "--output"),
+        ({"slurm_extra": "-o log"}, "-o,"),
+        ({"slurm_extra": "-olog"}, "-o,"),
         ({"slurm_extra": "--signal USR1"}, "--signal"),
         ({"slurm_extra": "--exclude='node"}, "slurm_extra"),
         ({"clusters": "a,b"}, "one cluster"),
@@ -173,15 +167,15 @@ partitions:
 )
 def test_a_partition_from_a_file_of_limits(tmp_path: Path, resources: Any, expected: str | None) -> None:
     (tmp_path / "partitions.yaml").write_text(PARTITIONS)
-    partitions = Partitions(tmp_path / "partitions.yaml")
+    partitions = read_partitions(tmp_path / "partitions.yaml")
     if expected is None:
         with pytest.raises(ResourceError, match="no partition of short, long, gpu, north has room"):
-            partitions.best(resources, 1)
+            best_partition(partitions, resources, 1)
     else:
-        assert partitions.best(resources, 1) == expected
+        assert best_partition(partitions, resources, 1) == expected
 
 
 def test_a_file_of_limits_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "partitions.yaml").write_text("- short")
     with pytest.raises(ResourceError, match=r"partitions.yaml does not describe partitions"):
-        Partitions(tmp_path / "partitions.yaml")
+        read_partitions(tmp_path / "partitions.yaml")

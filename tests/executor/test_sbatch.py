@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from plugin_doubles import prepared
 
-from snakemake_executor_plugin_submitit.jobs import Batch, SubmissionError
-from snakemake_executor_plugin_submitit.sbatch import Sbatch, comment, common, refusal, unwanted
+from snakemake_executor_plugin_submitit.clusters import SubmissionError
+from snakemake_executor_plugin_submitit.jobs import Batch
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
+from snakemake_executor_plugin_submitit.slurm import Slurm, comment, common, refusal, unwanted
 
 SBATCH = """#!/bin/bash
 env > {0}/env; echo "$@" > {0}/arguments; cp "${{@: -1}}" {0}/script
@@ -24,7 +25,7 @@ POLICY = (
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("srun", "sbatch"):
+    for name in ("srun", "sbatch", "sacctmgr"):
         (folder / name).write_text(SBATCH.format(tmp_path))
         (folder / name).chmod(0o755)
     with (folder / "sbatch").open("a") as file:
@@ -33,18 +34,19 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def send(folder: Path, jobs: int, accounts: tuple[str, ...] = (), **resources: object) -> str:
+def send(folder: Path, jobs: int, accounts: str = "", **resources: object) -> str:
     """Submit so many jobs and return the batch file."""
     names = ("stop_seconds", "no_requeue", "name_prefix", "exclude_failed_nodes", "no_account")
     settings = {name: resources.pop(name) for name in names if name in resources}
-    sbatch = Sbatch(ExecutorSettings(**settings), lambda: list(accounts))  # type: ignore[arg-type]
+    cluster = Slurm(ExecutorSettings(**settings))  # type: ignore[arg-type]
+    (folder / "bin" / "sacctmgr").write_text(f"#!/bin/bash\nprintf '{accounts}'\n")
     excluded = resources.pop("exclude", None)
     several = [prepared(folder / "train", name, **resources) for name in "abcdefghij"[:jobs]]
     if jobs > 10:
         several = [prepared(folder / "train", str(number), **resources) for number in range(jobs)]
     if excluded:
-        several = [one.but(exclude=excluded) for one in several]
-    assert sbatch.send(Batch(several, token="token"), "run").startswith("12")
+        several = [one.asking(exclude=excluded) for one in several]
+    assert cluster.send(Batch(several, token="token"), "run").startswith("12")
     return (folder / "script").read_text()
 
 
@@ -120,13 +122,13 @@ ACCOUNT = "sbatch: error: Batch job submission failed: Invalid account or accoun
 
 def test_an_account_is_guessed_where_slurm_asks_for_one(tools: Path) -> None:
     refusing(tools, ACCOUNT, unless="--account=lab")
-    assert "--account=lab" in send(tools, 1, accounts=("lab",))
+    assert "--account=lab" in send(tools, 1, accounts="lab")
     with pytest.raises(SubmissionError, match="name one of chair, lab by slurm_account"):
-        send(tools, 1, accounts=("chair", "lab"))
+        send(tools, 1, accounts="lab\\nchair")
     with pytest.raises(SubmissionError, match="Invalid account"):
-        send(tools, 1, accounts=("lab",), no_account=True)
+        send(tools, 1, accounts="lab", no_account=True)
     with pytest.raises(SubmissionError, match="Invalid account"):
-        send(tools, 1, accounts=("lab",), slurm_account="wrong")
+        send(tools, 1, accounts="lab", slurm_account="wrong")
 
 
 def test_nodes_are_left_out_as_long_as_others_are_there(tools: Path) -> None:
@@ -138,72 +140,48 @@ def test_nodes_are_left_out_as_long_as_others_are_there(tools: Path) -> None:
     assert "--exclude" not in send(tools, 1, exclude="node1,node2")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "sbatch: error: Batch job submission failed: Invalid partition name specified",
-        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
-        "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-        "sbatch: error: Batch job submission failed: Invalid qos specification",
-        "sbatch: error: Batch job submission failed: Invalid generic resource (gres) specification",
-        "sbatch: error: Memory specification can not be satisfied",
-        "sbatch: unrecognized option '--exclud=node1'",
-        "sbatch: error: Batch job submission failed: Invalid node name specified",
-        "sbatch: error: Batch job submission failed: Requested reservation is invalid",
-        "sbatch: error: Batch job submission failed: Invalid feature specification",
-        "sbatch: error: Batch job submission failed: Node count specification invalid",
-        "sbatch: error: Batch job submission failed: Invalid license specification",
-        "sbatch: error: No cluster 'north' known by database.",
-        f"sbatch: error: QOSMaxGRESPerJob {POLICY}",
-        f"sbatch: error: QOSMaxWallDurationPerJobLimit {POLICY}",
-    ],
-)
-def test_what_will_never_be_taken(words: str) -> None:
-    assert refusal(words).never
+FAILED = "sbatch: error: Batch job submission failed:"
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("kind", "words"),
     [
-        f"sbatch: error: AssocMaxSubmitJobLimit {POLICY}",
-        f"sbatch: error: QOSMaxSubmitJobPerUserLimit {POLICY}",
-        POLICY,
-        "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+        ("never", f"{FAILED} Invalid partition name specified"),
+        ("never", f"{FAILED} Invalid account or account/partition combination specified"),
+        ("never", f"{FAILED} Requested node configuration is not available"),
+        ("never", f"{FAILED} Invalid qos specification"),
+        ("never", f"{FAILED} Invalid generic resource (gres) specification"),
+        ("never", "sbatch: error: Memory specification can not be satisfied"),
+        ("never", "sbatch: unrecognized option '--exclud=node1'"),
+        ("never", f"{FAILED} Invalid node name specified"),
+        ("never", f"{FAILED} Requested reservation is invalid"),
+        ("never", f"{FAILED} Invalid feature specification"),
+        ("never", f"{FAILED} Node count specification invalid"),
+        ("never", f"{FAILED} Invalid license specification"),
+        ("never", "sbatch: error: No cluster 'north' known by database."),
+        ("never", f"sbatch: error: QOSMaxGRESPerJob {POLICY}"),
+        ("never", f"sbatch: error: QOSMaxWallDurationPerJobLimit {POLICY}"),
+        ("limit", f"sbatch: error: AssocMaxSubmitJobLimit {POLICY}"),
+        ("limit", f"sbatch: error: QOSMaxSubmitJobPerUserLimit {POLICY}"),
+        ("limit", POLICY),
+        ("limit", "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"),
+        ("smaller", f"{FAILED} Invalid job array specification"),
+        ("", f"{FAILED} Unable to contact slurm controller (connect failure)"),
+        ("", f"{FAILED} Socket timed out on send/recv operation"),
     ],
 )
-def test_what_waits_until_others_have_ended(words: str) -> None:
-    assert refusal(words).limit
-    assert not refusal(words).never
+def test_what_a_refusal_means(kind: str, words: str) -> None:
+    """It will never pass, waits until others have ended, may pass in part, or is tried again."""
+    error = refusal(words)
+    assert [name for name in ("never", "limit", "smaller") if getattr(error, name)] == [kind][: bool(kind)]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
-        "sbatch: error: Batch job submission failed: Invalid job array specification",
-    ],
-)
-def test_what_is_tried_again(words: str) -> None:
-    assert not refusal(words).never
-    assert not refusal(words).limit
-    assert refusal(words).smaller == ("array" in words)
-
-
-def test_what_a_rule_asks_for_comes_before_the_environment() -> None:
-    environment = {"SBATCH_PARTITION": "short", "SBATCH_ACCOUNT": "lab", "PATH": "/bin"}
-    assert unwanted(environment, ["partition", "time"]) == ["SBATCH_PARTITION"]
-    assert unwanted(environment, []) == []  # defaults for rules that say nothing
-
-
-def test_what_the_plugin_sets_is_not_for_the_environment_to_say() -> None:
-    assert unwanted({"SBATCH_ARRAY_INX": "1-9", "SBATCH_NO_REQUEUE": "1"}, []) == [
-        "SBATCH_ARRAY_INX",
-        "SBATCH_NO_REQUEUE",
-    ]
-
-
-def test_of_an_enclosing_job_only_the_way_to_slurm_is_kept() -> None:
+def test_variables_that_sbatch_shall_not_see() -> None:
+    defaults = {"SBATCH_PARTITION": "short", "SBATCH_ACCOUNT": "lab", "PATH": "/bin"}
+    assert unwanted(defaults, {"partition": "long", "time": 5}) == ["SBATCH_PARTITION"]
+    assert unwanted(defaults, {}) == []  # of use to rules that say nothing
+    own = {"SBATCH_ARRAY_INX": "1-9", "SBATCH_NO_REQUEUE": "1"}  # the plugin's to say
+    assert unwanted(own, {}) == list(own)
     inside = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_CONF": "/etc/slurm.conf"}
-    assert unwanted(inside, []) == ["SLURM_JOB_ID", "SLURM_NTASKS"]
-    assert unwanted({"SLURM_TIME_FORMAT": "%s"}, []) == []  # outside a job somebody meant it
+    assert unwanted(inside, {}) == ["SLURM_JOB_ID", "SLURM_NTASKS"]  # those of another job
+    assert unwanted({"SLURM_TIME_FORMAT": "%s"}, {}) == []  # outside a job somebody meant it

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_plugin_submitit.jobs import State
+from snakemake_executor_plugin_submitit.clusters import LONGEST, SOONEST, Cluster, State
 from snakemake_executor_plugin_submitit.resources import request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.slurm import Slurm, parse_squeue
@@ -153,3 +153,20 @@ def test_the_place_in_the_queue(tools: Path) -> None:
     cluster = slurm(tools)
     tool(tools, "squeue", "printf '9|gpu\n12_0|gpu\n12_1|gpu\n7|cpu\n'")
     assert cluster.place_in_queue("12_1") == "place 3 of 3 in gpu"
+
+
+@pytest.mark.parametrize(
+    ("quiet", "answer_took", "expected"),
+    [
+        (0, 0, SOONEST),
+        (5, 0, SOONEST),
+        (100, 0, 10),
+        (10_000, 0, 30),
+        (0, 2, 20),  # a busy controller
+        (10_000, 60, LONGEST),
+    ],
+)
+def test_pause(quiet: float, answer_took: float, expected: float) -> None:
+    cluster = Cluster(ExecutorSettings())
+    cluster.seconds = answer_took
+    assert cluster.pause(quiet, 30) == expected

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from plugin_doubles import FakeCluster, Recorder, prepared
 
-from snakemake_executor_plugin_submitit.jobs import Batch, State, group
-from snakemake_executor_plugin_submitit.registry import Registry
-from snakemake_executor_plugin_submitit.sbatch import refusal
-from snakemake_executor_plugin_submitit.submit import Submitter
+from snakemake_executor_plugin_submitit.clusters import State
+from snakemake_executor_plugin_submitit.jobs import Batch, group
+from snakemake_executor_plugin_submitit.slurm import refusal
+from snakemake_executor_plugin_submitit.submissions import Registry, Submitter
 
 
 class Desk:
@@ -22,7 +22,7 @@ class Desk:
         self.folder, self.cluster, self.log = folder, cluster, Recorder()
         self.taken: list[tuple[int, str]] = []
         self.refused: list[str] = []
-        self.registry = Registry(folder / "submissions", "flow")
+        self.registry = Registry(folder / "submissions", "flow", self.log)
         self.submitter = Submitter(
             cluster,
             self.registry,
@@ -181,7 +181,7 @@ def test_batches_hold_jobs_that_ask_for_the_same(tmp_path: Path) -> None:
     small = [prepared(tmp_path, f"small{number}") for number in range(5)]
     large = [prepared(tmp_path, f"large{number}", mem_mb=9000) for number in range(2)]
     batches = group([small[0], large[0], *small[1:], large[1]], 3)
-    assert [[one.fingerprint.key for one in batch.jobs] for batch in batches] == [
+    assert [[one.key for one in batch.jobs] for batch in batches] == [
         ["small0", "small1", "small2"],
         ["small3", "small4"],
         ["large0", "large1"],

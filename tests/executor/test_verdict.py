@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from plugin_doubles import FakeCluster, Recorder, submitted
 
-from snakemake_executor_plugin_submitit.jobs import State, Submitted
+from snakemake_executor_plugin_submitit.clusters import State
+from snakemake_executor_plugin_submitit.jobs import Job
 from snakemake_executor_plugin_submitit.progress import Restarts
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.verdict import LAG, PATIENCE, Ended, News, verdict
@@ -75,7 +76,7 @@ def test_a_job_that_nobody_knows_any_more(case: Case) -> None:
 
 
 def test_without_a_queue_only_success_is_certain(case: Case) -> None:
-    def blind(one: Submitted) -> Ended | None:
+    def blind(one: Job) -> Ended | None:
         return verdict(one, None, case.cluster, case.settings, case.log)
 
     case.result("error", "CommandFailed: no")
@@ -136,7 +137,7 @@ def test_nothing_is_started_again_where_the_user_forbids_it(case: Case) -> None:
 
 def test_a_job_whose_own_request_did_not_get_through(case: Case) -> None:
     """The controller was away when the job, near its limit, asked to be started again."""
-    Restarts(case.folder / "7_restarts.json", starts=1, requeued="the time limit is near").write()
+    Restarts(starts=1, requeued="the time limit is near").write(case.folder / "7_restarts.json")
     assert case.look("TIMEOUT") is None
     assert case.cluster.restarted == ["7"]
 

@@ -68,6 +68,10 @@ def test_killed_and_jobs_ended(toy: Callable[..., Toy], cluster: SlurmCluster) -
         assert len(flow.check(name)) == 1
     flow.check_nothing_is_left()
 
+    flow.runs["a"] = {"options": "--steps 300"}
+    flow.write_runs()
+    assert "Params have changed" in flow.run("--dry-run").rsplit("Building DAG", 1)[-1]
+
 
 @pytest.mark.thorough
 def test_killed_and_a_job_failed(toy: Callable[..., Toy], cluster: SlurmCluster) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -83,3 +85,34 @@ def test_the_report_of_what_was_used(limited_toy: Callable[..., Toy], limited: S
         assert row["asked_mem_mb"] == "600"
         assert row["state"] == "COMPLETED"
     flow.check("a")
+
+
+def test_partitions_from_a_file_of_limits(limited_toy: Callable[..., Toy]) -> None:
+    where = "echo $SLURM_JOB_PARTITION > results/{}.json"
+    flow = limited_toy(
+        brief={"command": where.format("brief"), "runtime": 4},
+        long={"command": where.format("long"), "runtime": 60},
+        named={"command": where.format("named"), "runtime": 4, "slurm_partition": "urgent"},
+    )
+    limits = flow.folder / "limits.yaml"
+    limits.write_text('partitions: {short: {max_runtime: "00:05:00"}, gpu: {max_runtime: 1-00:00:00}}')
+    flow.run("--submitit-partition-config", str(limits))
+    chosen = {name: (flow.folder / "results" / f"{name}.json").read_text().strip() for name in flow.runs}
+    assert chosen == {"brief": "short", "long": "gpu", "named": "urgent"}
+
+
+def test_the_account_where_slurm_asks_for_one(limited_toy: Callable[..., Toy]) -> None:
+    """As on clusters without default accounts: sbatch wants one, and this user has just one."""
+    command = "scontrol show job $SLURM_JOB_ID > results/{}.json"
+    flow = limited_toy(**{name: {"command": command.format(name)} for name in "ab"})
+    folder = flow.folder / "bin"
+    folder.mkdir()
+    words = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination"
+    asks = f'grep -q -- --account "${{@: -1}}" || {{ echo "{words}" >&2; echo x >> {folder}/asked; exit 1; }}'
+    (folder / "sbatch").write_text(f'#!/bin/bash\n{asks}\nexec {shutil.which("sbatch")} "$@"\n')
+    (folder / "sbatch").chmod(0o755)
+    flow.environment["PATH"] = f"{folder}{os.pathsep}{flow.environment['PATH']}"
+    flow.run("--submitit-array-size", "1")
+    for name in "ab":
+        assert "Account=lab" in (flow.folder / "results" / f"{name}.json").read_text()
+    assert (folder / "asked").read_text() == "x\n"  # only once

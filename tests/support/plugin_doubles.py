@@ -7,9 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from snakemake_executor_plugin_submitit.jobs import Batch, Cluster, Fingerprint, Prepared, State, Submitted
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from snakemake_executor_plugin_submitit.clusters import Cluster, State
+from snakemake_executor_plugin_submitit.jobs import Batch, Job
 from snakemake_executor_plugin_submitit.node import Command
 from snakemake_executor_plugin_submitit.resources import request
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
 
 class Recorder:
@@ -31,6 +35,7 @@ class FakeCluster(Cluster):
     arrays = 100
 
     def __init__(self, send: Callable[[Batch], str] | None = None) -> None:
+        super().__init__(ExecutorSettings())
         self.queue: dict[str, State] | None = {}
         self.sent: list[int] = []  # sizes of what was sent
         self.restarted: list[str] = []
@@ -53,13 +58,16 @@ class FakeCluster(Cluster):
         self.cancelled += job_ids
 
 
-def prepared(folder: Path, name: str = "a", **resources: Any) -> Prepared:
+def prepared(folder: Path, name: str = "a", **resources: Any) -> Job:
     """Make a job of rule `train` that asks for `resources`."""
     asked = request({"mem_mb": 4000, "runtime": 60, **resources}, 1)
-    job, fingerprint = SimpleNamespace(name=name), Fingerprint(name, "work", "request")
-    return Prepared(job, "train", f"train {name}", fingerprint, asked, folder, Command("true", "train"))
+    info = SubmittedJobInfo(SimpleNamespace(name=name))  # type: ignore[arg-type]
+    command = Command("true", "train")
+    return Job(info, "train", f"train {name}", name, "work", "asked", asked, folder, command)
 
 
-def submitted(folder: Path, job_id: str = "7", **resources: Any) -> Submitted:
+def submitted(folder: Path, job_id: str = "7", **resources: Any) -> Job:
     """Make a job that the cluster has."""
-    return Submitted(prepared(folder, **resources), job_id, SimpleNamespace())  # type: ignore[arg-type]
+    job = prepared(folder, **resources)
+    job.info.external_jobid = job_id
+    return job

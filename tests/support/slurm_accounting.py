@@ -81,4 +81,7 @@ def start_accounting(
     wait_for("slurmdbd", lambda: manage("show", "cluster"))
     for added in (["cluster", "test"], ["account", "lab"], ["user", user, "Account=lab"]):
         assert manage("add", *added)
+    if user == "root":  # who, unlike others, has a second account from the beginning
+        assert manage("modify", "user", user, "set", "DefaultAccount=lab")
+        assert manage("remove", "user", f"name={user}", "account=root")
     return lines

@@ -1,23 +1,18 @@
 """Snakemake executor plugin: jobs go to SLURM (or this machine) through submitit.
 
-Snakemake looks for `Executor`, `ExecutorSettings` and `common_settings` here. They are imported when asked
-for: on a compute node only `node` and `command` are needed, and the others would cost every job time.
+Snakemake looks for three names here. Their modules are imported when asked for: on a compute node only `node`
+is needed, and the others would cost every job time.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-__all__ = ["Executor", "ExecutorSettings", "common_settings"]
+_PLACES = {"Executor": "executor", "ExecutorSettings": "settings", "common_settings": "settings"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Executor":
-        from snakemake_executor_plugin_submitit.executor import Executor
-
-        return Executor
-    if name in ("ExecutorSettings", "common_settings"):
-        from snakemake_executor_plugin_submitit import settings
-
-        return getattr(settings, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

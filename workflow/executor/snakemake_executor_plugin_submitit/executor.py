@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,24 +20,16 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from snakemake_executor_plugin_submitit import private
-from snakemake_executor_plugin_submitit.jobs import (
-    Batch,
-    Prepared,
-    State,
-    Submitted,
-    array_of,
-    group,
-    pause,
-    task,
-)
-from snakemake_executor_plugin_submitit.local import choose
-from snakemake_executor_plugin_submitit.prepare import Preparation, processors, wait_for_inputs
-from snakemake_executor_plugin_submitit.registry import Found, Registry, find, unwanted
+from snakemake_executor_plugin_submitit.clusters import Cluster, Debug, Local, State, array_of, task
+from snakemake_executor_plugin_submitit.jobs import Batch, Job, Preparation, group, wait_for_inputs
 from snakemake_executor_plugin_submitit.report import Report, duration, error_message, remove_old, tidy
 from snakemake_executor_plugin_submitit.resources import ResourceError
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.submit import LONGEST_WAIT, Submitter
-from snakemake_executor_plugin_submitit.verdict import Ended, News, line, verdict
+from snakemake_executor_plugin_submitit.slurm import Slurm
+from snakemake_executor_plugin_submitit.submissions import LONGEST_WAIT, Registry, Submitter, find
+from snakemake_executor_plugin_submitit.verdict import Ended, News, verdict
+
+CLUSTERS: dict[str, type[Cluster]] = {"slurm": Slurm, "local": Local, "debug": Debug}
 
 
 class Executor(RemoteExecutor):
@@ -51,35 +44,36 @@ class Executor(RemoteExecutor):
         super().__init__(workflow, logger)
 
     def __post_init__(self) -> None:
-        """Open the list of submitted jobs and choose the cluster."""
         if self.workflow.remote_execution_settings.immediate_submit:
             raise WorkflowError("--immediate-submit leaves nobody who follows the jobs; this plugin does.")
         self.settings: ExecutorSettings = self.workflow.executor_settings
         self.folder = Path(self.settings.folder).absolute()
-        self.cluster = choose(self.settings, lambda: not self.wait)
+        if self.settings.cluster == "slurm" and shutil.which("sbatch") is None:
+            raise WorkflowError(
+                "There is no SLURM here (no sbatch in PATH). Run where jobs are submitted, or with "
+                "--submitit-cluster local."
+            )
+        self.cluster = CLUSTERS[self.settings.cluster](self.settings)
         name = private.digest([private.targets_of(self.workflow)])
-        self.registry = Registry(self.folder / "submissions", name, self.logger.warning)
+        self.registry = Registry(self.folder / "submissions", name, self.logger)
         self.run = uuid4().hex[:12]  # the name of this Snakemake, in the comment of its jobs
-        self.preparation = Preparation(self.folder, self.cluster, self.settings, self.logger)
+        self.preparation = Preparation(self.folder, self.cluster.longest, self.settings, self.logger)
         self.submitter = Submitter(
-            self.cluster,
-            self.registry,
-            self.run,
-            self.settings.submit_retries,
-            self.logger,
+            *(self.cluster, self.registry, self.run, self.settings.submit_retries, self.logger),
             submitted=self._submitted,
-            refused=lambda one, why: self._report_error(SubmittedJobInfo(one.job), f"{one.label}: {why}"),
+            refused=lambda job, why: self._report_error(job.info, f"{job.label}: {why}"),
         )
         self.started = time.time()
-        self.live: dict[str, Submitted] = {}
+        self.live: dict[str, Job] = {}
         self.arrays: set[str] = set()  # ids of arrays of which every task is ours
         self.news = News(self.cluster, self.logger)
         self.report = Report()
         self.changed = time.monotonic()  # when a job last came or went
+        self.accounted = 0.0  # when the accounting was last asked
         self.outage = ""
         # Here, where nobody changes the jobs of the workflow yet.
         self.done, self.total = 0, private.jobs_elsewhere(self.workflow)
-        self.wanted = private.wanted_keys(self.workflow) if self.registry.of_this_workflow() else None
+        self.wanted = private.wanted_keys(self.workflow)
         self.ready.set()
 
     def printjob(self, job: Any) -> None:
@@ -88,31 +82,24 @@ class Executor(RemoteExecutor):
             super().printjob(job)
 
     def run_job(self, job: Any) -> None:
-        """Submit one job."""
         self.run_jobs([job])
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Submit jobs that are ready, equal ones together."""
-        ready: list[Prepared] = []
-        queue = cache(self._patient_look)  # once a round, and only if a job was submitted before
-        for job in jobs:
-            self.run_job_pre(job)
+        ready: list[Job] = []
+        look = cache(self._patient_look)  # once a round, and only if a job was submitted before
+        for one in jobs:
             try:
-                prepared = self.preparation(job, self.format_job_exec(job))
-                entry = self.registry.find(prepared.fingerprint.key)
-                if entry is None:
-                    ready.append(prepared)
-                elif (view := queue()) is not None:
-                    self._take(prepared, find(prepared, entry, view, self.started), ready)
-                else:
-                    raise ResourceError("nobody says whether what was submitted before still runs")
+                self.run_job_pre(one)
+                job = self._attached(self.preparation(one, self.format_job_exec(one)), look)
+                if job is not None:
+                    ready.append(job)
             except Exception as error:
                 kind = "" if isinstance(error, ResourceError) else f"{type(error).__name__}: "
-                self._report_error(
-                    SubmittedJobInfo(job), f"{private.label(job)} could not be submitted: {kind}{error}"
-                )
+                words = f"{private.label(one)} could not be submitted: {kind}{error}"
+                self._report_error(SubmittedJobInfo(one), words)
         if ready:
-            ready.sort(key=lambda one: (-one.job.priority, one.label))
+            ready.sort(key=lambda job: (-job.info.job.priority, job.label))
             self.submitter.submit(group(ready, self.cluster.arrays))
 
     def _patient_look(self) -> Mapping[str, State] | None:
@@ -126,86 +113,92 @@ class Executor(RemoteExecutor):
             time.sleep(min(LONGEST_WAIT, 2.0 ** (number + 1)))
         return None
 
-    def _take(self, prepared: Prepared, found: Found, ready: list[Prepared]) -> None:
-        """Follow what an earlier Snakemake submitted, or put the job among those to submit."""
+    def _attached(self, job: Job, look: Callable[[], Mapping[str, State] | None]) -> Job | None:
+        """Follow what an earlier Snakemake submitted; else return what to submit."""
+        entry = self.registry.find(job.key)
+        if entry is None:
+            return job
+        view = look()
+        if view is None:
+            raise ResourceError("nobody says whether what was submitted before still runs")
+        found = find(job, entry, view, self.started)
+        if found is None:
+            return job
         title = f"{self.cluster.title} job {found.job_id} ({found.state})"
-        if found.job_id and found.same:
-            self.logger.info(f"Attached to {title}: {prepared.label}")
-            self._follow(prepared, found.job_id)
-            return
-        if found.job_id:
-            self.logger.info(f"Cancelled {title}: {prepared.label} with other {found.difference} than now")
+        if found.difference:
+            self.logger.info(f"Cancelled {title}: {job.label} with other {found.difference} than now")
             self.cluster.cancel([found.job_id])
-            if self.cluster.dependencies:
-                prepared = prepared.but(dependency=f"afterany:{found.job_id.split('@')[0]}")
-        ready.append(prepared)
+            return job.asking(dependency=f"afterany:{found.job_id.partition('@')[0]}")
+        self.logger.info(f"Attached to {title}: {job.label}")
+        self._follow(job, found.job_id)
+        return None
 
     def get_job_args(self, job: Any, **_: Any) -> str:
-        """Return Snakemake's arguments on the node."""
-        arguments = RealExecutor.get_job_args(self, job, cores=processors(job))
-        return f"{arguments} {wait_for_inputs(job, self.folder)}"
+        """Return Snakemake's arguments on the node, where it may use what the job asks for, not all."""
+        cores = max(job.threads, int(job.resources.get("cpus_per_task") or 0), 1)
+        return f"{RealExecutor.get_job_args(self, job, cores=cores)} {wait_for_inputs(job, self.folder)}"
 
     def additional_general_args(self) -> str:
         """Return what makes Snakemake's start on the node shorter: one job needs no optimal schedule."""
         return "--scheduler greedy"
 
     def _submitted(self, batch: Batch, job_id: str) -> None:
-        """Follow the jobs of a batch that the cluster took."""
         array = len(batch.jobs) > 1
         if array:
             self.arrays.add(job_id)
-        for index, one in enumerate(batch.jobs):
+        for index, job in enumerate(batch.jobs):
             id_ = task(job_id, index if array else None)
-            self.logger.info(line(one, f"submitted as {self.cluster.title} job {id_}"))
-            self._follow(one, id_)
+            self.logger.info(job.line(f"submitted as {self.cluster.title} job {id_}"))
+            self._follow(job, id_)
 
-    def _follow(self, prepared: Prepared, job_id: str) -> None:
-        info = SubmittedJobInfo(prepared.job, external_jobid=job_id)
-        self.live[job_id] = Submitted(prepared, job_id, info)
-        self.changed = time.monotonic()
-        self.report_job_submission(info)
+    def _follow(self, job: Job, job_id: str) -> None:
+        job.info.external_jobid = job_id
+        job.since = self.changed = time.monotonic()
+        self.live[job_id] = job
+        self.report_job_submission(job.info)
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Look once for all jobs; yield those that go on."""
         self.ready.wait()
+        first_look = self.started + self.settings.init_seconds_before_status_checks
+        ended: dict[str, Ended] = {}
         try:
-            first_look = self.started + self.settings.init_seconds_before_status_checks
-            ended = self._look() if self.wait and time.time() >= first_look else {}
+            if self.wait and time.time() >= first_look:
+                ended = self._look()
         except Exception as error:
             self.logger.warning(f"{self.cluster.title}: {type(error).__name__}: {error}; asking again")
-            ended = {}
+        self.registry.ended([self.live[job_id].key for job_id in ended])
         for info in active_jobs:
             if info.external_jobid in ended:
-                self._report(self.live[info.external_jobid], ended[info.external_jobid])
+                self._report(self.live.pop(info.external_jobid), ended[info.external_jobid])
             elif info.external_jobid in self.live:
                 yield info
 
     def _look(self) -> dict[str, Ended]:
         """Return how jobs ended, those that did."""
-        if self.wanted is not None:
-            self._cancel_unwanted(*self.wanted)
+        if self.wanted and self.registry.cancel_unwanted(self.cluster, self.live, *self.wanted):
+            self.wanted = None
         self.submitter.send_due()
         mine = list(self.live.values())
         if not mine:
             return {}
         view = self._view(mine)
         ended = {}
-        for one in mine:
+        for job in mine:
             try:
-                end = verdict(one, view, self.cluster, self.settings, self.logger)
+                end = verdict(job, view, self.cluster, self.settings, self.logger)
             except Exception as error:
                 end = Ended(False, f"its end could not be understood: {type(error).__name__}: {error}")
             if end is not None:
-                ended[one.job_id] = end
-        for one, why in self.news.look(mine, view) if view is not None else []:
-            self.cluster.cancel([one.job_id])
-            ended[one.job_id] = Ended(False, why, "PENDING")
+                ended[job.job_id] = end
+        for job, why in self.news.look(mine, view) if view is not None else []:
+            self.cluster.cancel([job.job_id])
+            ended[job.job_id] = Ended(False, why, "PENDING")
         return ended
 
-    def _view(self, mine: list[Submitted]) -> Mapping[str, State] | None:
-        view = self.cluster.look([one.job_id for one in mine])
+    def _view(self, mine: list[Job]) -> Mapping[str, State] | None:
+        view = self.cluster.look([job.job_id for job in mine])
         if view is None:
             if not self.outage:
                 self.outage = self.cluster.trouble or "no answer"
@@ -214,41 +207,27 @@ class Executor(RemoteExecutor):
         if self.outage:
             self.outage = ""
             self.logger.info(f"{self.cluster.title} answers again")
-        forgotten = [one.job_id for one in mine if one.job_id not in view and one.ask_accounting()]
-        return {**self.cluster.remembered(forgotten), **view}
+        if time.monotonic() - self.accounted < 10:
+            return view
+        self.accounted = time.monotonic()
+        return {**self.cluster.remembered([job.job_id for job in mine if job.job_id not in view]), **view}
 
-    def _cancel_unwanted(self, jobs: set[str], needed: set[str]) -> None:
-        """End what an earlier start of this workflow submitted and this one has no use for."""
-        entries = [one for one in self.registry.of_this_workflow() if one.job_id({}) not in self.live]
-        view = self.cluster.look([one.job_id({}) for one in entries if one.submission])
-        if view is None:
-            return  # in the next round
-        self.wanted = None
-        cancelled, forgotten = unwanted(entries, view, jobs, needed)
-        for one in cancelled:
-            what = f"{one.label}, {self.cluster.title} job {one.job_id(view)}"
-            self.logger.info(f"Cancelled, as it is not wanted any more: {what}")
-        self.cluster.cancel([one.job_id(view) for one in cancelled])
-        self.registry.ended([one.fingerprint.key for one in (*cancelled, *forgotten)])
-
-    def _report(self, one: Submitted, ended: Ended) -> None:
-        self.live.pop(one.job_id, None)
-        self.registry.ended([one.prepared.fingerprint.key])
+    def _report(self, job: Job, ended: Ended) -> None:
         self.changed = time.monotonic()
         self.submitter.places_free()
-        self.report.add(one, ended)
+        self.report.add(job, ended)
         if ended.success:
-            seconds = ended.used.get("seconds") or time.monotonic() - one.since
-            self.done += len(private.single_jobs(one.info.job))
+            seconds = ended.used.get("seconds") or time.monotonic() - job.since
+            self.done += len(private.single_jobs(job.info.job))
             count = f"{self.done} of {max(self.done, self.total)}"
-            self.logger.info(line(one.prepared, f"done after {duration(seconds)} ({one.job_id}); {count}"))
-            tidy(one, self.settings.keep_successful_logs)
-            self.report_job_success(one.info)
+            self.logger.info(job.line(f"done after {duration(seconds)} ({job.job_id}); {count}"))
+            tidy(job, self.settings.keep_successful_logs)
+            self.report_job_success(job.info)
             return
-        self.preparation.failed(one.prepared, ended.nodes or one.running)
+        self.preparation.failed(job, ended.nodes or job.running)
         state = f" ({ended.state}{f' on {ended.nodes}' if ended.nodes else ''})" if ended.state else ""
-        words = f"{one.prepared.label}, {self.cluster.title} job {one.job_id}{state}: {ended.reason}"
-        self._report_error(one.info, words, one.log)
+        words = f"{job.label}, {self.cluster.title} job {job.job_id}{state}: {ended.reason}"
+        self._report_error(job.info, words, job.log)
 
     def _report_error(self, info: SubmittedJobInfo, words: str, log: Path | None = None) -> None:
         """Say why a job failed, in a few lines; Snakemake's own message has a job's whole command in it."""
@@ -264,8 +243,8 @@ class Executor(RemoteExecutor):
         """Wait until the next look, or until nobody waits for it any more."""
         began = time.monotonic()
         longest = self.workflow.remote_execution_settings.seconds_between_status_checks or 10
-        while self.wait and time.monotonic() - began < pause(
-            time.monotonic() - self.changed, longest, self.cluster.seconds
+        while self.wait and (now := time.monotonic()) - began < self.cluster.pause(
+            now - self.changed, longest
         ):
             await asyncio.sleep(0.1)
 
@@ -284,13 +263,13 @@ class Executor(RemoteExecutor):
         self.wait = False
         self.submitter.stop()
         self._cancel(list(self.live))
-        self.registry.ended([one.prepared.fingerprint.key for one in list(self.live.values())])
+        self.registry.ended([job.key for job in list(self.live.values())])
 
     def cancel(self) -> None:
         """End all jobs, those too that the controller took while their sbatch was being interrupted."""
         super().cancel()
         left = self.cluster.look([]) or {}
-        self._cancel([id_ for id_, state in left.items() if self.run in state.comment and not state.ending])
+        self._cancel([id_ for id_, state in left.items() if self.run in state.comment and not state.ended])
 
     def _cancel(self, job_ids: list[str]) -> None:
         try:

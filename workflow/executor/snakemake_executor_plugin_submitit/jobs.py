@@ -1,217 +1,184 @@
-"""What the parts of the plugin hand to each other: jobs, their states, and a place where they run."""
+"""A job of Snakemake -> what is submitted."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.utils import format_cli_arg
 from submitit.core.utils import JobPaths
 
+from snakemake_executor_plugin_submitit import private
 from snakemake_executor_plugin_submitit.node import Command
-from snakemake_executor_plugin_submitit.resources import Request
+from snakemake_executor_plugin_submitit.resources import (
+    Request,
+    ResourceError,
+    best_partition,
+    read_partitions,
+    request,
+)
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
-if TYPE_CHECKING:
-    from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
-
-SOONEST = 1.0  # seconds between two looks at the queue while jobs come and go
-LONGEST = 120.0  # seconds between two looks at a queue that is slow to answer
-ENDED = frozenset({"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "ENDED", "FAILED", "NODE_FAIL"})
-ENDED |= {"OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
-
-
-class Fingerprint(NamedTuple):
-    """What a job is: `key` says which (rule and outputs), the hashes whether it still is the same."""
-
-    key: str  # of a group, those of its jobs with spaces
-    work: str  # hash of what it does: command, parameters, inputs
-    request: str  # hash of what it asks SLURM for
+MANY_INPUTS = 20  # names of more files than this go through a file
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A job that can be submitted."""
+@dataclass
+class Job:
+    """A job of Snakemake: what is submitted and, from then on, what is known of it."""
 
-    job: Any
+    info: SubmittedJobInfo  # Snakemake's job and, once it is submitted, its id
     rule: str
     label: str  # rule and wildcards
-    fingerprint: Fingerprint
+    key: str  # says which job it is, by rule and outputs; of a group, those of its jobs with spaces
+    work: str  # hash of what it does: command, parameters, inputs
+    asked: str  # hash of the resources that its rule asks for
     request: Request
     folder: Path
     command: Command
+    since: float = 0.0  # time.monotonic() of its submission
+    running: str = ""  # the nodes where it was last seen to run
+    gone_since: float | None = None  # since when it ended, or is unknown, without a result
+    pending: tuple[str, float] = ("", 0.0)  # the reason why it waits, and since when
+    complaint: str = ""  # what its node said in the comment, as far as it was passed on
 
-    def but(self, **parameters: Any) -> Prepared:
-        """Return the same job with parameters of its request changed."""
+    @property
+    def job_id(self) -> str:
+        return self.info.external_jobid or ""
+
+    @property
+    def paths(self) -> JobPaths:
+        return paths(self.folder, self.job_id)
+
+    @property
+    def log(self) -> Path:
+        return Path(self.paths.stdout)
+
+    def asking(self, **parameters: Any) -> Job:
         return replace(self, request=self.request.but(**parameters))
+
+    def line(self, words: str) -> str:
+        return f"{time.strftime('%H:%M:%S')} {self.label}: {words}"
 
 
 @dataclass
 class Batch:
     """Jobs that ask for the same and go in one sbatch."""
 
-    jobs: list[Prepared]
+    jobs: list[Job]
     tries: int = 0
     due: float = 0.0  # time.monotonic() of the next try
     token: str = field(default_factory=lambda: uuid4().hex[:16])
 
-    def halves(self) -> list[Batch]:
-        """Return two smaller batches."""
-        half = (len(self.jobs) + 1) // 2
-        return [Batch(part, self.tries) for part in (self.jobs[:half], self.jobs[half:]) if part]
 
-
-def group(jobs: Iterable[Prepared], size: int) -> list[Batch]:
+def group(jobs: Iterable[Job], size: int) -> list[Batch]:
     """Put jobs that ask for the same into batches of at most `size`, in order."""
-    by_request: dict[tuple[str, str], list[Prepared]] = {}
+    by_request: dict[tuple[Path, str], list[Job]] = {}
     for job in jobs:
-        by_request.setdefault((str(job.folder), job.request.key), []).append(job)
+        by_request.setdefault((job.folder, job.request.key), []).append(job)
     return [
         Batch(same[start : start + size])
         for same in by_request.values()
-        for start in range(0, len(same), max(1, size))
+        for start in range(0, len(same), size)
     ]
 
 
-@dataclass(frozen=True)
-class State:
-    """A job as the cluster describes it."""
+class Preparation:
+    """Makes jobs ready to be submitted."""
 
-    name: str  # RUNNING, PENDING, ...
-    reason: str = ""  # why it waits, or what ended it
-    nodes: str = ""
-    comment: str = ""
-    start: str = ""  # when it began or, as far as is known, will
+    def __init__(
+        self, folder: Path, longest: Callable[[Request], float], settings: ExecutorSettings, logger: Any
+    ) -> None:
+        """Jobs leave their logs below `folder`; `longest` says how many minutes a partition allows."""
+        self._folder, self._longest, self._settings, self._logger = folder, longest, settings, logger
+        path = settings.partition_config or os.environ.get("SNAKEMAKE_SLURM_PARTITIONS")
+        self._partitions = read_partitions(Path(path)) if path else None
+        self._bad_nodes: dict[str, set[str]] = {}  # where a job failed
+        self._shortened: set[str] = set()
 
-    @property
-    def ended(self) -> bool:
-        """Whether the cluster is done with it, unless somebody requeues it."""
-        return self.name in ENDED
+    def __call__(self, job: Any, shell: str) -> Job:
+        """Return what to submit for `job`, which runs by the command `shell`.
 
-    @property
-    def ending(self) -> bool:
-        """Whether it has ended or is about to."""
-        return self.ended or self.name == "COMPLETING"
+        Raises:
+            ResourceError: it asks for what cannot be had.
+        """
+        settings, rule, label = self._settings, str(job.name), private.label(job)
+        parts = private.single_jobs(job)
+        key = " ".join(map(private.key, parts))
+        resources = dict(job.resources.items())
+        wanted = request(resources, job.threads)
+        if self._partitions and "partition" not in wanted.options:
+            wanted = wanted.but(partition=best_partition(self._partitions, resources, job.threads))
+        asked = private.digest([wanted.key])
+        progress = str(resources.get("progress") or "")
+        if "{" in progress:  # it would be looked for in vain
+            raise ResourceError(
+                f"The rule '{rule}' has progress=\"{progress}\", but Snakemake fills wildcards into a "
+                "resource only where it is a function; write it as `lambda wildcards: ...`."
+            )
+        if progress and not settings.no_requeue:
+            wanted = self._within_limit(wanted, rule)
+        nodes = {*settings.exclude_failed_nodes.split(","), *self._bad_nodes.get(key, ())} - {""}
+        if nodes:
+            wanted = wanted.but(exclude=",".join(sorted(nodes)))
+        command = Command(
+            shell.replace(" -m snakemake ", f" -m {private.__name__} ", 1),
+            name=rule,
+            label=settings.name_prefix + label,
+            stop_seconds=wanted.stop_seconds(settings.stop_seconds),
+            stop_variables=tuple(re.findall(r"[^,\s]+", settings.stop_variables)),
+            progress=progress,
+            stalled_restarts=settings.stalled_restarts,
+            requeue=not settings.no_requeue,
+            minutes=wanted.minutes,
+        )
+        folder = self._folder / re.sub(r"[^\w.-]", "_", f"{rule}@{wanted.cluster}".rstrip("@"))
+        work = private.digest(map(private.work, parts))
+        return Job(SubmittedJobInfo(job), rule, label, key, work, asked, wanted, folder, command)
+
+    def failed(self, job: Job, nodes: str) -> None:
+        """Note where a job failed: its retries go elsewhere."""
+        if nodes and "[" not in nodes and "?" not in nodes:  # of several nodes nobody knows which one it was
+            self._bad_nodes.setdefault(job.key, set()).update(nodes.split(","))
+
+    def _within_limit(self, wanted: Request, rule: str) -> Request:
+        """Shorten a job that shows its progress to what its partition allows: it goes on in another start."""
+        if not wanted.minutes or "qos" in wanted.options:
+            return wanted
+        limit = self._longest(wanted)
+        if wanted.minutes <= limit:
+            return wanted
+        if rule not in self._shortened:
+            self._shortened.add(rule)
+            self._logger.info(
+                f"{rule}: its partition allows {limit:.0f} minutes instead of {wanted.minutes}; "
+                "its jobs go on in further starts"
+            )
+        return wanted.but(time=int(limit))
 
 
-@dataclass
-class Submitted:
-    """A job that the cluster has."""
+def wait_for_inputs(job: Any, folder: Path) -> str:
+    """Return Snakemake's argument that names the files a node has to see before it starts.
 
-    prepared: Prepared
-    job_id: str
-    info: SubmittedJobInfo
-    since: float = field(default_factory=time.monotonic)
-    running: str = ""  # the nodes where it was last seen to run
-    gone_since: float | None = None  # since when it ended, or is unknown, without a result
-    ask_after: float = 0.0  # seconds of that after which the accounting is asked (again)
-    pending: tuple[str, float] = ("", 0.0)  # the reason why it waits, and since when
-    complaint: str = ""  # what its node said in the comment, as far as it was passed on
-
-    @property
-    def paths(self) -> JobPaths:
-        """Where submitit keeps its files."""
-        return paths(self.prepared.folder, self.job_id)
-
-    @property
-    def log(self) -> Path:
-        """What it printed."""
-        return Path(self.paths.stdout)
-
-    def ask_accounting(self) -> bool:
-        """Return whether to ask the accounting about this job, which the queue does not show."""
-        gone = 0.0 if self.gone_since is None else time.monotonic() - self.gone_since
-        if gone < self.ask_after:
-            return False
-        self.ask_after = gone + 10
-        return True
+    Unlike the base class's it does not name the submitting process's temporary folder, which may be gone when
+    the job is started again.
+    """
+    files = [str(file) for file in job.get_wait_for_files()]
+    if len(files) > MANY_INPUTS:
+        listed = folder / "inputs" / f"{private.digest(files)}.txt"
+        with suppress(OSError):  # a full disk
+            listed.parent.mkdir(parents=True, exist_ok=True)
+            listed.write_text("\n".join(files) + "\n")
+            return str(format_cli_arg("--wait-for-files-file", str(listed)))
+    return str(format_cli_arg("--wait-for-files", files))
 
 
 def paths(folder: Path, job_id: str) -> JobPaths:
-    """Return where submitit keeps a job's files."""
-    return JobPaths(folder, job_id=job_id.split("@", maxsplit=1)[0], task_id=0)
-
-
-class SubmissionError(Exception):
-    """A cluster did not take a job.
-
-    `never` if it never will, `limit` if a policy holds it back until others have ended, `smaller` if a
-    smaller array may pass.
-    """
-
-    def __init__(self, message: str, never: bool = False, limit: bool = False, smaller: bool = False) -> None:
-        super().__init__(message)
-        self.never, self.limit, self.smaller = never, limit, smaller
-
-
-class Cluster(ABC):
-    """Takes jobs, says how they are and ends them. Ids are `JOB[_TASK][@CLUSTER]`."""
-
-    title: str  # what messages call it
-    arrays = 1  # how many jobs can go at once
-    dependencies = False  # whether a job can wait for the end of another one
-    trouble = ""  # why the last question was not answered
-    seconds = 0.0  # that the last answer took
-    environment: Mapping[str, str | None] = {}  # variables its jobs need; None: unset
-
-    @abstractmethod
-    def send(self, batch: Batch, run: str) -> str:
-        """Submit jobs for the Snakemake named `run` and return the id of the job or array.
-
-        Raises:
-            SubmissionError: it was not taken.
-        """
-
-    @abstractmethod
-    def look(self, job_ids: Iterable[str]) -> Mapping[str, State] | None:
-        """Return the state of jobs, at least of the known ones of `job_ids`; None if it cannot be told."""
-
-    def remembered(self, job_ids: Sequence[str]) -> Mapping[str, State]:  # noqa: ARG002
-        """Return the state of jobs that `look` does not know any more."""
-        return {}
-
-    def restart(self, job_id: str) -> bool:  # noqa: ARG002
-        """Start a job that ended again, under its id; return whether that was possible."""
-        return False
-
-    @abstractmethod
-    def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:
-        """End jobs; of `whole_arrays` every task may be ended."""
-
-    def longest(self, request: Request) -> float:  # noqa: ARG002
-        """Return the minutes that the partition of `request` allows, as far as is known."""
-        return float("inf")
-
-    def place_in_queue(self, job_id: str) -> str:  # noqa: ARG002
-        """Return how many jobs are before a waiting one, in words."""
-        return ""
-
-    def used(self, job_ids: Sequence[str]) -> Mapping[str, Mapping[str, float]]:  # noqa: ARG002
-        """Return what ended jobs used, as far as the cluster keeps accounts."""
-        return {}
-
-
-def task(job_id: str, index: int | None) -> str:
-    """Return the id of an array's task; of no array, the job's own."""
-    if index is None:
-        return job_id
-    number, at, cluster = job_id.partition("@")
-    return f"{number}_{index}{at}{cluster}"
-
-
-def array_of(job_id: str) -> str:
-    """Return the id of the array that a task belongs to."""
-    number, at, cluster = job_id.partition("@")
-    return f"{number.split('_')[0]}{at}{cluster}"
-
-
-def pause(quiet: float, longest: float, answer_took: float) -> float:
-    """Return how many seconds to wait before the next look: longer and longer when nothing happens.
-
-    A queue that is slow to answer is asked at most a tenth of the time. One that does not answer says nothing
-    about that, and its return shall not go unnoticed for minutes.
-    """
-    return max(min(longest, max(SOONEST, quiet / 10)), min(10 * answer_took, LONGEST))
+    return JobPaths(folder, job_id=job_id.partition("@")[0], task_id=0)

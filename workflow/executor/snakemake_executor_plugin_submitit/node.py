@@ -11,26 +11,36 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import psutil
 from submitit.core.job_environment import JobEnvironment
-from submitit.core.utils import DelayedSubmission, cloudpickle_dump
+from submitit.core.utils import DelayedSubmission
 
-from snakemake_executor_plugin_submitit.progress import Restarts, descendants, handles, mark, say, send
+from snakemake_executor_plugin_submitit.progress import (
+    Restarts,
+    ask,
+    descendants,
+    handles,
+    log_end,
+    mark,
+    say,
+    send,
+    write,
+)
 
 STOP_FILE_VARIABLE = "SUBMITIT_STOP_FILE"
+LOCAL_REQUEUE_RETURN_CODE = 144  # submitit.local.local's
 TRY_AGAIN = 75  # EX_TEMPFAIL: a rule's command saved its state and wants to be run again
 MARGIN = 15.0  # seconds between the last moment for stopping and the time limit
 LATE = 1 << 16  # bytes of the log's end that are looked through
@@ -38,9 +48,10 @@ SETTLED = 10.0  # seconds after which SLURM would have marked a job that it is e
 COMPLAINT = " !! "  # what comes after it in a job's comment was added by its node
 
 # What Snakemake, which itself always ends with 1, says about a rule's command.
-_STATUS = re.compile(rb"returned non-zero exit status (\d+)\.")
+_STATUS = re.compile(r"returned non-zero exit status (\d+)\.")
 _SIGNALS = {signal.SIGUSR2, signal.SIGTERM, signal.SIGCHLD}
 _early: list[int] = []  # signals that came before the command was started
+FAILED = "CommandFailed: "  # begins a result that says why a command failed
 
 
 class CommandFailed(Exception):
@@ -61,11 +72,10 @@ class Command:
     label: str = ""  # rule and wildcards, the job's name in SLURM
     stop_seconds: int = 120  # from the signal to the time limit, at least
     stop_variables: tuple[str, ...] = ()
-    progress: str | None = None  # a file or folder that shows how far the command got
+    progress: str = ""  # a file or folder that shows how far the command got
     stalled_restarts: int = 5  # so many in a row are too many; 0: never
     requeue: bool = True
     minutes: int | None = None  # the time limit
-    environment: Mapping[str, str | None] = field(default_factory=dict)  # None: unset
 
     def __call__(self) -> dict[str, float]:
         """Run and return what was used.
@@ -76,20 +86,25 @@ class Command:
         """
         job = JobEnvironment()
         paths = job.paths
-        base = paths.folder / job.job_id
         paths.result_pickle.unlink(missing_ok=True)  # of a start before this one
-        stop_file = Path(f"{base}_stop")
+        stop_file, note = (paths.folder / f"{job.job_id}_{name}" for name in ("stop", "restarts.json"))
         stop_file.unlink(missing_ok=True)
-        restarts = Restarts.read(Path(f"{base}_restarts.json"))
+        restarts = Restarts.read(note)
         restarts.start(mark(self.progress))
-        if not restarts.write():
-            complain(job, f"the disk of {paths.folder} is full, the job runs all the same")
+        try:
+            restarts.write(note)
+        except OSError as error:
+            complain(job, f"the disk of {paths.folder} is full, the job runs all the same ({error})")
         if self.stalled_restarts and restarts.stalled >= self.stalled_restarts:
             raise CommandFailed(self._given_up(restarts))
 
         log = Path(paths.stdout)
         read_from = log.stat().st_size if log.exists() else 0
-        child = subprocess.Popen(["bash", "-c", self.shell], env=self._environment(stop_file))
+        names = (STOP_FILE_VARIABLE, *self.stop_variables)
+        environment = {**os.environ, **dict.fromkeys(names, str(stop_file))}
+        child = subprocess.Popen(["bash", "-c", self.shell], env=environment)
+        if job.cluster == "debug":  # inside Snakemake, whose signals are its own
+            child.wait()
         asked = self._wait(child, stop_file, restarts)
         status = child.poll()
         restarts.account()
@@ -97,34 +112,39 @@ class Command:
         if status == 0:
             return restarts.used
         if asked == signal.SIGTERM:
-            self._be_ended(job, restarts)
-        if asked == signal.SIGUSR2:
+            self._be_ended(job)
+            again = "it was told to end, but not by SLURM"
+        elif asked == signal.SIGUSR2:
+            again = "the time limit is near"
             if status is None:
                 send(descendants(), signal.SIGKILL)
                 child.wait()
                 if mark(self.progress) == restarts.seen:
                     raise CommandFailed(self._too_slow())
-            self._run_again(job, restarts, "the time limit is near")
-        status = _status_of_rule(log, read_from) or status
-        if status == TRY_AGAIN:
-            self._run_again(job, restarts, f"it ended with status {TRY_AGAIN}")
-        raise CommandFailed(f"its command ended with status {status}")
-
-    def _environment(self, stop_file: Path) -> dict[str, str]:
-        names = (STOP_FILE_VARIABLE, *self.stop_variables)
-        merged = {**os.environ, **dict.fromkeys(names, str(stop_file)), **self.environment}
-        return {name: value for name, value in merged.items() if value is not None}
+        else:
+            said = _STATUS.findall(log_end(log, LATE, read_from))
+            status = int(said[-1]) if said else status
+            if status != TRY_AGAIN:
+                raise CommandFailed(f"its command ended with status {status}")
+            again = f"it ended with status {TRY_AGAIN}"
+        if not self.requeue:
+            raise CommandFailed(f"{again}, and --submitit-no-requeue forbids to start it again")
+        restarts.requeued = again
+        with contextlib.suppress(OSError):
+            restarts.write(note)
+        say(f"{again}; {self.name} goes on in this job's next start (start {restarts.starts} ended)")
+        return _run_again(job)
 
     def _wait(
         self, child: subprocess.Popen[bytes], stop_file: Path, restarts: Restarts
     ) -> signal.Signals | None:
-        """Wait until `child` ends or its time is up; return the signal that asked for a stop, if one did."""
-        if _in_thread():
-            child.wait()
-            return None
-        # Signals are waited for instead of handled: a handler that waits for the child would do so inside
-        # this function's own wait for it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        """Wait until `child` ends or its time is up; return the signal that asked for a stop, if one did.
+
+        Signals are waited for instead of handled: a handler that waits for the child would do so inside this
+        function's own wait for it.
+        """
+        if child.poll() is None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         asked: signal.Signals | None = None
         deadline = float("inf")
         while child.poll() is None and time.monotonic() < deadline:
@@ -154,24 +174,9 @@ class Command:
             return left
         return max(left, 60 * self.minutes - (time.time() - psutil.Process().create_time()) - MARGIN)
 
-    def _run_again(self, job: JobEnvironment, restarts: Restarts, why: str) -> None:
-        if not self.requeue:
-            raise CommandFailed(f"{why}, and --submitit-no-requeue forbids to start it again")
-        restarts.requeued = why
-        restarts.write()
-        say(f"{why}; {self.name} goes on in this job's next start (start {restarts.starts} ended)")
-        if job.cluster == "local":
-            from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
-
-            sys.exit(LOCAL_REQUEUE_RETURN_CODE)
-        while (failed := _ask_slurm("scontrol", "requeue", job.job_id)[1]) is not None:
-            # The controller may be away just now; the job's own end, which is near, bounds the trying.
-            say(f"{failed}; again in 5 seconds")
-            time.sleep(5)
-        sys.exit(1)  # without a result: the job will run again
-
-    def _be_ended(self, job: JobEnvironment, restarts: Restarts) -> None:
-        """After SIGTERM: SLURM is ending this job, for good or to start it again, or somebody else is.
+    @staticmethod
+    def _be_ended(job: JobEnvironment) -> None:
+        """After SIGTERM: end, if SLURM is ending this job, for good or to start it again.
 
         If SLURM some seconds later still takes it for running, the signal did not come with a scancel, a
         requeue or a time limit, but from a node that shuts down or at the start of a preemption's grace time.
@@ -179,13 +184,12 @@ class Command:
         while descendants():
             time.sleep(0.1)  # a command that writes its state; SLURM's SIGKILL bounds this
         state, until = "", time.monotonic() + SETTLED
+        command = ["squeue", "--noheader", "--array", "--format=%T", "--states=all", f"--jobs={job.job_id}"]
         while job.cluster == "slurm" and time.monotonic() < until and state in ("", "RUNNING"):
             time.sleep(1)
-            jobs = ("--states=all", f"--jobs={job.job_id}")
-            state = _ask_slurm("squeue", "--noheader", "--array", "--format=%T", *jobs)[0]
-        if state == "RUNNING":
-            self._run_again(job, restarts, "it was told to end, but not by SLURM")
-        sys.exit(128 + signal.SIGTERM)
+            state, _ = ask(*command)
+        if state != "RUNNING":
+            sys.exit(128 + signal.SIGTERM)
 
     def _too_slow(self) -> str:
         limit = f"of {self.minutes} minutes " if self.minutes else ""
@@ -201,37 +205,24 @@ class Command:
         return f"{times} that could be seen; name what shows it in the rule's resource 'progress'"
 
 
+def _run_again(job: JobEnvironment) -> NoReturn:
+    """End without a result: the job will run again."""
+    if job.cluster != "slurm":
+        sys.exit(LOCAL_REQUEUE_RETURN_CODE)
+    # The controller may be away just now; the job's own end, which is near, bounds the trying.
+    while failure := ask("scontrol", "requeue", job.job_id)[1]:
+        say(f"{failure}; again in 5 seconds")
+        time.sleep(5)
+    sys.exit(1)
+
+
 def complain(job: JobEnvironment, words: str) -> None:
     """Say something where it is seen although nothing can be written: in the job's comment in the queue."""
     say(words)
     if job.cluster == "slurm":
-        known = _ask_slurm("squeue", "--noheader", "--array", f"--jobs={job.job_id}", "--format=%k")[0]
+        known, _ = ask("squeue", "--noheader", "--array", f"--jobs={job.job_id}", "--format=%k")
         words = f"Comment={known.split(COMPLAINT)[0]}{COMPLAINT}{words}"
-        _ask_slurm("scontrol", "update", f"JobId={job.job_id}", words)
-
-
-def _ask_slurm(*command: str) -> tuple[str, str | None]:
-    """Return a command's answer and, if it failed, why."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "", str(error)
-    return done.stdout.strip(), None if done.returncode == 0 else done.stderr.strip() or command[0]
-
-
-def _in_thread() -> bool:
-    """Return whether this is the cluster 'debug', inside Snakemake."""
-    return threading.current_thread() is not threading.main_thread()
-
-
-def _status_of_rule(log: Path, read_from: int) -> int | None:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(read_from, log.stat().st_size - LATE))
-            found = _STATUS.findall(file.read())
-    except OSError:
-        return None
-    return int(found[-1]) if found else None
+        ask("scontrol", "update", f"JobId={job.job_id}", words)
 
 
 def _give_log_room(folder: Path) -> None:
@@ -253,13 +244,13 @@ def main(folder: Path, token: str = "") -> int:
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     _give_log_room(folder)
     job = JobEnvironment()
-    pickle = folder / f"{token}_{job.array_task_id or 0}.pkl" if token else job.paths.submitted_pickle
+    submission = folder / f"{token}_{job.array_task_id or 0}.pkl" if token else job.paths.submitted_pickle
     until = time.monotonic() + 60  # a shared disk may be late
-    while not pickle.exists() and time.monotonic() < until:
+    while not submission.exists() and time.monotonic() < until:
         if job.paths.result_pickle.exists():  # it had succeeded when its node was lost
             return 0
         time.sleep(1)
-    command = cast("Command", DelayedSubmission.load(pickle).function)
+    command = cast("Command", DelayedSubmission.load(submission).function)
     if job.array_job_id and command.label:  # the array's name is what its tasks have in common
         subprocess.Popen(
             ["scontrol", "update", f"JobId={job.job_id}", f"Name={command.label}"], stderr=subprocess.DEVNULL
@@ -268,20 +259,16 @@ def main(folder: Path, token: str = "") -> int:
     result: tuple[str, object]
     try:
         result, status = ("success", command()), 0
-    except CommandFailed as error:
-        say(str(error))
-        result, status = ("error", f"CommandFailed: {error}"), 1
-    except Exception:
-        result, status = ("error", traceback.format_exc()), 1
-        say(str(result[1]))
-    place = job.paths.result_pickle
+    except Exception as error:
+        expected = isinstance(error, CommandFailed)
+        say(str(error) if expected else traceback.format_exc())
+        result, status = ("error", f"{type(error).__name__}: {error}"), 1
     try:
-        cloudpickle_dump(result, place.with_suffix(".tmp"))
-        place.with_suffix(".tmp").replace(place)
+        write(job.paths.result_pickle, pickle.dumps(result))
         if status == 0:
-            pickle.unlink()
+            submission.unlink()
     except OSError as error:  # a job that succeeded does so all the same: its exit status says it
-        reason = f"{str(result[1]).removeprefix('CommandFailed: ')}; " if status else ""
+        reason = f"{str(result[1]).removeprefix(FAILED)}; " if status else ""
         complain(job, f"{reason}its result could not be written: {error}")
     return status
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,33 @@ def start_snakemake() -> None:
     ReportPluginRegistry.collect_plugins = lambda self: setattr(self, "plugins", {})
     from snakemake.cli import main
 
+    record_what_is_made()
     gc.freeze()
     gc.enable()
     main(sys.argv[1:])
+
+
+def record_what_is_made() -> None:
+    """Let the node, too, record by which code and parameters an output was made.
+
+    Otherwise the workflow's main process does that when it hears of a job's end; if it was killed meanwhile,
+    nobody does, and later changes of the rule go unnoticed. Snakemake does it on the node only with
+    --immediate-submit, which changes more than this.
+    """
+    from snakemake import persistence
+
+    kind: Any = getattr(persistence, "PersistenceBase", None) or persistence.Persistence  # as in 9.10
+    finished = kind.finished
+
+    async def recorded(self: Any, job: Any) -> None:
+        settings = self.dag.workflow.remote_execution_settings
+        settings.immediate_submit = True
+        try:
+            await finished(self, job)
+        finally:
+            settings.immediate_submit = False
+
+    kind.finished = recorded
 
 
 def targets_of(workflow: Any) -> str:
@@ -75,7 +100,6 @@ def single_jobs(job: Any) -> list[Any]:
 
 
 def label(job: Any) -> str:
-    """Return a job's rule and wildcards for people to read."""
     parts = single_jobs(job)
     words = [str(part.rule.name) for part in parts]
     words += [str(value) for value in parts[0].wildcards_dict.values()]
@@ -88,8 +112,21 @@ def key(job: Any) -> str:
 
 
 def work(job: Any) -> str:
-    """Return a hash of what a single job does: code, parameters and inputs."""
-    return digest(_work(job))
+    """Return a hash of what a single job does: code, parameters and inputs.
+
+    The interface shows no code of a job: `rule` and `shellcmd` are Snakemake's own.
+    """
+    rule, parameters = job.rule, job.params
+    named = dict(parameters.items()) if hasattr(parameters, "items") else parameters
+    parts = [_identity(job), job.shellcmd, rule.script, rule.notebook, rule.wrapper, rule.cwl]
+    parts += [getattr(rule, "run_func_src", None), named, list(parameters)]  # the first not yet in 9.10
+    script = rule.script or rule.notebook or ""
+    for place in (Path(str(script)), Path(str(rule.basedir)) / str(script)):
+        if place.is_file():
+            parts.append(place.read_bytes())
+    for file in job.input:
+        parts.append((str(file), None if getattr(file, "is_ancient", False) else _state(Path(file))))
+    return digest(_ADDRESS.sub("", repr(part)) for part in parts)
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -102,37 +139,16 @@ def _identity(job: Any) -> str:
     return repr((job.rule.name, outputs or sorted(job.wildcards_dict.items())))
 
 
-def _work(job: Any) -> Iterator[str]:
-    """The interface shows no code of a job: `rule` and `shellcmd` are Snakemake's own."""
-    yield _identity(job)
-    rule = job.rule
-    yield from map(_plain, (job.shellcmd, rule.script, rule.notebook, rule.wrapper, rule.cwl))
-    yield _plain(getattr(rule, "run_func_src", None))  # not yet in 9.10
-    script = rule.script or rule.notebook
-    if script is not None:
-        for place in (Path(str(script)), Path(str(rule.basedir)) / str(script)):
-            if place.is_file():
-                yield hashlib.sha256(place.read_bytes()).hexdigest()
-    yield _plain(dict(job.params.items()) if hasattr(job.params, "items") else job.params)
-    yield _plain(list(job.params))
-    for file in job.input:
-        yield f"{file} {'' if getattr(file, 'is_ancient', False) else _state(str(file))}"
-
-
-def _state(file: str) -> str:
+def _state(file: Path) -> tuple[int, ...]:
     """Return what changes when a file is written again: another input is other work."""
     try:
-        stat = Path(file).stat()
+        stat = file.stat()
     except OSError:
-        return "absent"
-    return str(stat.st_mtime_ns) if Path(file).is_dir() else f"{stat.st_mtime_ns} {stat.st_size}"
+        return ()
+    return (stat.st_mtime_ns,) if file.is_dir() else (stat.st_mtime_ns, stat.st_size)
 
 
-def _plain(value: object) -> str:
-    return _ADDRESS.sub("", repr(value) if not isinstance(value, str) else value)
-
-
-def batch_script(folder: Path, arguments: str, jobs: int, parameters: dict[str, Any]) -> str:
+def batch_script(folder: Path, arguments: str, jobs: int, options: dict[str, Any]) -> str:
     """Return the text of submitit's batch file.
 
     Its `submit` names an array's pickles only after sbatch (a job whose submitter died must find its own) and
@@ -142,20 +158,31 @@ def batch_script(folder: Path, arguments: str, jobs: int, parameters: dict[str, 
 
     python = f"exec {shlex.quote(sys.executable)}"
     executor = SlurmExecutor(folder, python=python)
-    executor.update_parameters(use_srun=False, stderr_to_stdout=True, wckey=None, **parameters)
+    executor.update_parameters(
+        use_srun=False, stderr_to_stdout=True, wckey=None, time=None, additional_parameters=options
+    )
     if jobs > 1:
         executor.parameters.update(map_count=jobs, array_parallelism=jobs)
     return str(executor._make_submission_file_text(f"{python} -u -m {MODULE}.node {arguments}", ""))
 
 
 def local_executor(folder: Path) -> Any:
-    """Return submitit's executor of local processes, with this plugin's command and no pause between jobs."""
+    """Return submitit's executor of local processes, with this plugin's command and no pause between jobs.
+
+    submitit gives every job the first GPUs; which are free is for others to say.
+    """
     from submitit.local.local import LocalExecutor
 
     class Executor(LocalExecutor):
         @property
         def _submitit_command_str(self) -> str:
-            return f"{self.python} -u -m {MODULE}.node {shlex.quote(str(self.folder))}"
+            devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = (
+                "-u CUDA_VISIBLE_DEVICES"
+                if devices is None
+                else f"CUDA_VISIBLE_DEVICES={shlex.quote(devices)}"
+            )
+            return f"env {gpus} {self.python} -u -m {MODULE}.node {shlex.quote(str(self.folder))}"
 
     executor = Executor(folder)
     executor._throttling = 0

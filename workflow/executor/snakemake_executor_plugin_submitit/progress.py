@@ -8,10 +8,12 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import time
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -22,7 +24,6 @@ WHOLE_FILE = 1 << 20  # bytes; of larger files that show progress the size count
 class Restarts:
     """How often one job was started and what it used, kept beside its pickle from one start to the next."""
 
-    path: Path
     starts: int = 0
     stalled: int = 0  # starts in a row that found the same state as the one before
     seen: str = ""  # the state the last start found
@@ -33,34 +34,20 @@ class Restarts:
     def read(cls, path: Path) -> Self:
         """Read what earlier starts noted at `path`; nothing if there were none."""
         try:
-            data: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            data = {}
-        known = {field.name for field in fields(cls)} - {"path"}
-        return cls(path, **{key: value for key, value in data.items() if key in known})
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+    def write(self, path: Path) -> None:
+        """Write to disk, if that is possible (else OSError)."""
+        write(path, json.dumps(asdict(self)).encode())
 
     def start(self, state: str) -> None:
-        """Note a start that finds `state`."""
         if self.starts:
             self.stalled = self.stalled + 1 if state == self.seen else 0
         self.starts += 1
         self.requeued = ""
         self.seen = state
-
-    def write(self) -> bool:
-        """Write to disk, at once or not at all; return whether it was possible."""
-        data = asdict(self)
-        del data["path"]
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        try:
-            temporary.write_text(json.dumps(data))
-            temporary.replace(self.path)
-        except OSError as error:
-            say(f"{self.path} could not be written: {error}")
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            return False
-        return True
 
     def measure(self) -> None:
         """Note the memory in use, if it is the most so far."""
@@ -71,19 +58,18 @@ class Restarts:
         self.used["mem_mb"] = max(self.used.get("mem_mb", 0.0), total / 2**20)
 
     def account(self) -> None:
-        """Add what this start took."""
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken = {
-            "seconds": time.time() - psutil.Process().create_time(),
-            "cpu_seconds": children.ru_utime + children.ru_stime,
+        before = self.used
+        seconds = time.time() - psutil.Process().create_time()
+        self.used = {
+            "seconds": round(before.get("seconds", 0.0) + seconds, 1),
+            "cpu_seconds": round(before.get("cpu_seconds", 0.0) + children.ru_utime + children.ru_stime, 1),
+            "mem_mb": round(max(before.get("mem_mb", 0.0), children.ru_maxrss / 1024), 1),
+            "starts": self.starts,
         }
-        for name, value in taken.items():
-            self.used[name] = round(self.used.get(name, 0.0) + value, 1)
-        self.used["mem_mb"] = round(max(self.used.get("mem_mb", 0.0), children.ru_maxrss / 1024), 1)
-        self.used["starts"] = self.starts
 
 
-def mark(path: str | None) -> str:
+def mark(path: str) -> str:
     """Return something that changes when the job behind `path` gets further, '' if nothing is there.
 
     A file counts by its content, a folder by the names and sizes of the files in it. Time stamps do not
@@ -93,10 +79,8 @@ def mark(path: str | None) -> str:
         return ""
     place = Path(path)
     digest = hashlib.sha256()
-    if place.is_file():
-        files = [place]
-    else:
-        files = sorted(Path(folder) / name for folder, _, names in os.walk(place) for name in names)
+    below = sorted(Path(folder) / name for folder, _, names in os.walk(place) for name in names)
+    files = [place] if place.is_file() else below
     for file in files:
         try:
             size = file.stat().st_size
@@ -105,6 +89,28 @@ def mark(path: str | None) -> str:
             continue
         digest.update(f"{file}\0{size}\0".encode() + content)
     return digest.hexdigest() if files else ""
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file at once or, with an OSError, not at all."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def log_end(log: Path, size: int, start: int = 0) -> str:
+    """Return the last `size` bytes of a log, after `start`, as text; nothing if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, log.stat().st_size - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:
@@ -129,13 +135,39 @@ def handles(pid: int, number: signal.Signals) -> bool:
 
 
 def send(processes: list[psutil.Process], number: signal.Signals) -> None:
-    """Send a signal to each process that is still there."""
     for one in processes:
         with contextlib.suppress(psutil.Error):
             one.send_signal(number)
 
 
 def say(words: str) -> None:
-    """Print to the job's log."""
     with contextlib.suppress(OSError):  # a full disk
         print(f"snakemake-executor-plugin-submitit: {words}", flush=True)
+
+
+def ask(*command: str, patience: float = 60.0, without: Iterable[str] = ()) -> tuple[str, str]:
+    """Return what a command of SLURM's printed, and if it failed, or took `patience` seconds, why."""
+    defaults = ("SQUEUE_", "SACCT_", "SCANCEL_")  # would change what is asked
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in without and not name.startswith(defaults)
+    }
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+            start_new_session=True,  # Ctrl-C is for Snakemake
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"{command[0]} did not answer within {patience:.0f} seconds"
+    except OSError as error:
+        return "", str(error)
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+    failure = " ".join(said) or f"{command[0]} ended with status {done.returncode} and said nothing"
+    return done.stdout.strip(), failure if done.returncode else ""

@@ -5,18 +5,45 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import subprocess
+import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
+from typing import Any
 
-from snakemake_executor_plugin_submitit.jobs import Batch, Cluster, State, array_of
+from submitit.core.utils import DelayedSubmission
+
+from snakemake_executor_plugin_submitit import private
+from snakemake_executor_plugin_submitit.clusters import Cluster, State, SubmissionError, array_of
+from snakemake_executor_plugin_submitit.jobs import Batch
+from snakemake_executor_plugin_submitit.progress import ask
 from snakemake_executor_plugin_submitit.resources import Request, minutes
-from snakemake_executor_plugin_submitit.sbatch import Sbatch
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
-PATIENCE = 60.0  # seconds after which a command that does not return counts as failed
-GRACE = 5.0  # seconds for an answer that nobody waits for any more, but the cancelling
+PATIENCE = 120.0  # seconds after which an sbatch that does not return counts as failed
+LONGEST_COMMENT = 200
+
+# Asking again would get the same answer.
+_NEVER = re.compile(
+    r"invalid (partition|account|qos|qualit|generic resource|feature|constraint|reservation|user|node name"
+    r"|node count|--|license|gres|memory|trackable|time|cpu|wckey|dependency)|reservation is invalid"
+    r"|specification invalid|known by database|(Max|Min)\w+PerJob|QOSMin|MaxMemPerLimit"
+    r"|Partition(Time|Node)Limit|unrecognized option|invalid option|unknown option|ambiguous option"
+    r"|requires an argument|node configuration is not available|requested time limit is invalid"
+    r"|memory specification can not be satisfied|more processors requested than permitted"
+    r"|user not found|access/permission denied|not permitted to use|cpu count .*not",
+    re.IGNORECASE,
+)
+# Others, often one's own, have to end first.
+_LIMIT = re.compile(
+    r"MaxSubmit|GrpSubmit|MaxJobs|MaxJobCount|accounting/QOS policy|temporarily un|No space left",
+    re.IGNORECASE,
+)
+# What rules that do not say it otherwise take from the environment.
+_DEFAULTS = ("partition", "account", "qos", "constraint", "reservation")
+# How to reach SLURM at all, which an enclosing job passes on too.
+_WAY = {"SLURM_CONF", "SLURM_CONF_SERVER"}
 
 
 class Slurm(Cluster):
@@ -27,36 +54,31 @@ class Slurm(Cluster):
     """
 
     title = "SLURM"
-    dependencies = True
 
-    def __init__(self, settings: ExecutorSettings, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Ask until `stopping` says that nobody waits for the answer any more."""
-        self._settings = settings
-        self._stopping = stopping
+    def __init__(self, settings: ExecutorSettings) -> None:
+        super().__init__(settings)
         self._clusters = {""}
-        self._sbatch = Sbatch(settings, self._accounts)
+        self._account = ""  # the one that was guessed
 
     @cached_property
     def arrays(self) -> int:  # type: ignore[override]
-        """What the settings say, or SLURM allows."""
         largest = self._config.get("MaxArraySize", "")
         size = self._settings.array_size
         return max(1, min(size, int(largest)) if largest.isdigit() else size)
 
     @cached_property
     def _config(self) -> dict[str, str]:
-        """The answer of `scontrol show config`."""
-        lines = (self._ask(["scontrol", "show", "config"]) or "").splitlines()
+        lines = (self._ask("scontrol", "show", "config") or "").splitlines()
         return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
 
     @cached_property
     def _partitions(self) -> list[dict[str, str]]:
-        lines = (self._ask(["scontrol", "show", "partition", "--oneliner"]) or "").splitlines()
+        lines = (self._ask("scontrol", "show", "partition", "--oneliner") or "").splitlines()
         return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
 
     def longest(self, request: Request) -> float:
         """Return the MaxTime of the partition that a request names, or of the default one."""
-        named = request.parameters.get("partition") or os.environ.get("SBATCH_PARTITION", "")
+        named = request.options.get("partition") or os.environ.get("SBATCH_PARTITION", "")
         limits = [
             minutes(one["MaxTime"])
             for one in self._partitions
@@ -65,16 +87,36 @@ class Slurm(Cluster):
         return max(limits, default=float("inf"))
 
     def send(self, batch: Batch, run: str) -> str:
-        """Call sbatch."""
-        job_id = self._sbatch.send(batch, run)
-        self._clusters.add(batch.jobs[0].request.cluster)
-        return job_id
+        """Call sbatch; again with another account or fewer nodes left out, if that is what it wants."""
+        request = batch.jobs[0].request
+        self._clusters.add(request.cluster)
+        if self._account and "account" not in request.options:
+            request = request.but(account=self._account)
+        try:
+            return submit(batch, request, self._settings, run)
+        except SubmissionError as error:
+            words = str(error)
+            always = self._settings.exclude_failed_nodes or None
+            if "node configuration" in words and request.options.get("exclude") != always:
+                request = request.but(exclude=always)
+            elif "account" in words.lower() and "policy" not in words and "account" not in request.options:
+                request = request.but(account=self._guess_account(error))
+            else:
+                raise
+        return submit(batch, request, self._settings, run)
 
-    def _accounts(self) -> list[str]:
-        """Return the accounts that this user has."""
+    def _guess_account(self, error: SubmissionError) -> str:
+        """Return this user's account, where SLURM asks for one and there is just one."""
+        if self._settings.no_account:
+            raise error
         user = pwd.getpwuid(os.getuid()).pw_name
-        said = self._ask(["sacctmgr", "-nP", "show", "associations", f"user={user}", "format=account"])
-        return sorted(set((said or "").split()))
+        said = self._ask("sacctmgr", "-nP", "show", "associations", f"user={user}", "format=account")
+        accounts = sorted(set((said or "").split()))
+        if len(accounts) != 1:
+            names = f"; name one of {', '.join(accounts)} by slurm_account" if accounts else ""
+            raise SubmissionError(f"{error}{names}", never=True)
+        (self._account,) = accounts
+        return self._account
 
     def look(self, job_ids: Iterable[str]) -> Mapping[str, State] | None:
         """Return all of this user's jobs that squeue knows, for MinJobAge also ended ones."""
@@ -83,7 +125,7 @@ class Slurm(Cluster):
         found: dict[str, State] = {}
         started = time.monotonic()
         for cluster in self._clusters:
-            answer = self._ask([*command, *_of(cluster)])
+            answer = self._ask(*command, *_of(cluster))
             if answer is None:
                 return None
             found |= parse_squeue(answer, cluster)
@@ -103,88 +145,56 @@ class Slurm(Cluster):
         """Return seconds, cpu_seconds, mem_mb and gpu_percent from sacct."""
         found: dict[str, dict[str, float]] = {}
         fields = "JobID,ElapsedRaw,TotalCPU,MaxRSS,TRESUsageInAve"
-        for step, elapsed, cpu, rss, tres in self._account_of(job_ids, fields, "--noconvert"):
+        for step, elapsed, cpu, memory, tres in self._account_of(job_ids, fields, "--noconvert"):
             id_, at, cluster = step.partition("@")
-            row = found.setdefault(id_.split(".")[0] + at + cluster, {})
+            row = found.setdefault(id_.partition(".")[0] + at + cluster, {})
             gpu = re.search(r"gres/gpuutil=(\d+)", tres)
-            values = {"seconds": float(elapsed or 0), "cpu_seconds": 60 * minutes(cpu or "0:0")}
-            values |= {"mem_mb": _megabytes(rss), "gpu_percent": float(gpu[1]) if gpu else 0.0}
-            for name, value in values.items():
-                row[name] = max(value, row.get(name, 0.0))
+            values = {
+                "seconds": float(elapsed or 0),
+                "cpu_seconds": 60 * minutes(cpu or "0:0"),
+                "mem_mb": _megabytes(memory),
+                "gpu_percent": float(gpu[1]) if gpu else 0.0,
+            }
+            row.update({name: max(value, row.get(name, 0.0)) for name, value in values.items()})
         return found
 
     def _account_of(self, job_ids: Sequence[str], fields: str, *options: str) -> list[list[str]]:
         if not job_ids or "/slurmdbd" not in self._config.get("AccountingStorageType", ""):
             return []
         rows = []
-        for cluster in {job_id.partition("@")[2] for job_id in job_ids}:
-            arrays = {array_of(one).split("@")[0] for one in job_ids if one.partition("@")[2] == cluster}
-            ids = ",".join(sorted(arrays))
-            command = ["sacct", "-n", "-P", "--array", *options, "-o", fields, "-j", ids, *_of(cluster)]
-            lines = [line.split("|") for line in (self._ask(command) or "").splitlines()]
+        for cluster, ids in _by_cluster(map(array_of, job_ids)).items():
+            command = ["sacct", "-n", "-P", "--array", *options, "-o", fields, "-j", ",".join(ids)]
+            lines = [line.split("|") for line in (self._ask(*command, *_of(cluster)) or "").splitlines()]
             rows += [[f"{line[0]}@{cluster}" if cluster else line[0], *line[1:]] for line in lines]
         return [row for row in rows if len(row) == fields.count(",") + 1]
 
     def place_in_queue(self, job_id: str) -> str:
         """Ask for the waiting jobs of everybody in the same partition."""
-        cluster = job_id.partition("@")[2]
+        id_, _, cluster = job_id.partition("@")
         command = ["squeue", "--noheader", "--array", "--states=PENDING", "--sort=-p,i", "--format=%i|%P"]
-        lines = [line.split("|") for line in (self._ask([*command, *_of(cluster)]) or "").splitlines()]
-        partition = dict(lines).get(job_id.split("@", maxsplit=1)[0])
-        ids = [id_ for id_, where in lines if where == partition]
-        return (
-            f"place {ids.index(job_id.split('@', maxsplit=1)[0]) + 1} of {len(ids)} in {partition}"
-            if partition
-            else ""
-        )
+        lines = [line.split("|") for line in (self._ask(*command, *_of(cluster)) or "").splitlines()]
+        partition = dict(lines).get(id_)
+        ids = [one for one, where in lines if where == partition]
+        return f"place {ids.index(id_) + 1} of {len(ids)} in {partition}" if partition else ""
 
     def restart(self, job_id: str) -> bool:
         """Call scontrol, which also requeues what has ended as long as the controller knows it."""
         id_, _, cluster = job_id.partition("@")
-        return self._ask(["scontrol", *_of(cluster), "requeue", id_]) is not None
+        return self._ask("scontrol", *_of(cluster), "requeue", id_) is not None
 
     def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:
         """End jobs, `whole_arrays` by their array's id alone: one call ends thousands."""
         whole = set(whole_arrays)
-        every = sorted(whole) + [one for one in job_ids if array_of(one) not in whole]
-        for cluster in {one.partition("@")[2] for one in every}:
-            words = [one.split("@")[0] for one in every if one.partition("@")[2] == cluster]
-            for start in range(0, len(words), 500):
-                self._ask(["scancel", "--quiet", *_of(cluster), *words[start : start + 500]], patient=True)
+        every = [*whole, *(one for one in job_ids if array_of(one) not in whole)]
+        for cluster, ids in _by_cluster(every).items():
+            for start in range(0, len(ids), 500):
+                self._ask("scancel", "--quiet", *_of(cluster), *ids[start : start + 500])
 
-    def _ask(self, command: Sequence[str], patient: bool = False) -> str | None:
+    def _ask(self, *command: str) -> str | None:
         """Return what a command printed, None if it failed; then `trouble` says why."""
-        defaults = ("SQUEUE_", "SACCT_", "SCANCEL_")  # would change what is asked
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(defaults)}
-        try:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for Snakemake
-            )
-        except OSError as error:
-            self.trouble = str(error)
-            return None
-        started = time.monotonic()
-        while True:
-            try:
-                answer, complaint = process.communicate(timeout=0.5)
-            except subprocess.TimeoutExpired:
-                took = time.monotonic() - started
-                if took < PATIENCE and (patient or took < GRACE or not self._stopping()):
-                    continue
-                process.kill()
-                process.communicate()
-                self.trouble = f"{command[0]} did not answer within {took:.0f} seconds"
-                return None
-            if process.returncode:
-                self.trouble = complaint.strip() or f"{command[0]} ended with status {process.returncode}"
-                return None
-            return answer
+        answer, failure = ask(*command)
+        self.trouble = failure
+        return None if failure else answer
 
 
 def parse_squeue(text: str, cluster: str = "") -> dict[str, State]:
@@ -194,9 +204,8 @@ def parse_squeue(text: str, cluster: str = "") -> dict[str, State]:
         fields = line.strip().split("|", 5)
         if len(fields) == 6:
             id_, name, nodes, reason, start, said = fields
-            start = "" if start == "N/A" else start
-            id_ = f"{id_}@{cluster}" if cluster else id_
-            found[id_] = State(name, "" if reason == "None" else reason, nodes, said, start)
+            reason, start = reason.replace("None", ""), start.replace("N/A", "")
+            found[f"{id_}@{cluster}".rstrip("@")] = State(name, reason, nodes, said, start)
     return found
 
 
@@ -204,10 +213,81 @@ def _of(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
 
 
+def _by_cluster(job_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Return the ids, without their clusters' names, of each cluster."""
+    found: dict[str, list[str]] = {}
+    for one in sorted(set(job_ids)):
+        id_, _, cluster = one.partition("@")
+        found.setdefault(cluster, []).append(id_)
+    return found
+
+
 def _megabytes(size: str) -> float:
+    """Read sacct's `204800K`."""
     found = re.fullmatch(r"([\d.]+)([KMGT]?)", size)
-    return (
-        float(found[1]) * {"": 1e-6, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}[found[2]]
-        if found
-        else 0.0
-    )
+    units = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10, "T": 2**20}
+    return float(found[1]) * units[found[2]] if found else 0.0
+
+
+def refusal(words: str) -> SubmissionError:
+    never = _NEVER.search(words) is not None
+    return SubmissionError(words, never, not never and bool(_LIMIT.search(words)), "job array" in words)
+
+
+def unwanted(environment: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+    """Return the variables that have to go before sbatch is called with `options`, to which it prefers them.
+
+    Inside a job (Snakemake itself may run in one) that job's SLURM_... variables describe the wrong job.
+    """
+    kept = _WAY | {f"SBATCH_{name.upper()}" for name in _DEFAULTS if name not in options}
+    wrong = ("SBATCH_", "SLURM_") if "SLURM_JOB_ID" in environment else ("SBATCH_",)
+    return [name for name in environment if name.startswith(wrong) and name not in kept]
+
+
+def submit(batch: Batch, request: Request, settings: ExecutorSettings, run: str) -> str:
+    """Submit a batch of jobs that ask for `request`, and return the id.
+
+    Raises:
+        SubmissionError: with sbatch's words.
+    """
+    folder, labels = batch.jobs[0].folder, [one.label for one in batch.jobs]
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, one in enumerate(batch.jobs):
+        DelayedSubmission(one.command).dump(folder / f"{batch.token}_{index}.pkl")
+    options = {name: value for name, value in request.options.items() if value is not None} | {
+        "job_name": settings.name_prefix + common(labels),
+        "signal": f"B:USR2@{request.stop_seconds(settings.stop_seconds)}",
+        "no-requeue" if settings.no_requeue else "requeue": True,
+    }
+    script = folder / f"{batch.token}.sh"
+    arguments = f"{shlex.quote(str(folder))} {batch.token}"
+    script.write_text(private.batch_script(folder, arguments, len(labels), options))
+    extra = list(request.extra)
+    if not any(option.startswith("--comment") for option in extra):
+        extra.append(f"--comment={comment(labels, run, batch.token)}")
+    if request.cluster:
+        extra.append(f"--clusters={request.cluster}")
+    without = unwanted(os.environ, options)
+    answer, failure = ask("sbatch", *extra, str(script), patience=PATIENCE, without=without)
+    if failure:
+        raise refusal(failure)
+    script.unlink(missing_ok=True)  # SLURM has its own
+    job_id = re.search(r"job (\d+)", answer)
+    if not job_id:
+        raise SubmissionError(f"sbatch said {answer!r}, which names no job")
+    return f"{job_id[1]}@{request.cluster}" if request.cluster else job_id[1]
+
+
+def common(labels: Sequence[str]) -> str:
+    """Return the words that labels begin with in common."""
+    words = zip(*(label.split() for label in labels), strict=False)
+    return " ".join(word[0] for word in takewhile(lambda word: len(set(word)) == 1, words))
+
+
+def comment(labels: Sequence[str], run: str, token: str) -> str:
+    """Return what squeue shows beside jobs: what they are, and how a job is found whose id nobody noted."""
+    rest = [label.removeprefix(common(labels)).strip() for label in labels]
+    words = labels[0] if len(labels) == 1 else f"{common(labels)}: {', '.join(rest)}"
+    if len(words) > LONGEST_COMMENT:
+        words = words[: LONGEST_COMMENT - 1].rsplit(",", 1)[0] + ", ..."
+    return f"{words} (snakemake {run} {token})"
