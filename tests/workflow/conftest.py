@@ -30,7 +30,6 @@ from served_files import (
 
 from gdd.config.record import read_yaml
 from gdd.files import sha256
-from gdd.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,38 +171,12 @@ def project(tmp_path: Path) -> Project:
     return cut_down(tmp_path / "project")
 
 
-@dataclass(frozen=True)
-class ByHand:
-    """What was typed to make a table from nothing, and what Snakemake plans for it afterwards."""
-
-    project: Project
-    lines: list[str]
-    planned: set[str]
-
-
 @pytest.fixture(scope="session")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
-    """A project with one of the demo's tables, made without Snakemake."""
-    project = cut_down(tmp_path_factory.mktemp("demo") / "project")
-    order = list(STAGES)
-    kind = re.compile(r"\b(evaluate (?:run|teacher)|" + "|".join(order) + r") ")
-
-    def place(line: str) -> int:
-        return order.index(kind.search(line)[1].replace(" ", "_"))  # type: ignore[index]
-
-    table = "results/tables/demo-objectives.md"
-    lines = sorted(project.lines("--cores", "2", table), key=place)
-    for line in lines:
-        done = project.shell(line)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-    return ByHand(project, lines, project.planned(table))
-
-
-@pytest.fixture(scope="session")
-def demo(by_hand: ByHand) -> Project:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose demo has been made; tests that change it put back what they changed."""
-    by_hand.project.snakemake("--cores", "2", "demo")
-    return by_hand.project
+    made = cut_down(tmp_path_factory.mktemp("demo") / "project")
+    made.snakemake("--cores", "2", "demo")
+    return made
 
 
 @pytest.fixture

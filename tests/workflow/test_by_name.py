@@ -1,4 +1,4 @@
-"""Stages by name: the rules' shell lines are what a person types, and what they were planned for is checked."""
+"""Stages by name: the rules' shell lines are plain, and what they were planned for is checked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,6 @@ def test_every_line_of_the_whole_plan_is_short_and_plain(project: Any) -> None:
         assert re.fullmatch(r"[A-Za-z0-9_./+ -]+", line), line  # no JSON, no quotes
         assert len(line) < 250
         assert line.count("results/") == 1, line  # the log alone: a stage finds its files
-
-
-def test_lines_of_a_dry_run_typed_by_hand(by_hand: Any) -> None:
-    """From nothing to a table, without Snakemake."""
-    assert len(by_hand.lines) > 10
-    assert by_hand.planned == set()
 
 
 def test_what_is_edited_while_a_job_waits_counts_from_the_next_start_on(made: Any) -> None:
