@@ -12,6 +12,7 @@ from torch.nn import functional
 from gdd.config.records import EVALUATION_SEED
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import labels, latents
+from gdd.training.world import to_device
 
 SAMPLES = 64  # images from fixed latents kept with every snapshot
 
@@ -38,8 +39,8 @@ def generate(
         indices = labels(seed, start, count, classes)
         if only_class is not None:
             indices = torch.full_like(indices, only_class)
-        one_hot = functional.one_hot(indices.to(device), classes).float()
-    return generator(z.to(device), one_hot)
+        one_hot = functional.one_hot(to_device(indices, device), classes).float()
+    return generator(to_device(z, device), one_hot)
 
 
 def keep_only(folder: Path, images: Collection[int]) -> None:

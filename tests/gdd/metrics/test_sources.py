@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import threading
 import zipfile
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from gdd.distill.generate import generate
 from gdd.errors import DivergedError, UserError
 from gdd.metrics.export import export
 from gdd.metrics.reference import load_reference
-from gdd.metrics.sources import Source, open_source
+from gdd.metrics.sources import Source, in_turn, open_source
 from gdd.networks.checkpoint import load_denoiser, load_generator, save_network
 from gdd.networks.preconditioning import OneStepGenerator
 
@@ -55,6 +58,50 @@ def test_images_are_those_of_training_and_of_any_split(generators: dict[str, Pat
     assert torch.equal(images, quantise(generate(load_generator(generators[name]), 2, 8)))
     assert torch.equal(images, torch.cat([source.images(2, 1), source.images(3, 7)]))
     assert not torch.equal(images, open_source(generators[name], seed=1).images(2, 8))
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU that is none: what only one can do is left out."""
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    return torch.device("cuda")
+
+
+def test_on_a_gpu_the_next_images_are_made_before_these_have_been_used(
+    generators: dict[str, Path], pretended: torch.device
+) -> None:
+    source, batches = open_source(generators["plain"]), [(0, 3), (3, 3), (6, 2)]
+    begun = {first: threading.Event() for first, _ in batches}
+
+    def images(start: int, count: int) -> torch.Tensor:
+        begun[start].set()
+        return source.images(start, count)
+
+    found = []
+    for one in in_turn(replace(source, images=images), batches, pretended):
+        assert begun[min(3 * len(found) + 3, 6)].wait(10)
+        assert found or not begun[6].is_set()  # one batch ahead, and no more
+        found.append(one)
+    expected = list(in_turn(source, batches, torch.device("cpu")))
+    assert [len(one) for one in found] == [3, 3, 2]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_what_goes_wrong_ahead_is_raised_in_its_turn(
+    generators: dict[str, Path], pretended: torch.device
+) -> None:
+    source = open_source(generators["plain"])
+
+    def images(start: int, count: int) -> torch.Tensor:
+        if start:
+            raise DivergedError("of the second batch")
+        return source.images(start, count)
+
+    made = in_turn(replace(source, images=images), [(0, 3), (3, 3)], pretended)
+    assert len(next(made)) == 3
+    with pytest.raises(DivergedError, match="of the second batch"):
+        next(made)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
