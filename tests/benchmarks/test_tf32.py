@@ -129,3 +129,31 @@ def test_a_product_that_is_not_known_is_refused(tf32: ModuleType) -> None:
     one = torch.ones(1, 1, 2, 2)
     with tf32.RoundedProducts(), pytest.raises(NotImplementedError, match="attention"):
         nn.functional.scaled_dot_product_attention(one, one, one)
+
+
+@pytest.mark.slow
+def test_pairs_are_compared_seed_by_seed_until_the_time_is_over(
+    tf32: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, recipes = iter(range(0, 1000, 10)), set()
+
+    def fid(_: Any, run: Any, kind: str, __: Path) -> float:
+        recipes.add((run.recipe.images, run.recipe.snapshot_every, run.recipe.teacher))
+        return 1.0 + run.seed + (0.25 if kind == "tf32" else 0.0)
+
+    monkeypatch.setattr(tf32, "fid", fid)
+    monkeypatch.setattr(tf32.time, "perf_counter", lambda: next(clock))
+    tf32.main(["--images", "640", "--seeds", "2", "--seconds", "60"])  # a look at the clock takes ten
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "digits, seed 0, float32",
+        "digits, seed 0, tf32",
+        "digits-b, seed 0, float32",
+    ]
+    assert "| digits, seed 0 | 1.000 | 1.250 | +0.250 |" in lines
+    assert not any(line.startswith("| digits-b") for line in lines)  # which has no pair
+    assert recipes == {(640, 640, "digits"), (640, 640, "digits-b")}
+    tf32.main(["--seeds", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "| mean | 1.500 | 1.750 | +0.250 |" in lines
+    assert lines[-1] == "TF32 changes the FID by +0.250, standard error 0.000."
