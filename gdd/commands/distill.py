@@ -11,12 +11,14 @@ import click
 
 from gdd import paths
 from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here, refuse_freeze
+from gdd.config.local import Local
 from gdd.config.probed import probe_of
 from gdd.config.recipe import Recipe
 from gdd.stages.inputs import reference_dataset, stated_sha256
 from gdd.stages.stage import Stage
 
 if TYPE_CHECKING:
+    from gdd.distill.distill import Inputs
     from gdd.metrics.monitor import FidMonitor
 
 
@@ -67,20 +69,10 @@ def distill(
     if "RANK" not in os.environ:
         _start_others(here, recipe, processes, nodes)
 
-    from gdd.data.image_array import staged
-    from gdd.distill.distill import Inputs
     from gdd.distill.distill import distill as train
     from gdd.training.world import Execution
 
     local = here.config.local
-    inputs = Inputs(
-        teacher=stage.path("teacher"),
-        data=staged(stage.path("data"), local.scratch_folder()),
-        backbones=stage.paths("backbone"),
-        pairs=stage.find("pairs"),
-        lpips=stage.find("lpips"),
-        class_embedding=stage.find("embedding"),
-    )
     tf32 = tf32 or local.tf32
     graphs = local.cuda_graphs if cuda_graphs is None else cuda_graphs
     if graphs is None:
@@ -92,10 +84,25 @@ def distill(
         paths.run_folder(setting, run, seed),
         recipe,
         seed,
-        inputs,
+        training_inputs(stage, local),
         checkpoint_every=checkpoint_every,
         execution=execution,
         monitor=_monitor(here, setting, stage),
+    )
+
+
+def training_inputs(stage: Stage, local: Local) -> Inputs:
+    """Return the files that a run starts from, with the data where this machine reads them fastest."""
+    from gdd.data.image_array import staged
+    from gdd.distill.distill import Inputs
+
+    return Inputs(
+        teacher=stage.path("teacher"),
+        data=staged(stage.path("data"), local.scratch_folder()),
+        backbones=stage.paths("backbone"),
+        pairs=stage.find("pairs"),
+        lpips=stage.find("lpips"),
+        class_embedding=stage.find("embedding"),
     )
 
 

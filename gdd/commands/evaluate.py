@@ -99,7 +99,7 @@ def run(here: Here, setting: str, run: str, seed: int, device: str, expect: str 
     _one_a_gpu(here)
     folder = stage.path("run")
     with join(device) as world:
-        comparisons = _comparisons(here, setting, stage, world.device)
+        comparisons = open_all(here, setting, stage, world.device)
         metrics = evaluate_run(folder, here.config.settings[setting].evaluation, comparisons, world)
         if not world.main:
             return
@@ -165,7 +165,7 @@ def _in_setting(
     evaluation = here.config.settings[setting].evaluation
     with join(device) as world:
         source = open_source(place, device=world.device, **options)
-        comparisons = _comparisons(here, setting, stage, world.device, source.shape)
+        comparisons = open_all(here, setting, stage, world.device, source.shape)
         metrics = evaluate_source(source, comparisons, out, evaluation.samples, evaluation.blocks, world)
         if world.main:
             first = source.images(0, min(SAMPLES, source.count or SAMPLES))
@@ -174,7 +174,7 @@ def _in_setting(
             say(f"{out}: FID {metrics['final']['mean']['fid']:.3f}, {metrics['evaluations']} evaluations.")
 
 
-def _comparisons(
+def open_all(
     here: Here, setting: str, stage: Stage, device: torch.device, shape: tuple[int, int, int] | None = None
 ) -> Comparisons:
     """Return what a setting's generators are compared with, all of the data set as it is now."""

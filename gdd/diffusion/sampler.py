@@ -18,6 +18,7 @@ from gdd.files import sha256
 from gdd.networks.checkpoint import load_denoiser, load_weights, save_weights
 from gdd.networks.preconditioning import Denoiser, noise_levels
 from gdd.randomness import labels, latents, noise, stream
+from gdd.training.world import to_device
 
 # (x [B, C, H, W] float32, sigma [B] or scalar float32, class_labels) -> [B, C, H, W]
 DenoiserFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -76,7 +77,9 @@ def heun_step(
 
 def _levels(sigma: Tensor | float, x: Tensor) -> Tensor:
     """Return sigma as [B, 1, 1, 1] or [1, 1, 1, 1] in the dtype of x."""
-    return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+    if not isinstance(sigma, Tensor):
+        return torch.full((1, 1, 1, 1), sigma, dtype=x.dtype, device=x.device)  # a GPU's host does not wait
+    return sigma.to(x).reshape(-1, 1, 1, 1)
 
 
 def _slope(denoiser: DenoiserFunction, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -87,15 +90,15 @@ def sample_range(denoiser: Denoiser, sampler: Sampler, seed: int, start: int, co
     """Return the images `start` to `start + count` of the teacher, [count, C, H, W]."""
     device = next(denoiser.parameters()).device
     classes, one_hot = denoiser.arch.label_dim, None
-    z = latents(seed, start, count, _image_shape(denoiser)).to(device)
+    z = to_device(latents(seed, start, count, _image_shape(denoiser)), device)
     if classes:
-        one_hot = functional.one_hot(labels(seed, start, count, classes), classes).float().to(device)
+        one_hot = functional.one_hot(to_device(labels(seed, start, count, classes), device), classes).float()
     # A stream for every image, as for the latents, so that image i is the same in any split over batches.
     sources = [stream(seed, "sampler noise", index) for index in range(start, start + count)]
 
     def fresh_noise(x: Tensor) -> Tensor:
         drawn = [torch.randn(x.shape[1:], generator=source, dtype=x.dtype) for source in sources]
-        return torch.stack(drawn).to(x.device)
+        return to_device(torch.stack(drawn), x.device)
 
     return heun_sample(denoiser, z, sampler, one_hot, fresh_noise)
 

@@ -16,6 +16,7 @@ from gdd.files import read_json, write_json, write_npz
 from gdd.networks.checkpoint import save_network
 from gdd.networks.preconditioning import OneStepGenerator
 from gdd.randomness import labels, latents
+from gdd.training.world import to_device
 
 HASHES = "snapshots.json"  # of the snapshots by name, in the run's state
 SAMPLES = 64  # images from fixed latents kept with every snapshot
@@ -43,8 +44,8 @@ def generate(
         indices = labels(seed, start, count, classes)
         if only_class is not None:
             indices = torch.full_like(indices, only_class)
-        one_hot = functional.one_hot(indices.to(device), classes).float()
-    return generator(z.to(device), one_hot)
+        one_hot = functional.one_hot(to_device(indices, device), classes).float()
+    return generator(to_device(z, device), one_hot)
 
 
 def save_snapshot(folder: Path, average: OneStepGenerator, images: int, recipe: Recipe, seed: int) -> None:

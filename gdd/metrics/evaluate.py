@@ -20,9 +20,10 @@ from gdd.config.metrics import METRICS
 from gdd.config.records import Evaluation
 from gdd.errors import DivergedError, UserError
 from gdd.files import read_json, sha256, write_json
+from gdd.metrics.extractors import reproducible_float32
 from gdd.metrics.frechet import Moments
 from gdd.metrics.reference import Comparisons, Features, meaning, only
-from gdd.metrics.sources import BATCH, Source, open_source
+from gdd.metrics.sources import BATCH, Source, in_turn, open_source
 from gdd.networks.checkpoint import check_whole
 from gdd.progress import progress_bar
 from gdd.provenance import environment
@@ -258,12 +259,12 @@ def _extract(
     parts: dict[str, list[Tensor]] = {name: [] for name in comparisons}
     title = f"{Path(source.name).name}, images {start:,} to {start + samples - 1:,}"
     total = sum(size for _, size in mine)
-    with world.same_error(), progress_bar(title, total, shown=world.main) as advance:
-        for first, size in mine:
-            images = source.images(first, size)
+    # Switches of the whole process, which extractors turn while the next images are made.
+    with world.same_error(), reproducible_float32(), progress_bar(title, total, shown=world.main) as advance:
+        for images in in_turn(source, mine, world.device):
             for name, comparison in comparisons.items():
                 parts[name].append(comparison.extractor(images))
-            advance(size)
+            advance(len(images))
     features = {}
     for name, comparison in comparisons.items():
         rows = torch.cat(parts[name]) if mine else torch.zeros(0, comparison.extractor.dimension)

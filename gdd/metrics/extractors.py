@@ -134,7 +134,7 @@ class ClassifierExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        pixels = images.to(self._device, torch.float64) / 127.5 - 1
+        pixels = images.to(self._device, torch.float64, non_blocking=True) / 127.5 - 1
         return self._net.features(pixels.permute(0, 3, 1, 2).contiguous()) * self._scale
 
 
@@ -170,12 +170,16 @@ class PublishedNetwork:
             return torch.cat([self.features(part) for part in rgb.split(batch)])
 
 
-def each(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """Apply a function that resizes to every image: [B, H, W, 3] -> [B, 3, H', W'], on the CPU."""
+def each(images: Tensor, function: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Tensor:
+    """Resize every image on the CPU by a function: [B, H, W, 3] -> [B, 3, H', W'] on `device`."""
     arrays = images.cpu().contiguous().numpy()
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow lets go of the interpreter's lock
-        resized = np.stack(list(pool.map(function, arrays)))
-    return torch.from_numpy(resized).permute(0, 3, 1, 2)
+        resized = list(pool.map(function, arrays))
+    dtype = torch.from_numpy(np.empty(0, resized[0].dtype)).dtype
+    shape = len(resized), *resized[0].shape
+    stacked = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    np.stack(resized, out=stacked.numpy())
+    return stacked.to(device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class InceptionExtractor(PublishedNetwork):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.device).permute(0, 3, 1, 2).contiguous()
+        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
         features: Tensor = self._net(pixels, return_features=True)
         return features
 
@@ -95,7 +95,7 @@ class CleanInceptionExtractor(InceptionExtractor):
     )
 
     def features(self, images: Tensor) -> Tensor:
-        pixels = each(images, build_resizer("clean")).to(self.device).contiguous()
+        pixels = each(images, build_resizer("clean"), self.device).contiguous()
         features: Tensor = self._net.layers((pixels - 128) / 128)
         return features.flatten(1)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +128,29 @@ def open_source(
         dataset=described.get("dataset"),
         batch=batch,
     )
+
+
+def in_turn(source: Source, batches: Iterable[tuple[int, int]], device: torch.device) -> Iterator[Tensor]:
+    """Yield the images of each batch (first index, size); on a GPU, the next are made while these are used.
+
+    A thread of its own waits for the GPU, to see whether images are finite, and brings them to pinned memory
+    before it begins the next ones; who resizes them or copies them back waits for no kernels of those.
+    """
+    if device.type != "cuda":
+        yield from (source.images(first, size) for first, size in batches)
+        return
+
+    def make(first: int, size: int) -> Tensor:
+        with torch.cuda.device(device):  # which is another one in each thread
+            return source.images(first, size).cpu().pin_memory()
+
+    with ThreadPoolExecutor(1) as pool:
+        submitted = (pool.submit(make, *batch) for batch in batches)
+        current = next(submitted, None)
+        while current:
+            following = next(submitted, None)
+            yield current.result()
+            current = following
 
 
 def _images(path: Path, evaluations: int | None) -> Source:

@@ -18,6 +18,7 @@ from gdd.config.names import EXTRACTORS
 from gdd.errors import UserError
 from gdd.foreign.read import read_foreign
 from gdd.metrics.extractors import PublishedNetwork, each
+from gdd.training.world import to_device
 
 SIDE = 224
 
@@ -59,8 +60,8 @@ class VisionTransformer(PublishedNetwork):
         raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
-        pixels = each(images, _resize).to(self.device).float() / 255
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        pixels = each(images, _resize, self.device).float() / 255
+        mean, std = (to_device(torch.tensor(of), self.device).view(3, 1, 1) for of in (self.mean, self.std))
         features: Tensor = self._net((pixels - mean) / std)
         return features
 

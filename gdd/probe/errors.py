@@ -44,9 +44,9 @@ def products(*, tf32: bool) -> Iterator[None]:
 class Exact:
     """A step's results in float64, in plain eager on the CPU, and how far others' lie from them."""
 
-    def __init__(self, run: RandomRun) -> None:
-        self.run = run
-        student = run.student(IMAGES, World(), plain=True, precision="float32")
+    def __init__(self, run: RandomRun, images: int = IMAGES) -> None:
+        self.run, self.images = run, images
+        student = run.student(images, World(), plain=True, precision="float32")
         trainer = PlainTrainer(student, run.backbones, CPU, torch.float64)
         with _InFloat64():
             self.expected = plain_results(trainer, step_batch(student).to(CPU, torch.float64), twice=False)
@@ -54,7 +54,7 @@ class Exact:
     def errors(self, world: World, precision: str, *, tf32: bool = False) -> tuple[Errors, Errors]:
         """Return the relative errors of our step and of plain eager's, by what is compared."""
         with products(tf32=tf32):
-            student = self.run.student(IMAGES, world, plain=True, precision=precision)
+            student = self.run.student(self.images, world, plain=True, precision=precision)
             plain = PlainTrainer(student, self.run.backbones, world.device)
             of_plain = self._errors(plain_results(plain, step_batch(student)))
             return self._errors(student_results(student)), of_plain

@@ -237,6 +237,11 @@ def own_device(wanted: str, *, tf32: bool = False) -> torch.device:
     return device
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device; the host does not wait for a GPU to take it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def _leave(world: World) -> None:
     """End when all others do, however long the slowest takes: the store may live in the main process."""
     world.all_gather(None)

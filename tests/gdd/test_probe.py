@@ -44,7 +44,7 @@ def test_a_tiny_setting_on_the_cpu(project: Path) -> None:
         result = CliRunner().invoke(cli, ["probe", "tiny", "--device", "cpu"], catch_exceptions=False)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert "There is no GPU here that torch sees; this is one core of the CPU." in lines
+    assert "There is no GPU here that torch sees; rates are those of one core of the CPU." in lines
     assert sum("as near as its rounding allows" in line for line in lines) == 2  # float32 and bfloat16
     assert any(line.split()[:3] == ["16", "float32", "contiguous_format"] for line in lines)
     kept = read_probe("cpu")
@@ -60,6 +60,20 @@ def test_a_tiny_setting_on_the_cpu(project: Path) -> None:
     assert {"date", "gdd", "torch", "device"} <= of.provenance.keys()
     assert newest_card() is None  # which is one of GPUs
     assert [path.name for path in Path("results").iterdir()] == ["probe"]
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_on_a_cpu_is_left_out_and_said_to_be(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "PUBLISHED", {"random"})
+    result = CliRunner().invoke(cli, ["probe", "tiny", "--device", "cpu"], catch_exceptions=False)
+    lines = result.output.splitlines()
+    assert any("from float64 on the CPU, images: 1;" in line for line in lines)
+    assert sum("as near as its rounding allows" in line for line in lines) == 1
+    assert lines[-1].startswith("Left out on a CPU, which is slow with random: a second image, bfloat16 and")
+    assert "images/s" not in result.output
+    assert not Path("results").exists()
 
 
 @pytest.mark.slow
