@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gdd.errors import DivergedError
-from gdd.metrics.sources import in_turn, open_source
+from gdd.metrics.sources import Source, in_turn, open_source
 from gdd.networks.checkpoint import load_denoiser, save_network
 from gdd.networks.preconditioning import OneStepGenerator
 
