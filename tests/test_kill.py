@@ -91,7 +91,11 @@ def stop_in_a_write(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "count"),
-    [("teacher", KILLS // 2), ("distill", KILLS), ("distill in two processes", KILLS // 2)],
+    [
+        ("teacher", KILLS // 2),
+        ("distill", KILLS),
+        pytest.param("distill in two processes", KILLS // 2, marks=pytest.mark.thorough),
+    ],
 )
 def test_kills_change_no_bit(
     stage: str, count: int, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

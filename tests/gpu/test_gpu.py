@@ -118,6 +118,7 @@ def test_graphs_go_on_as_the_ordinary_step(
     assert close(found[True], found[False])
 
 
+@on_a_gpu
 def test_two_processes_on_one_device_equal_one(run: RandomRun, device: torch.device, tmp_path: Path) -> None:
     search = os.pathsep.join([str(small_run.ROOT), os.environ.get("PYTHONPATH", "")])
     processes = [

@@ -9,7 +9,7 @@ import pytest
 
 from gdd.stages import STAGES
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.thorough]  # Snakemake types the same
 
 
 def test_lines_of_a_dry_run_typed_by_hand(project: Any) -> None:

@@ -80,7 +80,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(
     assert len(json.loads((project / RUN / "run.json").read_text())["sessions"]) > 1
 
 
-@pytest.mark.parametrize("lost", [0, 1], ids=["the main process", "another"])
+@pytest.mark.parametrize(
+    "lost", [pytest.param(0, marks=pytest.mark.thorough), 1], ids=["the main process", "another"]
+)
 def test_a_lost_process_ends_the_job_within_a_minute_and_it_resumes(
     new_project: Callable[..., Path], lost: int
 ) -> None:
