@@ -93,6 +93,7 @@ def test_a_process_that_was_started_claims_nothing(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
 
 
+@pytest.mark.slow
 def test_several_machines(distill: Distill, launched: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "this is no SLURM job" in str(distill(2, "--nodes", "2").exception)
     gpus._for_life.close()  # as the end of the process does

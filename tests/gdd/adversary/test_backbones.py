@@ -65,6 +65,7 @@ def stages(name: str, state: dict[str, Tensor]) -> list[nn.Sequential]:
     return [nn.Sequential(*layers[a:b]) for a, b in itertools.pairwise(starts)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @torch.no_grad()
 def test_a_convolutional_network_folded_gives_the_published_ones_taps(name: str) -> None:

@@ -188,6 +188,7 @@ def test_each_gets_to_the_check_that_refuses_it() -> None:
         assert place(harmless) == ("", "accepted")
 
 
+@pytest.mark.slow
 def test_each_sentence_is_said_where_a_network_is_imported(tmp_path: Path) -> None:
     cases = [(next(iter(files.values())), sentence) for sentence, files in BY_SENTENCE.items()]
     cases += [(make(), sentence) for make, sentence in (BOMBS["text of 4 GB"], BOMBS["a module in itself"])]

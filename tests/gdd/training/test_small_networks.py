@@ -32,7 +32,7 @@ def record(**changes: object) -> FeatureNetwork:
     return FeatureNetwork.model_validate(usual | changes)
 
 
-@pytest.mark.parametrize("architecture", ["plain", "residual"])
+@pytest.mark.parametrize("architecture", ["plain", pytest.param("residual", marks=pytest.mark.slow)])
 def test_learns_the_digits(digits: Digits, architecture: str) -> None:
     net = make(architecture, 8)
     of = record(architecture=architecture, width=8, steps=60, batch=64, lr=5e-3)
