@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -54,6 +55,7 @@ LATER = pytest.mark.skip(reason="takes minutes; GDD_ALL=1 runs it")
 
 def pytest_configure() -> None:
     """A shell that starts pytest in the background has it ignore Ctrl-C, and with it whatever it starts."""
+    gc.disable()  # until all modules are loaded, in which no garbage is to be found
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -67,6 +69,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not SPECIAL.intersection(marker.name for marker in item.iter_markers()):
             item.add_marker(pytest.mark.unit)
     items.sort(key=lambda item: "workflow" not in item.keywords and item.path.name != "test_kill.py")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 class ByFile(LoadScopeScheduling):

@@ -59,6 +59,7 @@ DECLARED = names(PROJECT["project"]["dependencies"])
 FOR_TESTS = names(PROJECT["project"]["optional-dependencies"]["test"])
 
 
+@pytest.mark.slow
 def test_every_import_is_declared_and_every_dependency_imported() -> None:
     used, others = imports("gdd", "workflow"), imports("tests", "benchmarks")
     # Interfaces of Snakemake's come with Snakemake, and Triton with PyTorch for GPUs.

@@ -126,6 +126,7 @@ def tiny(name: str, **options: Any) -> Any:
     return net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "leading"), [("deit_base_distilled_patch16_224", 2), ("vit_base_patch16_224", 1)]
 )

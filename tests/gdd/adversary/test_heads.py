@@ -46,6 +46,7 @@ def synthetic(name: str, shape: torch.Size, index: int, current: Tensor) -> Tens
     return torch.from_numpy(u.reshape(shape)).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "label_dim"), [("uncond", 0), ("cond", 1000)])
 def test_agrees_with_the_reference(golden: Path, case: str, label_dim: int) -> None:
     with np.load(golden / "discriminator" / "projected.npz") as file:

@@ -187,6 +187,7 @@ def in_a_process(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_group_that_two_processes_hold(tmp_path: Path) -> None:
     assert in_processes(2, lambda rank: in_a_process(rank, tmp_path)) == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]

@@ -32,6 +32,7 @@ def gaussian_denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None = No
     return x * DATA**2 / (DATA**2 + variance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpmpp-cond-16", "ncsnpp-uncond-16", "adm-cond-16"])
 def test_reference_samples(golden: Path, name: str) -> None:
     with np.load(golden / "networks" / f"{name}.npz") as file:

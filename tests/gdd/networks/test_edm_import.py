@@ -159,6 +159,7 @@ def test_types_are_kept_in_the_file_and_converted_at_load(change: Change) -> Non
     assert (description["arch"]["label_dim"], description["arch"]["dropout"]) == (2, 0.25)
 
 
+@pytest.mark.slow
 def test_a_network_of_96_channels(change: Change) -> None:
     """Levels of 32, 96 and 192: no attention, one head of 96, and three heads of 64."""
     arguments = {"model_type": "DhariwalUNet", "img_resolution": 16, "img_channels": 1, "label_dim": 2}

@@ -56,6 +56,7 @@ def randomised(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_state_dicts_are_those_of_the_published_checkpoints(golden: Path) -> None:
     teachers = json.loads((golden / "edm_teachers.json").read_text())
     assert len(teachers) == 7
