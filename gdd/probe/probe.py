@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -171,7 +170,7 @@ def _say_speeds(
         )
         return found
 
-    count, smaller = run.recipe.heads.norm_group, False
+    count, smaller, fitting = run.recipe.heads.norm_group, False, []
     while 1 <= count <= run.recipe.batch:
         found = timed(count, world, tf32=False)
         if found is None:
@@ -180,29 +179,32 @@ def _say_speeds(
             count, smaller = count // 2, True
             continue
         yield found
+        fitting.append(count)
         if gpu and (faster := timed(count, world, tf32=True)):
             yield faster
-        if count <= run.recipe.heads.norm_group:
-            for tf32 in (False, True) if gpu else ():
-                if graphed := timed(count, world, tf32=tf32, graphs=True):
-                    yield graphed
-            if turned := timed(count, other, tf32=False):
-                yield turned
+        if count <= run.recipe.heads.norm_group and (turned := timed(count, other, tf32=False)):
+            yield turned
         if smaller:
             break
         count *= 2
+    # As many as fit, which is what a run takes; and the fewest, where launching kernels counts for most.
+    for count in dict.fromkeys([fitting[-1], fitting[0]] if gpu and fitting else []):
+        for tf32 in (False, True):
+            if graphed := timed(count, world, tf32=tf32, graphs=True):
+                yield graphed
     if gpu:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def _graphs_pay(speeds: list[Speed]) -> tuple[Products, ...]:
-    """Return the products with which CUDA graphs make a step faster, by more than it varies."""
+    """Return the products with which CUDA graphs make a step faster, at as many images as fit."""
     usual = [of for of in speeds if of.memory_format == speeds[0].memory_format]
     rates = {(of.products, of.images_at_once, of.cuda_graphs): of.images_per_second for of in usual}
+    ordinary = {of.products: of.images_at_once for of in usual if not of.cuda_graphs}  # the most come last
     return tuple(
         products
-        for (products, count, graphs), rate in rates.items()
-        if graphs and rate > FASTER * rates.get((products, count, False), math.inf)
+        for products, most in ordinary.items()
+        if rates.get((products, most, True), 0.0) > FASTER * rates[products, most, False]
     )
 
 

@@ -133,9 +133,13 @@ def test_images_at_once_double_until_the_memory_ends(
     if found:
         assert probe._graphs_pay(found) == ("tf32",)
         assert set(probe._rates(found, ["tf32"])) == {"float32", "tf32"}
-        first = str(found[0].images_at_once)
+        graphed = {of.images_at_once for of in found if of.cuda_graphs}
+        fitting = [count for count in counts if count <= fits]
+        assert graphed == {fitting[0], fitting[-1]}
         with_graphs, without = (probe._rates(found, products)["tf32"] for products in (["tf32"], []))
-        assert with_graphs[first] > without[first]
+        assert all(with_graphs[str(count)] > without[str(count)] for count in graphed)
+        at_few = [of._replace(step=9.0) if of.images_at_once == fitting[-1] else of for of in found]
+        assert probe._graphs_pay(at_few) == ()  # a run takes as many at once as fit
         assert found[0].memory_format == "channels_last"
     late: list[str] = []
     assert list(probe._say_speeds(run, torch.device("cuda", 0), -1.0, 0.0, late.append)) == found[:1]

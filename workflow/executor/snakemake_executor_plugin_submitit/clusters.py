@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from snakemake_executor_plugin_submitit import private
-from snakemake_executor_plugin_submitit.jobs import Batch, paths
+from snakemake_executor_plugin_submitit.jobs import Batch, Job, paths
 from snakemake_executor_plugin_submitit.progress import descendants, send
 from snakemake_executor_plugin_submitit.resources import Request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
@@ -61,6 +61,7 @@ class Cluster:
     title: str  # what messages call it
     arrays = 1  # how many jobs can go at once
     trouble = ""  # why the last question was not answered
+    patience = 60.0  # seconds for an answer
     seconds = 0.0  # that the last answer took
 
     def __init__(self, settings: ExecutorSettings) -> None:
@@ -166,30 +167,36 @@ class Local(Cluster):
 
 
 class Debug(Cluster):
-    """Snakemake's own process: a job has ended when it has been sent."""
+    """Snakemake's own process: jobs run one after the other while Snakemake asks how they are."""
 
     title = "debug"
 
     def __init__(self, settings: ExecutorSettings) -> None:
         super().__init__(settings)
         self._states: dict[str, State] = {}
+        self._waiting: dict[str, Job] = {}
 
     def send(self, batch: Batch, run: str) -> str:  # noqa: ARG002
-        (one,) = batch.jobs
+        (self._waiting[batch.token],) = batch.jobs
+        self._states[batch.token] = State("PENDING")
+        return batch.token
+
+    def look(self, job_ids: Iterable[str]) -> Mapping[str, State]:  # noqa: ARG002
+        for token in list(self._waiting)[:1]:
+            self._run(token, self._waiting.pop(token))
+        return self._states
+
+    def _run(self, token: str, one: Job) -> None:
         one.folder.mkdir(parents=True, exist_ok=True)
-        os.environ |= {"SUBMITIT_DEBUG_JOB_ID": batch.token, "SUBMITIT_FOLDER": str(one.folder)}
+        os.environ |= {"SUBMITIT_DEBUG_JOB_ID": token, "SUBMITIT_FOLDER": str(one.folder)}
         try:
             outcome: tuple[str, object] = ("success", one.command())
         except (Exception, SystemExit) as error:  # the latter is how a command asks to be started again
             outcome = ("error", f"{type(error).__name__}: {error}")
         finally:
             del os.environ["SUBMITIT_DEBUG_JOB_ID"], os.environ["SUBMITIT_FOLDER"]
-        Path(paths(one.folder, batch.token).result_pickle).write_bytes(pickle.dumps(outcome))
-        self._states[batch.token] = State("COMPLETED" if outcome[0] == "success" else "FAILED")
-        return batch.token
+        Path(paths(one.folder, token).result_pickle).write_bytes(pickle.dumps(outcome))
+        self._states[token] = State("COMPLETED" if outcome[0] == "success" else "FAILED")
 
-    def look(self, job_ids: Iterable[str]) -> Mapping[str, State]:  # noqa: ARG002
-        return self._states
-
-    def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:
-        pass  # none runs when this is called
+    def cancel(self, job_ids: Iterable[str], whole_arrays: Iterable[str] = ()) -> None:  # noqa: ARG002
+        self._waiting.clear()  # what runs is a child of Snakemake and ends with it

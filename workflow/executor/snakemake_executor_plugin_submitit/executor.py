@@ -29,6 +29,7 @@ from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.submissions import LONGEST_WAIT, Registry, Submitter, find
 from snakemake_executor_plugin_submitit.verdict import Ended, News, verdict
 
+GRACE = 5.0  # seconds for an answer that nobody waits for any more, but the cancelling
 CLUSTERS: dict[str, type[Cluster]] = {"slurm": Slurm, "local": Local, "debug": Debug}
 
 
@@ -261,6 +262,7 @@ class Executor(RemoteExecutor):
     def cancel_jobs(self, active_jobs: Iterable[SubmittedJobInfo]) -> None:  # noqa: ARG002
         """End every job that runs or waits; the base class's list misses those that are being looked at."""
         self.wait = False
+        self.cluster.patience = GRACE
         self.submitter.stop()
         self._cancel(list(self.live))
         self.registry.ended([job.key for job in list(self.live.values())])

@@ -160,6 +160,7 @@ def ask(*command: str, patience: float = 60.0, without: Iterable[str] = ()) -> t
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=patience,
             check=False,
             start_new_session=True,  # Ctrl-C is for Snakemake

@@ -124,7 +124,7 @@ class Slurm(Cluster):
         command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r|%S|%k"]
         found: dict[str, State] = {}
         started = time.monotonic()
-        for cluster in self._clusters:
+        for cluster in tuple(self._clusters):  # two threads ask
             answer = self._ask(*command, *_of(cluster))
             if answer is None:
                 return None
@@ -192,7 +192,7 @@ class Slurm(Cluster):
 
     def _ask(self, *command: str) -> str | None:
         """Return what a command printed, None if it failed; then `trouble` says why."""
-        answer, failure = ask(*command)
+        answer, failure = ask(*command, patience=60.0 if command[0] == "scancel" else self.patience)
         self.trouble = failure
         return None if failure else answer
 
