@@ -12,7 +12,7 @@ import click
 from gdd import paths
 from gdd.commands.options import CHECKPOINT_EVERY, DEVICE, EXPECT, Here, pass_here, refuse_freeze
 from gdd.config.local import Local
-from gdd.config.probed import newest_card, read_probe
+from gdd.config.probed import known_probe
 from gdd.config.recipe import Recipe
 from gdd.stages.inputs import reference_dataset, stated_sha256
 from gdd.stages.stage import Stage
@@ -108,9 +108,7 @@ def training_inputs(stage: Stage, local: Local) -> Inputs:
 
 def _graphs_pay(here: Here, setting: str, *, tf32: bool) -> bool:
     """Return whether `gdd probe` found CUDA graphs to be faster on this machine's card."""
-    card = here.config.local.card
-    name = card if isinstance(card, str) else newest_card(card)
-    probe = read_probe(name) if name else None
+    probe = known_probe(here.config.local.card)
     of = probe.of(setting, here.config.settings[setting].like) if probe else None
     return of is not None and of.graphs_pay(tf32=tf32)
 

@@ -76,14 +76,19 @@ def read_probe(card: str) -> Probe | None:
         raise UserError(f"{str(error).rstrip('.')}; delete it and run `gdd probe` again.") from None
 
 
+def known_probe(card: int | str | None) -> Probe | None:
+    """Return what was measured, if anything, on a card by its name or its memory, or on the newest one."""
+    name = card if isinstance(card, str) else newest_card(card)
+    return read_probe(name) if name else None
+
+
 def probe_of(card: int | str | None) -> Probe | None:
-    """Return what was measured on the card of local.yaml, by its name or its memory, or on the newest one.
+    """Return what was measured on the card of local.yaml.
 
     Raises:
         UserError: local.yaml names a card that was not probed.
     """
-    name = card if isinstance(card, str) else newest_card(card)
-    probe = read_probe(name) if name else None
+    probe = known_probe(card)
     if probe is None and isinstance(card, str):
         raise UserError(
             f"local.yaml: 'card' is {card}, but there is no {probe_file(card)}; run `gdd probe` on a machine "
