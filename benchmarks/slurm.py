@@ -75,18 +75,12 @@ class Side:
                 (folder / command).chmod(0o755)
         return folder
 
-    def start(self, jobs: int, *more: str) -> subprocess.Popen[bytes]:
+    def start(self, jobs: int) -> subprocess.Popen[bytes]:
         """Start Snakemake on so many jobs, none of them done."""
         for name in ("out", ".snakemake", "calls"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "calls").write_text("")
-        command = [
-            str(Path(sys.executable).with_name("snakemake")),
-            "--jobs",
-            str(jobs),
-            *self.arguments,
-            *more,
-        ]
+        command = [str(Path(sys.executable).with_name("snakemake")), "--jobs", str(jobs), *self.arguments]
         with (self.folder / "log").open("wb") as log:
             return subprocess.Popen(
                 [*command, "--config", f"jobs={jobs}"],
@@ -157,6 +151,7 @@ def main() -> None:
     parser.add_argument("--watched", type=float, default=60, help="Seconds to count questions for.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
     # Real clusters keep accounts, which is what the official plugin asks first.
     cluster = SlurmCluster(accounting=True)
     try:

@@ -176,12 +176,8 @@ def local_executor(folder: Path) -> Any:
     class Executor(LocalExecutor):
         @property
         def _submitit_command_str(self) -> str:
-            devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-            gpus = (
-                "-u CUDA_VISIBLE_DEVICES"
-                if devices is None
-                else f"CUDA_VISIBLE_DEVICES={shlex.quote(devices)}"
-            )
+            name = "CUDA_VISIBLE_DEVICES"
+            gpus = f"{name}={shlex.quote(os.environ[name])}" if name in os.environ else f"-u {name}"
             return f"env {gpus} {self.python} -u -m {MODULE}.node {shlex.quote(str(self.folder))}"
 
     executor = Executor(folder)

@@ -26,20 +26,8 @@ TEXTS = {
     "gres": "gres",
 }
 # Options of sbatch that the plugin needs for itself.
-RESERVED = {
-    "-a",
-    "--array",
-    "-M",
-    "--cluster",
-    "--clusters",
-    "-e",
-    "--error",
-    "-o",
-    "--output",
-    "-W",
-    "--wait",
-}
-RESERVED |= {"--no-requeue", "--open-mode", "--parsable", "--signal", "--test-only", "--wrap"}
+RESERVED = {"-a", "--array", "-M", "--cluster", "--clusters", "-e", "--error", "-o", "--output", "-W"}
+RESERVED |= {"--wait", "--no-requeue", "--open-mode", "--parsable", "--signal", "--test-only", "--wrap"}
 
 
 class ResourceError(WorkflowError):
