@@ -64,6 +64,18 @@ def test_a_node_records_by_what_an_output_was_made(tmp_path: Path) -> None:
     assert "Params have changed" in snakemake("snakemake", "--dry-run")
 
 
+@pytest.mark.slow
+def test_retries_are_the_workflows(tmp_path: Path) -> None:
+    """On the node that just failed, with the resources that SLURM gave, a second try would be in vain."""
+    (tmp_path / "Snakefile").write_text(
+        'rule a:\n    output: "out"\n    retries: 2\n    shell: "echo x >> tries; exit 1"\n'
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow" / "executor")}
+    command = [sys.executable, "-m", private.__name__, "--cores", "1", "--scheduler", "greedy"]
+    subprocess.run([*command, "--retries", "0"], cwd=tmp_path, env=environment, check=False)
+    assert (tmp_path / "tries").read_text() == "x\n"
+
+
 def test_snakemakes_registry_of_reports_collects_by_a_method() -> None:
     from snakemake_interface_report_plugins.registry import ReportPluginRegistry
 

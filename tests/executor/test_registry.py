@@ -55,7 +55,10 @@ def test_what_ended_is_forgotten(tmp_path: Path) -> None:
     one = registry(tmp_path)
     one.intend(batch(tmp_path, "a", "b"))
     one.submitted("token", "12")
+    for index in (0, 1):
+        (tmp_path / f"token_{index}.pkl").touch()
     one.ended(["a"])
+    assert [file.name for file in tmp_path.glob("*.pkl")] == ["token_1.pkl"]
     again = registry(tmp_path)
     assert again.find("a") is None
     assert again.ids() == ["12_1"]

@@ -25,6 +25,7 @@ def test_a_table_and_a_file(tmp_path: Path) -> None:
     used = {"seconds": 1800.0, "cpu_seconds": 1710.0, "mem_mb": 1000.0, "starts": 2}
     report.add(submitted(tmp_path), Ended(True, used=used))
     report.add(submitted(tmp_path, "8"), Ended(False, "no", "NODE_FAIL", "node1"))
+    assert report.failed() == "1 of 1 jobs failed: train a"  # for the last try counts
     path = tmp_path / "report" / "efficiency_report_run.csv"
     table = report.finish(Accounted(), path, 0.8)
     assert "train" in table
@@ -40,9 +41,18 @@ def test_a_table_and_a_file(tmp_path: Path) -> None:
 
 def test_what_asks_for_too_much_is_marked(tmp_path: Path) -> None:
     report = Report()
-    report.add(submitted(tmp_path), Ended(True, used={"seconds": 100.0, "cpu_seconds": 10.0, "mem_mb": 50.0}))
+    used = {"seconds": 100.0, "cpu_seconds": 10.0, "mem_mb": 50.0}
+    report.add(submitted(tmp_path, cpus_per_task=4), Ended(True, used=used))
     table = report.finish(FakeCluster(), tmp_path / "report.csv", 0.8)
     assert "asks for too much: CPUs, memory" in table
+
+
+def test_what_asks_for_little_or_is_brief_is_not_marked(tmp_path: Path) -> None:
+    for seconds, asked in ((100.0, {"mem_mb": 200}), (20.0, {"cpus_per_task": 4})):
+        report = Report()
+        used = {"seconds": seconds, "cpu_seconds": 10.0, "mem_mb": 50.0}
+        report.add(submitted(tmp_path, **asked), Ended(True, used=used))
+        assert "asks for too much" not in report.finish(FakeCluster(), tmp_path / "report.csv", 0.8)
 
 
 def test_a_failure_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
@@ -54,6 +64,23 @@ def test_a_failure_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     assert message[-2].strip() == "| line 99"
     assert f"  log: {silent}" in message
     assert len(message) < 20
+
+
+def test_of_a_nodes_log_the_commands_own_words_are_told(tmp_path: Path) -> None:
+    log = tmp_path / "7_0_log.out"
+    before = "Building DAG of jobs...\nlocalrule a:\n    output: a\n    resources: tmpdir=/tmp, mem_mb=100\n"
+    after = "[Sat Nov 28 04:45:00 2026]\nError in rule a:\n    message: None\nShutting down, this might\n"
+    status = "RuleException:\nCalledProcessError in file Snakefile, line 7:\nCommand 'x' returned ...\n"
+
+    def told(text: str) -> list[str]:
+        log.write_text(text)
+        return [line.strip(" |") for line in error_message("it failed", [log]).splitlines()[2:]]
+
+    assert told(before + "words\nmore\n" + status + after) == ["words", "more"]
+    own = "RuleException:\nValueError in file Snakefile, line 11:\nit broke"
+    assert told(f"{before}{own}\n{after}") == own.splitlines()  # of a rule with `run`
+    assert told(before + status + after) == []
+    assert told(before + "killed\n")[-1] == "killed"
 
 
 def test_of_jobs_that_succeeded_nothing_is_left_and_of_others_not_for_ever(tmp_path: Path) -> None:

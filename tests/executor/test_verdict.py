@@ -169,7 +169,6 @@ def test_a_reason_is_told_once_it_has_lasted_a_minute(case: Case) -> None:
         ("Reservation", "scontrol show reservation"),
         ("ReqNodeNotAvail, UnavailableNodes:node[1-4]", "sinfo -R"),
         ("Nodes required for job are DOWN, DRAINED or reserved", "sinfo -R"),
-        ("QOSMaxGRESPerJob", "more than one job may have"),
         ("QOSMaxJobsPerUserLimit", "others have to end first"),
         ("AssocGrpGRES", "others have to end first"),
         ("Priority", "expected to start at 2030-01-01T10:00:00"),
@@ -182,11 +181,19 @@ def test_why_a_job_waits_and_what_helps(case: Case, reason: str, said: str) -> N
     assert said in words
 
 
-def test_a_job_that_would_wait_for_ever_fails_with_what_to_change(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("PartitionTimeLimit", "--set-resources train:runtime=MINUTES"),
+        ("QOSMaxGRESPerJob", "more than one job may have"),
+        ("QOSMaxCpuPerJobLimit", "more than one job may have"),
+    ],
+)
+def test_a_job_that_would_wait_for_ever_fails_with_what_to_change(case: Case, reason: str, said: str) -> None:
     waiting = News(case.cluster, case.log)
-    view = {"7": State("PENDING", "PartitionTimeLimit")}
+    view = {"7": State("PENDING", reason)}
     assert not waiting.look([case.one], view)
     case.now += PATIENCE
     ((one, why),) = waiting.look([case.one], view)
     assert one is case.one
-    assert "--set-resources train:runtime=MINUTES" in why
+    assert said in why

@@ -73,17 +73,19 @@ def test_a_retry_goes_to_another_node(toy: Callable[..., Toy]) -> None:
 def test_the_report_of_what_was_used(limited_toy: Callable[..., Toy], limited: SlurmCluster) -> None:
     """By a named cluster too, with what its accounting knows."""
     run = {"options": "--pause 0.3 --waste-mb 5 --steps 20", "slurm_cluster": "test", "mem_mb": 600}
-    flow = limited_toy(a=run, b=run)
-    told = flow.run("--submitit-efficiency-report", "--submitit-efficiency-report-path", "report")
-    assert "asks for too much" in told
+    killed = {"command": "sleep 6; scancel --signal=KILL --full $SLURM_JOB_ID; sleep 60"}
+    flow = limited_toy(a=run, b=run, failed={"command": "sleep 6; exit 3"}, killed=killed)
+    told = flow.run("--submitit-efficiency-report", "--submitit-efficiency-report-path", "report", status=1)
+    assert "rule " in told
     (file,) = (flow.folder / "report").glob("efficiency_report_*.csv")
-    rows = list(csv.DictReader(file.open()))
-    assert sorted(row["name"] for row in rows) == ["train a", "train b"]
-    for row in rows:
-        assert float(row["used_mem_mb"]) > 100
+    rows = {row["name"]: row for row in csv.DictReader(file.open())}
+    assert set(rows) == {"train a", "train b", "train failed", "train killed"}
+    for name in ("train a", "train b"):
+        assert float(rows[name]["used_mem_mb"]) > 100
+        assert rows[name]["asked_mem_mb"] == "600"
+        assert rows[name]["state"] == "COMPLETED"
+    for row in rows.values():  # of a killed one only SLURM's accounting can say it
         assert 0.05 < float(row["used_minutes"]) < 2
-        assert row["asked_mem_mb"] == "600"
-        assert row["state"] == "COMPLETED"
     flow.check("a")
 
 

@@ -250,8 +250,10 @@ class Executor(RemoteExecutor):
             await asyncio.sleep(0.1)
 
     def shutdown(self) -> None:
-        """End following, report what was used, and remove old logs."""
+        """End following, say what failed and what was used, and remove old logs."""
         super().shutdown()
+        if failed := self.report.failed():
+            self.logger.error(failed)
         if self.settings.efficiency_report and self.report.rows:
             folder = Path(self.settings.efficiency_report_path or self.folder)
             path = folder / f"efficiency_report_{self.run}.csv"
@@ -276,6 +278,7 @@ class Executor(RemoteExecutor):
     def _cancel(self, job_ids: list[str]) -> None:
         try:
             if job_ids:
+                self.logger.info(f"Cancelling {len(job_ids)} of the jobs submitted to {self.cluster.title}")
                 self.cluster.cancel(job_ids, {array_of(one) for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")

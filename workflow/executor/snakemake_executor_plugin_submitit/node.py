@@ -48,7 +48,7 @@ SETTLED = 10.0  # seconds after which SLURM would have marked a job that it is e
 COMPLAINT = " !! "  # what comes after it in a job's comment was added by its node
 
 # What Snakemake, which itself always ends with 1, says about a rule's command.
-_STATUS = re.compile(r"returned non-zero exit status (\d+)\.")
+_STATUS = re.compile(r"returned non-zero exit status (\d+)\.|died with <Signals\.(\w+)")
 _SIGNALS = {signal.SIGUSR2, signal.SIGTERM, signal.SIGCHLD}
 _early: list[int] = []  # signals that came before the command was started
 FAILED = "CommandFailed: "  # begins a result that says why a command failed
@@ -108,6 +108,8 @@ class Command:
         asked = self._wait(child, stop_file, restarts)
         status = child.poll()
         restarts.account()
+        with contextlib.suppress(OSError):
+            restarts.write(note)
 
         if status == 0:
             return restarts.used
@@ -122,10 +124,10 @@ class Command:
                 if mark(self.progress) == restarts.seen:
                     raise CommandFailed(self._too_slow())
         else:
-            said = _STATUS.findall(log_end(log, LATE, read_from))
-            status = int(said[-1]) if said else status
+            for number, killer in _STATUS.findall(log_end(log, LATE, read_from))[-1:]:
+                status = int(number) if number else 128 + signal.Signals[killer]
             if status != TRY_AGAIN:
-                raise CommandFailed(f"its command ended with status {status}")
+                raise CommandFailed(f"its command ended with status {status}{_killer(status)}")
             again = f"it ended with status {TRY_AGAIN}"
         if not self.requeue:
             raise CommandFailed(f"{again}, and --submitit-no-requeue forbids to start it again")
@@ -203,6 +205,12 @@ class Command:
         if self.progress:
             return f"{times}: nothing new in {self.progress}"
         return f"{times} that could be seen; name what shows it in the rule's resource 'progress'"
+
+
+def _killer(status: int | None) -> str:
+    """Return the name of the signal that a shell's exit status stands for."""
+    names = {128 + one: f" ({one.name})" for one in signal.Signals}
+    return names.get(status or 0, "")
 
 
 def _run_again(job: JobEnvironment) -> NoReturn:

@@ -36,6 +36,7 @@ def start_snakemake() -> None:
     from snakemake.cli import main
 
     record_what_is_made()
+    leave_retries_to_the_workflow()
     gc.freeze()
     gc.enable()
     main(sys.argv[1:])
@@ -62,6 +63,13 @@ def record_what_is_made() -> None:
             settings.immediate_submit = False
 
     kind.finished = recorded
+
+
+def leave_retries_to_the_workflow() -> None:
+    """Run a rule with `retries` once on a node: Snakemake passes --retries 0, which such a rule overrides."""
+    from snakemake.rules import Rule
+
+    Rule.restart_times = property(lambda _: 0, lambda *_: None)
 
 
 def targets_of(workflow: Any) -> str:

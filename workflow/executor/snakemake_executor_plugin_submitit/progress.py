@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -170,5 +171,6 @@ def ask(*command: str, patience: float = 60.0, without: Iterable[str] = ()) -> t
     except OSError as error:
         return "", str(error)
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-    failure = " ".join(said) or f"{command[0]} ended with status {done.returncode} and said nothing"
+    failure = "; ".join(re.sub(r"^\w+: error: ", "", line) for line in said)
+    failure = failure or f"{command[0]} ended with status {done.returncode} and said nothing"
     return done.stdout.strip(), failure if done.returncode else ""

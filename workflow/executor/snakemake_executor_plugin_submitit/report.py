@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,15 @@ from snakemake_executor_plugin_submitit.progress import log_end
 from snakemake_executor_plugin_submitit.verdict import Ended
 
 LOG = "0_log.out"  # how submitit's names of logs end
-LOG_LINES = 8  # of a failed job's log
+NAMES = 10  # of failed jobs that are told in the end
+LOG_BYTES, LOG_LINES = 16384, 8  # of the end of a failed job's log
+# What a rule's command printed, between what Snakemake says on the node before and after it.
+_COMMANDS_WORDS = re.compile(
+    r"(?:.*\n    resources: [^\n]*\n)?(.*?)"
+    r"(?:RuleException:\nCalledProcessError in|\[\w{3} \w{3} [^\n]*\]\nError in )",
+    re.DOTALL,
+)
+BRIEF, LITTLE_MB = 1, 500  # minutes and MB of which a job's start is a large part: they waste nothing
 COLUMNS = [
     *("job_id", "rule", "name", "state", "nodes", "starts"),
     *("asked_minutes", "asked_mem_mb", "asked_cpus", "asked_gpus"),
@@ -47,6 +56,13 @@ class Report:
         }
         self.rows.append(row)
         _use(row, ended.used)
+
+    def failed(self) -> str:
+        """Return which jobs failed, each in its last try, in one line; '' if none did."""
+        last = {row["name"]: row["state"] for row in self.rows}
+        names = [name for name, state in last.items() if state != "COMPLETED"]
+        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        return f"{len(names)} of {len(last)} jobs failed: {', '.join(names[:NAMES])}{more}" if names else ""
 
     def finish(self, cluster: Cluster, path: Path, threshold: float) -> str:
         """Add what the cluster's accounting knows, write the CSV file and return the table."""
@@ -90,9 +106,11 @@ def _line(rule: str, rows: list[dict[str, Any]], threshold: float) -> str:
         return f"{mean(values(name)):.0f}%" if values(name) else "-"
 
     cpu, memory = values("used_cpu_percent"), values("used_mem_mb")
-    wasted = ["CPUs"] if cpu and mean(cpu) < 100 * threshold else []
+    wasted = ["CPUs"] if cpu and mean(cpu) < 100 * threshold and max(values("asked_cpus")) > 1 else []
     enough = threshold * max(values("asked_mem_mb"), default=0)
-    wasted += ["memory"] if memory and max(memory) < enough else []
+    wasted += ["memory"] if memory and max(memory) < enough and enough > LITTLE_MB else []
+    if max(values("used_minutes"), default=0) < BRIEF:
+        wasted = []
     return (
         f"{rule:<24}{len(rows):>5}{most('used_minutes', 'asked_minutes'):>16}"
         f"{most('used_mem_mb', 'asked_mem_mb'):>18}{percent('used_cpu_percent'):>6}"
@@ -105,7 +123,9 @@ def error_message(words: str, logs: Sequence[Path]) -> str:
     lines = [f"{time.strftime('%H:%M:%S')} Error: {words}."]
     shown = False
     for log in logs:
-        end = log_end(log, 4096).strip().splitlines()[-LOG_LINES:]
+        text = log_end(log, LOG_BYTES)
+        said = _COMMANDS_WORDS.match(text)
+        end = (said[1] if said else text).strip().splitlines()[-LOG_LINES:]
         lines.append(f"  log: {log}")
         lines += [f"    | {words[:200]}" for words in end if not shown]
         shown = shown or bool(end)

@@ -188,7 +188,9 @@ def best_partition(
     scores = ((_fit(limits, given), name) for name, limits in partitions.items())
     fitting = [(score, name) for score, name in scores if score is not None]
     if not fitting:
-        raise ResourceError(f"no partition of {', '.join(partitions)} has room for it")
+        asks = {name.removeprefix("max_") for limits in partitions.values() for name in limits}
+        words = ", ".join(f"{name}={given[name]}" for name in sorted(asks & given.keys()))
+        raise ResourceError(f"no partition of {', '.join(partitions)} has room for it ({words})")
     return max(fitting, key=lambda pair: pair[0])[1]  # of equal ones the first
 
 

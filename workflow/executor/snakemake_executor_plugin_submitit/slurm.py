@@ -16,7 +16,7 @@ from submitit.core.utils import DelayedSubmission
 
 from snakemake_executor_plugin_submitit import private
 from snakemake_executor_plugin_submitit.clusters import Cluster, State, SubmissionError, array_of
-from snakemake_executor_plugin_submitit.jobs import Batch
+from snakemake_executor_plugin_submitit.jobs import Batch, pickled
 from snakemake_executor_plugin_submitit.progress import ask
 from snakemake_executor_plugin_submitit.resources import Request, minutes
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
@@ -163,7 +163,7 @@ class Slurm(Cluster):
             return []
         rows = []
         for cluster, ids in _by_cluster(map(array_of, job_ids)).items():
-            command = ["sacct", "-n", "-P", "--array", *options, "-o", fields, "-j", ",".join(ids)]
+            command = ["sacct", "-n", "-P", *options, "-o", fields, "-j", ",".join(ids)]
             lines = [line.split("|") for line in (self._ask(*command, *_of(cluster)) or "").splitlines()]
             rows += [[f"{line[0]}@{cluster}" if cluster else line[0], *line[1:]] for line in lines]
         return [row for row in rows if len(row) == fields.count(",") + 1]
@@ -253,7 +253,7 @@ def submit(batch: Batch, request: Request, settings: ExecutorSettings, run: str)
     folder, labels = batch.jobs[0].folder, [one.label for one in batch.jobs]
     folder.mkdir(parents=True, exist_ok=True)
     for index, one in enumerate(batch.jobs):
-        DelayedSubmission(one.command).dump(folder / f"{batch.token}_{index}.pkl")
+        DelayedSubmission(one.command).dump(pickled(folder, batch.token, index))
     options = {name: value for name, value in request.options.items() if value is not None} | {
         "job_name": settings.name_prefix + common(labels),
         "signal": f"B:USR2@{request.stop_seconds(settings.stop_seconds)}",
@@ -269,9 +269,9 @@ def submit(batch: Batch, request: Request, settings: ExecutorSettings, run: str)
         extra.append(f"--clusters={request.cluster}")
     without = unwanted(os.environ, options)
     answer, failure = ask("sbatch", *extra, str(script), patience=PATIENCE, without=without)
+    script.unlink(missing_ok=True)  # SLURM has its own
     if failure:
         raise refusal(failure)
-    script.unlink(missing_ok=True)  # SLURM has its own
     job_id = re.search(r"job (\d+)", answer)
     if not job_id:
         raise SubmissionError(f"sbatch said {answer!r}, which names no job")

@@ -7,12 +7,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from snakemake_executor_plugin_submitit.clusters import Cluster, State, SubmissionError, array_of, task
-from snakemake_executor_plugin_submitit.jobs import Batch, Job, paths
+from snakemake_executor_plugin_submitit.jobs import Batch, Job, paths, pickled
 from snakemake_executor_plugin_submitit.progress import write
 from snakemake_executor_plugin_submitit.verdict import read_result
 
@@ -93,9 +94,13 @@ class Registry:
             self._write_if_possible([token])
 
     def ended(self, keys: Iterable[str]) -> None:
-        """Forget jobs whose end Snakemake is told."""
+        """Forget jobs whose end Snakemake is told, and remove what they would have read."""
         with self._lock:
-            self._write_if_possible(self._forget(keys))
+            over = [self._entries[key] for key in keys if key in self._entries]
+            self._write_if_possible(self._forget(one.key for one in over))
+        for one in over:
+            with suppress(OSError):
+                pickled(Path(one.folder), one.token, one.index).unlink(missing_ok=True)
 
     def cancel_unwanted(
         self, cluster: Cluster, live: Container[str], jobs: set[str], needed: set[str]
@@ -107,17 +112,18 @@ class Registry:
         Return whether the queue could be read.
         """
         with self._lock:
-            mine = [one for one in self._entries.values() if one.workflow == self._workflow]
-        entries = [one for one in mine if one.job_id({}) not in live]
+            entries = [one for one in self._entries.values() if one.job_id({}) not in live]
         view = cluster.look([one.job_id({}) for one in entries if one.submission]) if entries else {}
         if view is None:
             return False
-        cancelled, over = [], []
+        cancelled, over, others = [], [], 0
         for one in entries:
             job_id = one.job_id(view)
             state = view.get(job_id)
             name = "" if state is None or state.ended else state.name
-            if not set(one.key.split()) & (needed if name in ("", "PENDING") else jobs):
+            if one.workflow != self._workflow:
+                others += bool(name)
+            elif not set(one.key.split()) & (needed if name in ("", "PENDING") else jobs):
                 over.append(one.key)
                 if name:
                     cancelled.append(job_id)
@@ -126,6 +132,8 @@ class Registry:
         if cancelled:
             cluster.cancel(cancelled)
         self.ended(over)
+        if others:
+            self._logger.info(f"Jobs that a start with other targets submitted go on: {others}")
         return True
 
     def _forget(self, keys: Iterable[str]) -> set[str]:
@@ -242,7 +250,8 @@ class Submitter:
             if not job_id:
                 return self._failed(batch, refusal)
         except OSError as problem:
-            return self._failed(batch, SubmissionError(str(problem), limit=problem.errno in FULL))
+            words = f"{batch.jobs[0].folder.parent}: {problem.strerror}"
+            return self._failed(batch, SubmissionError(words, limit=problem.errno in FULL))
         except Exception as problem:
             return self._failed(batch, SubmissionError(f"{type(problem).__name__}: {problem}", never=True))
         self.registry.submitted(batch.token, job_id)
@@ -269,13 +278,11 @@ class Submitter:
             self._queue.append(batch)
             if str(error) not in self._said:
                 self._said.add(str(error))
-                self.logger.warning(
-                    f"{self.cluster.title} takes no more jobs for now ({error}); the others wait for room"
-                )
+                self.logger.warning(f"No more jobs are taken for now ({error}); the others wait for room")
         else:
             pause = min(LONGEST_WAIT, 2.0**batch.tries)
             self.logger.warning(
-                f"Submitting {len(batch.jobs)} of {first.rule} failed ({error}); "
+                f"Submitting {first.label}{f' and {len(batch.jobs) - 1} more' * several} failed ({error}); "
                 f"try {batch.tries + 1} of {self.retries + 1} in {pause:.0f} s"
             )
             batch.due = time.monotonic() + pause

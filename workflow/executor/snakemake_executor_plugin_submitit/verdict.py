@@ -64,11 +64,14 @@ _WAITING = {
     r"(QOS|Assoc)(Max|Min)\w+Per(Job|Node)|MaxMemPerLimit|QOSMin": (
         "it asks for more than one job may have; change its resources, or 'qos', in rule {rule}"
     ),
-    "QOS|Assoc": "your jobs, or your group's, have all that they may; others have to end first",
+    "QOS|Assoc": (
+        "your jobs, or your group's, have all that they may; others have to end first, unless this one alone "
+        "asks for more than that"
+    ),
     "": "scontrol show job has more",
 }
 # What waits for this would wait for ever, and its rule can be changed.
-_NEVER = "PartitionTimeLimit"
+_NEVER = re.compile(r"PartitionTimeLimit|(QOS|Assoc)(Max|Min)\w+Per(Job|Node)|MaxMemPerLimit|QOSMin")
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,11 @@ def verdict(
             return None
         if now - job.gone_since < (SOON if state.name else LAG) and state.name != "CANCELLED":
             return None
-    return Ended(False, failure(job, state, result), state.name, state.nodes)
+    return Ended(False, failure(job, state, result), state.name, state.nodes, _restarts(job).used)
+
+
+def _restarts(job: Job) -> Restarts:
+    return Restarts.read(job.paths.folder / f"{job.paths.job_id}_restarts.json")
 
 
 def _may_restart(job: Job, state: State, settings: ExecutorSettings) -> bool:
@@ -141,7 +148,7 @@ def _may_restart(job: Job, state: State, settings: ExecutorSettings) -> bool:
     """
     if settings.no_requeue:
         return False
-    note = Restarts.read(job.paths.folder / f"{job.paths.job_id}_restarts.json")
+    note = _restarts(job)
     if settings.stalled_restarts and note.stalled >= settings.stalled_restarts:
         return False
     return state.name in LOST or (state.name in ("TIMEOUT", "FAILED") and bool(note.requeued))
@@ -209,8 +216,9 @@ class News:
                 f"{self._cluster.title}: {many} ({reason}; {first.job_id}, {first.label}): {advice}"
             )
         return [
-            (job, f"it would wait for ever ({_NEVER}): {self._advice(_NEVER, job, '')}")
-            for job in lasting.get(_NEVER, ())
+            (job, f"it would wait for ever ({reason}): {self._advice(reason, job, '')}")
+            for reason in filter(_NEVER.match, lasting)
+            for job in lasting[reason]
         ]
 
     def _tell(self, job: Job, state: State) -> None:
