@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -220,8 +221,10 @@ class Toy:
     def check_nothing_is_left(self) -> None:
         """Assert that no job is queued, no file half-written or for a job, and nothing left to do."""
         wait_for("an empty queue", lambda: not self.cluster.queue(), 30)
-        kept = {path for path in self.folder.glob(".snakemake/submitit/*/*") if path.suffix != ".out"}
-        assert not {path for path in kept if not path.name.endswith(("_0_result.pkl", "_restarts.json"))}
+        kept = [file.name for file in self.folder.glob(".snakemake/submitit/*/*.*")]
+        assert [
+            name for name in kept if not re.search(r"_(0_result.pkl|restarts.json|0_log.out)$", name)
+        ] == []
         for part in ("results", "state"):
             assert not [path for path in (self.folder / part).rglob("*") if path.name.startswith(".")]
         assert "Nothing to be done" in self.run("--dry-run").rsplit("\n\n", 1)[-1]
