@@ -75,7 +75,8 @@ class Registry:
         """
         several, now = len(batch.jobs) > 1, time.time()
         with self._lock:
-            older = {self._entries[job.key].token for job in batch.jobs if job.key in self._entries}
+            known = [self._entries[job.key] for job in batch.jobs if job.key in self._entries]
+            older = [one for one in known if one.token != batch.token]
             for index, job in enumerate(batch.jobs):
                 names = (job.key, job.work, job.asked, job.label, self._workflow, str(job.folder))
                 self._entries[job.key] = Entry(*names, batch.token, index if several else None, now)
@@ -84,7 +85,8 @@ class Registry:
             except OSError:
                 self._forget([job.key for job in batch.jobs])
                 raise
-            self._write_if_possible(older - {batch.token})
+            self._write_if_possible({one.token for one in older})
+        _remove_commands(older)
 
     def submitted(self, token: str, job_id: str) -> None:
         with self._lock:
@@ -98,9 +100,7 @@ class Registry:
         with self._lock:
             over = [self._entries[key] for key in keys if key in self._entries]
             self._write_if_possible(self._forget(one.key for one in over))
-        for one in over:
-            with suppress(OSError):
-                pickled(Path(one.folder), one.token, one.index).unlink(missing_ok=True)
+        _remove_commands(over)
 
     def cancel_unwanted(
         self, cluster: Cluster, live: Container[str], jobs: set[str], needed: set[str]
@@ -154,6 +154,12 @@ class Registry:
             write(file, json.dumps(entries).encode())
         else:
             file.unlink(missing_ok=True)
+
+
+def _remove_commands(entries: Iterable[Entry]) -> None:
+    for one in entries:
+        with suppress(OSError):
+            pickled(Path(one.folder), one.token, one.index).unlink(missing_ok=True)
 
 
 def _read(file: Path) -> list[Entry]:
