@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -221,10 +220,8 @@ class Toy:
     def check_nothing_is_left(self) -> None:
         """Assert that no job is queued, no file half-written or for a job, and nothing left to do."""
         wait_for("an empty queue", lambda: not self.cluster.queue(), 30)
-        kept = [file.name for file in self.folder.glob(".snakemake/submitit/*/*.*")]
-        assert [
-            name for name in kept if not re.search(r"_(0_result.pkl|restarts.json|0_log.out)$", name)
-        ] == []
+        made = [file.name for kind in ("pkl", "sh") for file in self.folder.rglob(f"submitit/*/*.{kind}")]
+        assert [name for name in made if not name.endswith("_0_result.pkl")] == []
         for part in ("results", "state"):
             assert not [path for path in (self.folder / part).rglob("*") if path.name.startswith(".")]
         assert "Nothing to be done" in self.run("--dry-run").rsplit("\n\n", 1)[-1]
