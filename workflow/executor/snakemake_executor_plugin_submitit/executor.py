@@ -266,6 +266,8 @@ class Executor(RemoteExecutor):
         self.wait = False
         self.cluster.patience = GRACE
         self.submitter.stop()
+        if self.live:
+            self.logger.info(f"{self.cluster.title}: cancelling {len(self.live)} jobs")
         self._cancel(list(self.live))
         self.registry.ended([job.key for job in list(self.live.values())])
 
@@ -278,7 +280,6 @@ class Executor(RemoteExecutor):
     def _cancel(self, job_ids: list[str]) -> None:
         try:
             if job_ids:
-                self.logger.info(f"Cancelling {len(job_ids)} of the jobs submitted to {self.cluster.title}")
                 self.cluster.cancel(job_ids, {array_of(one) for one in job_ids} & self.arrays)
         except Exception as error:
             self.logger.error(f"Cancelling failed ({error}); look for jobs of yours with squeue --me.")

@@ -180,10 +180,5 @@ def wait_for_inputs(job: Any, folder: Path) -> str:
     return str(format_cli_arg("--wait-for-files", files))
 
 
-def pickled(folder: Path, token: str, index: int | None) -> Path:
-    """Return where the command lies that a job, or one of an array, will run."""
-    return folder / f"{token}_{index or 0}.pkl"
-
-
 def paths(folder: Path, job_id: str) -> JobPaths:
     return JobPaths(folder, job_id=job_id.partition("@")[0], task_id=0)

@@ -34,6 +34,7 @@ from snakemake_executor_plugin_submitit.progress import (
     handles,
     log_end,
     mark,
+    pickled,
     say,
     send,
     write,
@@ -252,7 +253,7 @@ def main(folder: Path, token: str = "") -> int:
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     _give_log_room(folder)
     job = JobEnvironment()
-    submission = folder / f"{token}_{job.array_task_id or 0}.pkl" if token else job.paths.submitted_pickle
+    submission = pickled(folder, token, job.array_task_id) if token else job.paths.submitted_pickle
     until = time.monotonic() + 60  # a shared disk may be late
     while not submission.exists() and time.monotonic() < until:
         if job.paths.result_pickle.exists():  # it had succeeded when its node was lost

@@ -92,6 +92,11 @@ def mark(path: str) -> str:
     return digest.hexdigest() if files else ""
 
 
+def pickled(folder: Path, token: str, index: int | str | None) -> Path:
+    """Return where the command lies that a job, or one of an array, will run."""
+    return folder / f"{token}_{index or 0}.pkl"
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file at once or, with an OSError, not at all."""
     temporary = path.with_suffix(".tmp")

@@ -16,8 +16,8 @@ from submitit.core.utils import DelayedSubmission
 
 from snakemake_executor_plugin_submitit import private
 from snakemake_executor_plugin_submitit.clusters import Cluster, State, SubmissionError, array_of
-from snakemake_executor_plugin_submitit.jobs import Batch, pickled
-from snakemake_executor_plugin_submitit.progress import ask
+from snakemake_executor_plugin_submitit.jobs import Batch
+from snakemake_executor_plugin_submitit.progress import ask, pickled
 from snakemake_executor_plugin_submitit.resources import Request, minutes
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snakemake_executor_plugin_submitit.clusters import Cluster, State, SubmissionError, array_of, task
-from snakemake_executor_plugin_submitit.jobs import Batch, Job, paths, pickled
-from snakemake_executor_plugin_submitit.progress import write
+from snakemake_executor_plugin_submitit.jobs import Batch, Job, paths
+from snakemake_executor_plugin_submitit.progress import pickled, write
 from snakemake_executor_plugin_submitit.verdict import read_result
 
 LONGEST_WAIT = 60.0  # seconds between two tries of a failed sbatch

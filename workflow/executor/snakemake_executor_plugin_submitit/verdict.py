@@ -33,6 +33,7 @@ _KILLED_FOR_MEMORY = re.compile(
 )
 
 _RELEASE = "scontrol release {job}"
+_ONE_JOBS_LIMIT = r"(QOS|Assoc)(Max|Min)\w+Per(Job|Node)|MaxMemPerLimit|QOSMin"
 _NODES_AWAY = "nodes it needs are down, drained or reserved; sinfo -R says why"
 # Reasons for waiting, by how they begin, and what helps. The first that fits counts.
 _WAITING = {
@@ -61,7 +62,7 @@ _WAITING = {
     "AccountNotAllowed": "this account is not allowed there; change 'slurm_account' or 'slurm_partition'",
     "InvalidQOS": "its QOS is not valid any more; change 'qos'",
     "QOSNotAllowed": "this QOS is not allowed there; change 'qos' or 'slurm_partition'",
-    r"(QOS|Assoc)(Max|Min)\w+Per(Job|Node)|MaxMemPerLimit|QOSMin": (
+    _ONE_JOBS_LIMIT: (
         "it asks for more than one job may have; change its resources, or 'qos', in rule {rule}"
     ),
     "QOS|Assoc": (
@@ -71,7 +72,7 @@ _WAITING = {
     "": "scontrol show job has more",
 }
 # What waits for this would wait for ever, and its rule can be changed.
-_NEVER = re.compile(r"PartitionTimeLimit|(QOS|Assoc)(Max|Min)\w+Per(Job|Node)|MaxMemPerLimit|QOSMin")
+_NEVER = re.compile(f"PartitionTimeLimit|{_ONE_JOBS_LIMIT}")
 
 
 @dataclass(frozen=True)
